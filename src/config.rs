@@ -1,0 +1,225 @@
+//! Settings: one struct, every key with its default in `config/base.yaml`, overridden by `config/<profile>.yaml` and `CORDON__…`.
+//! Unknown keys stop the start; secrets come from variables, or from the files that variables ending in `_FILE` name.
+
+use figment::Figment;
+use figment::providers::{Env, Format, Yaml};
+use secrecy::SecretString;
+use serde::Deserialize;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+const BASE: &str = include_str!("../config/base.yaml");
+
+/// Everything that can be set.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The HTTP listener.
+    pub http: Http,
+    /// What one request may cost.
+    pub limits: Limits,
+    /// The catalog's database.
+    pub catalog: Catalog,
+    /// Where keys are wrapped.
+    pub keys: Keys,
+    /// Connections to tenants' databases.
+    pub database: Database,
+    /// Whose tokens are accepted.
+    pub auth: Auth,
+    /// What goes to standard error.
+    pub log: Log,
+}
+
+/// The HTTP listener.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    /// Address of `/graphql`.
+    pub bind: SocketAddr,
+    /// Worker threads; 0 is one a core.
+    pub workers: usize,
+    /// Domain whose subdomains are slugs of tenants.
+    pub domain: Option<String>,
+    /// Milliseconds from the first byte of the body to the answer.
+    pub request_timeout_ms: u64,
+}
+
+/// What one request may cost.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Bytes of a request body.
+    pub body_bytes: usize,
+    /// Levels of nested fields.
+    pub depth: usize,
+    /// Points of a query: a field is one, a list multiplies by its page.
+    pub complexity: usize,
+    /// Lexical tokens of a document.
+    pub tokens: usize,
+    /// Aliases in a document.
+    pub aliases: usize,
+    /// Directives in a document.
+    pub directives: usize,
+    /// Whether `__schema` and suggestions are answered.
+    pub introspection: bool,
+}
+
+/// The catalog's database.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Catalog {
+    /// Login of the server: reads, never writes.
+    pub url: Option<SecretString>,
+    /// Login of the commands that change tenants.
+    pub operator_url: Option<SecretString>,
+}
+
+/// Where keys are wrapped.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Keys {
+    /// The local key file.
+    pub file: Option<PathBuf>,
+    /// Seconds an opened key stays in memory unused.
+    pub cache_seconds: u64,
+}
+
+/// Connections to tenants' databases.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Database {
+    /// Backends of one PostgreSQL server, over all pools of this process.
+    pub backends: usize,
+    /// Milliseconds to connect, and to wait for a free backend.
+    pub connect_timeout_ms: u64,
+    /// Seconds a connection lives at most.
+    pub lifetime_seconds: u64,
+    /// Seconds an idle connection is kept.
+    pub idle_seconds: u64,
+    /// Milliseconds of one statement.
+    pub statement_timeout_ms: u64,
+    /// Milliseconds to wait for a lock.
+    pub lock_timeout_ms: u64,
+}
+
+/// Whose tokens are accepted.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Auth {
+    /// What `aud` must contain.
+    pub audience: String,
+    /// Seconds by which clocks may differ.
+    pub leeway_seconds: u64,
+    /// Seconds `exp` may lie ahead.
+    pub max_lifetime_seconds: u64,
+    /// The issuers.
+    pub issuers: Vec<Issuer>,
+}
+
+/// One issuer of tokens.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Issuer {
+    /// `iss`, compared to the letter.
+    pub issuer: String,
+    /// Where its keys are fetched.
+    pub jwks_url: Option<String>,
+    /// Or the file that holds them.
+    pub jwks_file: Option<PathBuf>,
+    /// Algorithms it may sign with; never `none`, never HMAC.
+    pub algorithms: Vec<String>,
+    /// Accept `typ: JWT` beside `at+jwt`.
+    #[serde(default)]
+    pub allow_typ_jwt: bool,
+    /// Names of its claims.
+    #[serde(default)]
+    pub claims: ClaimNames,
+}
+
+/// How an issuer names the claims that are not registered ones.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClaimNames {
+    /// Array of tenant ids.
+    pub tenants: String,
+    /// Array of roles.
+    pub roles: String,
+    /// Display name.
+    pub name: String,
+}
+
+impl Default for ClaimNames {
+    fn default() -> Self {
+        Self { tenants: "tenants".into(), roles: "roles".into(), name: "name".into() }
+    }
+}
+
+/// What goes to standard error.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// `json` or `text`.
+    pub format: LogFormat,
+    /// Directives of the `tracing` filter.
+    pub filter: String,
+}
+
+/// Shape of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// Settings that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A key is unknown, missing or of the wrong kind.
+    #[error("{0}")]
+    Settings(#[from] Box<figment::Error>),
+    /// A file named by a `…_FILE` variable cannot be read.
+    #[error("{variable} names {path}: {cause}")]
+    SecretFile {
+        /// The variable.
+        variable: String,
+        /// The file.
+        path: String,
+        /// Why.
+        cause: std::io::Error,
+    },
+}
+
+impl Settings {
+    /// The built-in defaults, then `<dir>/base.yaml` and `<dir>/<profile>.yaml` where they exist, then `CORDON__…` variables.
+    pub fn load(dir: Option<&Path>, profile: Option<&str>) -> Result<Self, ConfigError> {
+        let mut figment = Figment::from(Yaml::string(BASE));
+        if let Some(dir) = dir {
+            figment = figment.merge(Yaml::file(dir.join("base.yaml")));
+            if let Some(profile) = profile {
+                figment = figment.merge(Yaml::file_exact(dir.join(format!("{profile}.yaml"))));
+            }
+        }
+        let secrets = secret_files()?;
+        figment = figment.merge(Env::prefixed("CORDON__").filter(|key| !key.as_str().to_ascii_lowercase().ends_with("url_file")).split("__"));
+        for (key, value) in secrets {
+            figment = figment.merge((key, value));
+        }
+        figment.extract().map_err(|error| ConfigError::Settings(Box::new(error)))
+    }
+}
+
+/// `CORDON__CATALOG__URL_FILE=/run/secrets/x` sets `catalog.url` to the file's first line.
+fn secret_files() -> Result<HashMap<String, String>, ConfigError> {
+    let mut found = HashMap::new();
+    for (variable, path) in std::env::vars() {
+        let Some(key) = variable.strip_prefix("CORDON__").and_then(|key| key.strip_suffix("_URL_FILE")) else { continue };
+        let text = std::fs::read_to_string(&path).map_err(|cause| ConfigError::SecretFile { variable: variable.clone(), path, cause })?;
+        let key = format!("{}_url", key.to_ascii_lowercase().replace("__", "."));
+        found.insert(key.replace("._url", ".url"), text.trim_end().to_owned());
+    }
+    Ok(found)
+}

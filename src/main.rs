@@ -1,0 +1,3 @@
+//! The binary: the command line of `cordon`.
+
+fn main() {}
