@@ -1,0 +1,1 @@
+drop schema cordon_catalog cascade;

@@ -1,0 +1,311 @@
+-- The database's own half of the guard: signed bindings, the fence, and what every tenant table is enclosed with.
+-- Runs as cordon_operator, once in each database; schema `cordon` holds functions and fences, never a chart.
+
+create schema cordon;
+revoke all on schema cordon from public;
+alter default privileges in schema cordon revoke all on functions from public;
+grant usage on schema cordon to cordon_keeper, cordon_guard, cordon_search;
+grant create on schema cordon to cordon_owner, cordon_guard;      -- only to take over what is made below; withdrawn from the guard at the end
+
+-- Who may run tenant SQL here: cordon_app, or the one login of a tenant that has the database to itself.
+create table cordon.settings (
+  one boolean primary key default true check (one),
+  app_login name not null
+);
+insert into cordon.settings values (true, 'cordon_app');
+alter table cordon.settings owner to cordon_owner;
+
+create function cordon.app_login() returns name language sql stable set search_path = pg_catalog, pg_temp
+  as $$ select app_login from cordon.settings $$;
+revoke all on function cordon.app_login() from public;
+alter function cordon.app_login() owner to cordon_owner;
+
+-- ------------------------------------------------------------------ keys of the binding, and the fence
+-- HMAC-SHA-256 key blocks, already combined with 0x36 and 0x5c (RFC 2104). Only ever read as a column of a statement:
+-- as a plpgsql variable a key becomes a constant of a custom plan, and debug_print_plan shows it.
+create table cordon.binding_keys (
+  kid int primary key,
+  ipad bytea not null check (length(ipad) = 64),
+  opad bytea not null check (length(opad) = 64)
+);
+alter table cordon.binding_keys owner to cordon_guard;
+
+-- Which tenant lives here, in which schema, since which generation, and whether it may be served.
+-- The catalog decides; this row is the gate, read by bind() in the transaction that it guards.
+create table cordon.tenants (
+  tenant_id uuid primary key,
+  schema_name name not null,
+  generation int not null default 1,
+  state text not null check (state in ('provisioning', 'active', 'readonly', 'suspended', 'moved'))
+);
+alter table cordon.tenants owner to cordon_guard;
+
+-- ------------------------------------------------------------------ the binding
+-- Ticket: v1.kid.expiry_ms.generation.tenant.principal.roles.purpose.request.actor
+--   actor: hex of a JSON array [issuer, subject, name, on behalf of]; the MAC covers 'ticket.' || ticket || '.' || backend pid.
+-- Good for ten seconds at most. What it buys is good for this transaction: a second MAC over ticket, pid and its start.
+-- Errors: 42501 refused, CO001 placement changed (look it up again), CO002 suspended, CO003 being moved.
+create function cordon.bind(ticket text, mac text) returns void
+language plpgsql volatile parallel unsafe security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  p text[] := string_to_array(ticket, '.');
+  genuine boolean;
+  fence record;
+  now_ms bigint := extract(epoch from clock_timestamp()) * 1000;
+begin
+  if coalesce(current_setting('app.binding', true), '') <> '' then
+    raise exception 'already bound' using errcode = '42501';
+  end if;
+  select true into genuine from cordon.binding_keys k
+    where k.kid::text = p[2] and p[1] = 'v1' and array_length(p, 1) = 10
+      and encode(sha256(k.opad || sha256(k.ipad || convert_to('ticket.' || ticket || '.' || pg_backend_pid(), 'utf8'))), 'hex') = mac;
+  if genuine is not true then
+    raise exception 'binding refused' using errcode = '42501';
+  end if;
+  if p[3]::bigint not between now_ms and now_ms + 10000 then
+    raise exception 'binding refused' using errcode = '42501';
+  end if;
+  if p[8] not in ('read', 'write', 'import') and session_user <> 'cordon_keeper' then
+    raise exception 'binding refused' using errcode = '42501';
+  end if;
+  if p[8] not in ('read', 'backup', 'seal') then
+    -- Lock first, look second: only a snapshot per statement sees a flip that committed while this waited.
+    if current_setting('transaction_isolation') <> 'read committed' then
+      raise exception 'a write binds in read committed' using errcode = '25001';
+    end if;
+    perform pg_advisory_xact_lock_shared(hashtextextended(p[5], 7));
+  end if;
+  select t.state, t.generation into fence from cordon.tenants t where t.tenant_id = p[5]::uuid;
+  if not found or fence.generation <> p[4]::int or fence.state = 'moved' then
+    raise exception 'placement changed' using errcode = 'CO001';
+  end if;
+  if p[8] in ('read', 'write', 'import') then
+    if fence.state in ('suspended', 'provisioning') then
+      raise exception 'tenant suspended' using errcode = 'CO002';
+    end if;
+    if fence.state = 'readonly' and p[8] <> 'read' then
+      raise exception 'tenant is being moved' using errcode = 'CO003';
+    end if;
+  end if;
+  perform set_config('app.claims', ticket, true),
+          set_config('app.binding', encode(sha256(k.opad || sha256(k.ipad || convert_to(
+            'tx.' || ticket || '.' || pg_backend_pid() || '.' || extract(epoch from transaction_timestamp()), 'utf8'))), 'hex'), true),
+          set_config('app.current_tenant', p[5], true),      -- for people and tools; no policy looks at an unsigned setting
+          set_config('app.current_user', p[6], true)
+    from cordon.binding_keys k where k.kid::text = p[2];
+end $$;
+
+-- The parts of the ticket this transaction is bound with, or an error. Everything else reads its answer.
+create function cordon.claims() returns text[]
+language plpgsql stable parallel restricted security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  parts text[];
+begin
+  select string_to_array(c, '.') into parts
+    from (select current_setting('app.claims', true) c) x join cordon.binding_keys k on k.kid::text = split_part(c, '.', 2)
+    where encode(sha256(k.opad || sha256(k.ipad || convert_to(
+      'tx.' || c || '.' || pg_backend_pid() || '.' || extract(epoch from transaction_timestamp()), 'utf8'))), 'hex')
+      = current_setting('app.binding', true);
+  if parts is null then
+    raise exception 'tenant binding refused' using errcode = '42501';
+  end if;
+  return parts;
+end $$;
+
+-- The hot one, called once a statement by every policy: the same check without a nested call.
+create function cordon.current_tenant() returns uuid
+language plpgsql stable parallel restricted security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  tenant uuid;
+begin
+  select split_part(c, '.', 5)::uuid into tenant
+    from (select current_setting('app.claims', true) c) x join cordon.binding_keys k on k.kid::text = split_part(c, '.', 2)
+    where encode(sha256(k.opad || sha256(k.ipad || convert_to(
+      'tx.' || c || '.' || pg_backend_pid() || '.' || extract(epoch from transaction_timestamp()), 'utf8'))), 'hex')
+      = current_setting('app.binding', true);
+  if tenant is null then
+    raise exception 'tenant binding refused' using errcode = '42501';
+  end if;
+  return tenant;
+end $$;
+
+-- For WITH CHECK: a binding made for reading writes nothing, and so cannot go round the fence.
+create function cordon.writing_tenant() returns uuid
+language plpgsql stable parallel restricted security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  parts text[] := cordon.claims();
+begin
+  if parts[8] in ('read', 'backup', 'seal') then
+    raise exception 'bound for reading' using errcode = '42501';
+  end if;
+  return parts[5]::uuid;
+end $$;
+
+create function cordon.purpose() returns text
+language plpgsql stable parallel restricted security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  return (cordon.claims())[8];
+end $$;
+
+create function cordon.has_role(role text) returns boolean
+language plpgsql stable parallel restricted security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  return role = any (string_to_array((cordon.claims())[7], ','));
+end $$;
+
+-- ------------------------------------------------------------------ triggers
+create function cordon.stamp() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  new.changed_in := pg_current_xact_id();
+  return new;
+end $$;
+
+create function cordon.refuse() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  raise exception '% on % is refused', tg_op, tg_table_name using errcode = '42501';
+end $$;
+
+-- A draft is open. Past that, only the status moves on (never back to draft) and versions are added; an import, whose notes are
+-- history from elsewhere, may correct everything but whose note it is. Nobody deletes.
+create function cordon.note_lock() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  moves_on text[] := '{status,current_version,version,updated_at,changed_in}';
+begin
+  if tg_op = 'UPDATE' and new.tenant_id = old.tenant_id and new.id = old.id and new.patient_id = old.patient_id then
+    if old.status = 'DRAFT' then
+      return new;
+    end if;
+    if new.status <> 'DRAFT' and cordon.purpose() = 'import' then
+      return new;
+    end if;
+    if new.status in ('SIGNED', 'AMENDED', 'RETRACTED') and old.status <> 'RETRACTED'
+       and (to_jsonb(new) - moves_on) = (to_jsonb(old) - moves_on) then
+      return new;
+    end if;
+  end if;
+  raise exception '% on % is refused', tg_op, tg_table_name using errcode = '42501';
+end $$;
+
+-- One audit row per statement and patient, naming every row: written whatever the statement says, by whoever is bound.
+create function cordon.audit_write() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  me text[] := cordon.claims();
+  actor jsonb := convert_from(decode(me[10], 'hex'), 'utf8')::jsonb;
+  patient text := case tg_table_name when 'patients' then 'id' else 'patient_id' end;
+begin
+  if me[8] in ('move', 'restore', 'reseal', 'migrate') then      -- these leave one row of their own
+    return null;
+  end if;
+  execute format(
+    'insert into %I.audit_log (tenant_id, principal_id, issuer, subject, name, on_behalf_of, roles, purpose, request_id,
+       action, resource_type, patient_id, resource_ids)
+     select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, c.%2$I, array_agg(c.id) from changed c group by c.%2$I', tg_table_schema, patient)
+    using me[5]::uuid, me[6]::uuid, actor->>0, actor->>1, actor->>2, actor->>3, string_to_array(me[7], ','), me[8], me[9]::uuid,
+          lower(tg_op), case tg_table_name when 'patients' then 'patient' when 'encounters' then 'encounter' else 'note' end;
+  return null;
+end $$;
+
+-- ------------------------------------------------------------------ enclosing a table
+-- Called by the migration that makes a table, for the schema first in its search_path: owner, forced policy, pin, stamp, grants.
+-- `app` lists what the server may do with it; a keeper may read, add and change. Nobody may delete.
+create procedure cordon.enclose(tbl name, app text default 'select, insert, update', audited boolean default false)
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  home name := cordon.home();
+  pin uuid := cordon.pin(home);
+  verb text;
+begin
+  execute format('alter table %I.%I owner to cordon_owner', home, tbl);
+  execute format('alter table %I.%I enable row level security', home, tbl);
+  execute format('alter table %I.%I force row level security', home, tbl);
+  execute format('create policy tenant on %I.%I using (tenant_id = (select cordon.current_tenant()))
+    with check (tenant_id = (select cordon.writing_tenant()))', home, tbl);
+  if pin is not null then
+    execute format('alter table %I.%I add constraint %I check (tenant_id = %L)', home, tbl, tbl || '_pin', pin);
+  end if;
+  execute format('create trigger a_stamp before insert or update on %I.%I for each row execute function cordon.stamp()', home, tbl);
+  execute format('create trigger z_truncate before truncate on %I.%I execute function cordon.refuse()', home, tbl);
+  execute format('alter table %I.%I enable always trigger a_stamp', home, tbl);
+  execute format('alter table %I.%I enable always trigger z_truncate', home, tbl);
+  if audited then
+    foreach verb in array '{insert,update,delete}'::text[] loop
+      execute format('create trigger audit_%3$s after %3$s on %1$I.%2$I referencing %4$s table as changed
+        for each statement execute function cordon.audit_write()', home, tbl, verb, case verb when 'delete' then 'old' else 'new' end);
+      execute format('alter table %I.%I enable always trigger audit_%s', home, tbl, verb);
+    end loop;
+  end if;
+  execute format('grant %s on %I.%I to %I', app, home, tbl, cordon.app_login());
+  execute format('grant select, insert, update on %I.%I to cordon_keeper', home, tbl);
+end $$;
+
+-- The schema a migration runs in: `shared`, `t_<id>` or `tenant`; handed over by the migration's runner.
+create function cordon.home() returns name language sql stable set search_path = pg_catalog, pg_temp
+  as $$ select current_setting('cordon.home')::name $$;
+
+-- Whose schema it is, null for `shared`. A schema that belongs to nobody yet cannot be built.
+create function cordon.pin(home name) returns uuid language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  tenant uuid;
+begin
+  if home = 'shared' then
+    return null;
+  end if;
+  select t.tenant_id into strict tenant from cordon.tenants t where t.schema_name = home;
+  return tenant;
+end $$;
+
+-- Partitions of a tenant schema's audit log, one a year, `years` ahead. A partition has FORCE, no policy and no grant:
+-- it can be reached through its parent only.
+create procedure cordon.extend_audit(home name, years int default 3)
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  y int;
+begin
+  for y in extract(year from now())::int .. extract(year from now())::int + years loop
+    if to_regclass(format('%I.audit_log_%s', home, y)) is null then
+      execute format('create table %1$I.audit_log_%2$s partition of %1$I.audit_log for values from (%3$L) to (%4$L)',
+        home, y, y || '-01-01T00:00:00Z', (y + 1) || '-01-01T00:00:00Z');
+      call cordon.enclose_partition(home, ('audit_log_' || y)::name);
+    end if;
+  end loop;
+end $$;
+
+create procedure cordon.enclose_partition(home name, partition name)
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  execute format('alter table %I.%I owner to cordon_owner', home, partition);
+  execute format('alter table %I.%I enable row level security', home, partition);
+  execute format('alter table %I.%I force row level security', home, partition);
+end $$;
+
+-- Makes `login` the one that may run tenant SQL in this database.
+create procedure cordon.adopt(login name) language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  previous name := cordon.app_login();
+begin
+  execute format('revoke all on schema cordon from %I', previous);
+  execute format('revoke all on all functions in schema cordon from %I', previous);
+  update cordon.settings set app_login = login;
+  execute format('grant usage on schema cordon to %I', login);
+  execute format('grant execute on function cordon.bind(text, text), cordon.claims(), cordon.current_tenant(), cordon.writing_tenant(),
+    cordon.purpose(), cordon.has_role(text) to %I', login);
+end $$;
+
+-- ------------------------------------------------------------------ owners and rights
+alter function cordon.bind(text, text) owner to cordon_guard;
+alter function cordon.claims() owner to cordon_guard;
+alter function cordon.current_tenant() owner to cordon_guard;
+alter function cordon.writing_tenant() owner to cordon_guard;
+alter function cordon.purpose() owner to cordon_guard;
+alter function cordon.has_role(text) owner to cordon_guard;
+alter function cordon.audit_write() owner to cordon_guard;
+alter function cordon.stamp() owner to cordon_owner;
+alter function cordon.refuse() owner to cordon_owner;
+alter function cordon.note_lock() owner to cordon_owner;
+revoke all on all functions in schema cordon from public;
+revoke all on all procedures in schema cordon from public;
+grant execute on function cordon.bind(text, text), cordon.claims(), cordon.current_tenant(), cordon.writing_tenant(), cordon.purpose(),
+  cordon.has_role(text) to cordon_keeper, cordon_search, cordon_owner;
+revoke create on schema cordon from cordon_guard, cordon_owner;
+call cordon.adopt('cordon_app');

@@ -1,0 +1,173 @@
+-- The chart: staff, patients, encounters, notes. The same in all three models; the schema is chosen by search_path.
+-- Sealed columns end in _sealed; what stands beside them in clear is ids, codes, statuses, times and the names of staff.
+
+create table staff (
+  tenant_id uuid not null default cordon.current_tenant(),
+  id uuid not null,
+  issuer text,
+  subject text,
+  source_key bytea,                     -- of an imported practitioner, who never logs in
+  source_hash bytea,
+  name text,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  version int not null default 1,
+  changed_in xid8 not null default pg_current_xact_id(),
+  primary key (tenant_id, id),
+  unique (tenant_id, issuer, subject),
+  unique (tenant_id, source_key),
+  check ((issuer is null) = (subject is null)),
+  check (issuer is not null or source_key is not null)
+);
+create index on staff (tenant_id, changed_in);
+
+create table patients (
+  tenant_id uuid not null default cordon.current_tenant(),
+  id uuid not null,
+  sex text not null default 'UNKNOWN' check (sex in ('FEMALE', 'MALE', 'OTHER', 'UNKNOWN')),
+  deceased_at timestamptz,
+  name_sealed bytea,
+  birth_date_sealed bytea,
+  contact_sealed bytea,
+  source_key bytea,                     -- blind index of where an imported chart comes from
+  source_hash bytea,                    -- of what was imported last: the same again changes nothing
+  source_sealed bytea,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  version int not null default 1,
+  changed_in xid8 not null default pg_current_xact_id(),
+  primary key (tenant_id, id),
+  unique (tenant_id, source_key)
+);
+create index on patients (tenant_id, changed_in);
+
+create table patient_identifiers (
+  tenant_id uuid not null default cordon.current_tenant(),
+  id uuid not null,
+  patient_id uuid not null,
+  position int not null,
+  system text not null,
+  kind text,                            -- HL7 v2-0203: MR, SS, DL, …
+  exclusive boolean not null,           -- handed out by the organisation, so no two patients have it
+  value_sealed bytea not null,
+  value_hash bytea not null,            -- blind index of system and value
+  retired_at timestamptz,
+  created_at timestamptz not null default now(),
+  changed_in xid8 not null default pg_current_xact_id(),
+  primary key (tenant_id, id),
+  foreign key (tenant_id, patient_id) references patients
+);
+create unique index patient_identifiers_exclusive on patient_identifiers (tenant_id, value_hash) where exclusive and retired_at is null;
+create index on patient_identifiers (tenant_id, value_hash);
+create index on patient_identifiers (tenant_id, patient_id);
+create index on patient_identifiers (tenant_id, changed_in);
+
+create table patient_terms (
+  tenant_id uuid not null default cordon.current_tenant(),
+  patient_id uuid not null,
+  terms bigint[] not null,              -- blind: prefixes of the words of the name
+  created_at timestamptz not null default now(),
+  changed_in xid8 not null default pg_current_xact_id(),
+  primary key (tenant_id, patient_id),
+  foreign key (tenant_id, patient_id) references patients
+);
+create index on patient_terms using gin (terms) with (fastupdate = off);
+alter table patient_terms alter terms set statistics 1000;
+create index on patient_terms (tenant_id, changed_in);
+
+create table encounters (
+  tenant_id uuid not null default cordon.current_tenant(),
+  id uuid not null,
+  patient_id uuid not null,
+  status text not null check (status in ('PLANNED', 'IN_PROGRESS', 'FINISHED', 'CANCELLED', 'ENTERED_IN_ERROR', 'UNKNOWN')),
+  class text,
+  reason_sealed bytea,
+  started_at timestamptz,
+  ended_at timestamptz,
+  ordered_at timestamptz not null,      -- started_at, else when the row was made: what lists are sorted by
+  source_key bytea,
+  source_hash bytea,
+  source_sealed bytea,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  version int not null default 1,
+  changed_in xid8 not null default pg_current_xact_id(),
+  primary key (tenant_id, id),
+  unique (tenant_id, source_key),
+  unique (tenant_id, id, patient_id),   -- what a note refers to: an encounter of the same patient
+  foreign key (tenant_id, patient_id) references patients
+);
+create index on encounters (tenant_id, patient_id, ordered_at desc, id desc);
+create index on encounters (tenant_id, changed_in);
+
+create table note_types (
+  tenant_id uuid not null default cordon.current_tenant(),
+  code text not null,                   -- LOINC
+  display text not null,
+  created_at timestamptz not null default now(),
+  changed_in xid8 not null default pg_current_xact_id(),
+  primary key (tenant_id, code)
+);
+create index on note_types (tenant_id, changed_in);
+
+create table clinical_notes (
+  tenant_id uuid not null default cordon.current_tenant(),
+  id uuid not null,
+  patient_id uuid not null,
+  encounter_id uuid,
+  author_id uuid,
+  status text not null default 'DRAFT' check (status in ('DRAFT', 'UNCOSIGNED', 'SIGNED', 'AMENDED', 'RETRACTED')),
+  type_code text not null,
+  current_version int not null default 1,
+  authored_at timestamptz not null,
+  signed_at timestamptz,
+  source_key bytea,
+  source_hash bytea,
+  source_status text,                   -- DocumentReference.status as it came: superseded without relatesTo hides nothing
+  source_sealed bytea,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  version int not null default 1,
+  changed_in xid8 not null default pg_current_xact_id(),
+  primary key (tenant_id, id),
+  unique (tenant_id, source_key),
+  foreign key (tenant_id, patient_id) references patients,
+  foreign key (tenant_id, encounter_id, patient_id) references encounters (tenant_id, id, patient_id),
+  foreign key (tenant_id, author_id) references staff,
+  foreign key (tenant_id, type_code) references note_types
+);
+create index on clinical_notes (tenant_id, patient_id, authored_at desc, id desc);
+create index on clinical_notes (tenant_id, encounter_id, authored_at desc, id desc);
+create index on clinical_notes (tenant_id, changed_in);
+
+create table note_versions (
+  tenant_id uuid not null default cordon.current_tenant(),
+  id uuid not null,
+  note_id uuid not null,
+  number int not null,
+  author_id uuid,
+  title_sealed bytea,
+  body_sealed bytea not null,
+  created_at timestamptz not null default now(),
+  changed_in xid8 not null default pg_current_xact_id(),
+  primary key (tenant_id, id),
+  unique (tenant_id, note_id, number),
+  foreign key (tenant_id, note_id) references clinical_notes,
+  foreign key (tenant_id, author_id) references staff
+);
+create index on note_versions (tenant_id, changed_in);
+
+call cordon.enclose('staff');
+call cordon.enclose('patients', audited => true);
+call cordon.enclose('patient_identifiers');
+call cordon.enclose('patient_terms', 'insert, select (tenant_id, patient_id), update (terms)');   -- blind terms are written, never read
+call cordon.enclose('encounters', audited => true);
+call cordon.enclose('note_types');
+call cordon.enclose('clinical_notes', audited => true);
+call cordon.enclose('note_versions', 'select, insert');
+
+create trigger b_lock before update or delete on clinical_notes for each row execute function cordon.note_lock();
+alter table clinical_notes enable always trigger b_lock;
+-- A version, once written, never changes.
+create trigger b_lock before update or delete on note_versions for each row execute function cordon.refuse();
+alter table note_versions enable always trigger b_lock;

@@ -1,0 +1,22 @@
+-- What PostgreSQL gives PUBLIC and Cordon takes back, in one database. Run by a superuser; safe to run again.
+-- Without this, one tenant's statements can be read from another's session, and any session can make objects that shadow others.
+revoke all on schema public from public;
+alter default privileges revoke execute on functions from public;
+revoke select on pg_stat_activity, pg_stat_replication, pg_stat_ssl, pg_stat_gssapi, pg_prepared_statements, pg_cursors, pg_stats, pg_stats_ext,
+  pg_stats_ext_exprs from public;
+revoke execute on function pg_stat_get_activity(int), pg_stat_get_backend_activity(int), pg_stat_get_backend_client_addr(int),
+  pg_stat_get_backend_client_port(int), pg_prepared_statement(), pg_cursor() from public;
+grant select on pg_stat_activity, pg_stat_replication to pg_monitor;
+grant execute on function pg_stat_get_activity(int), pg_stat_get_backend_activity(int) to pg_monitor;
+do $$
+declare
+  f regprocedure;
+begin
+  for f in select oid::regprocedure from pg_proc
+    where pronamespace = 'pg_catalog'::regnamespace and (proname like 'lo\_%' or proname in ('loread', 'lowrite', 'pg_notify'))
+  loop
+    execute format('revoke execute on function %s from public', f);
+  end loop;
+end $$;
+revoke usage on language plpgsql, sql from public;
+grant usage on language plpgsql, sql to cordon_owner, cordon_guard, cordon_search, cordon_operator;

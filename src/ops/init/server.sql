@@ -1,0 +1,28 @@
+-- Roles of one PostgreSQL server. Run by a superuser; safe to run again. Passwords are set apart from this.
+do $$
+declare
+  role record;
+begin
+  for role in select * from (values
+      ('cordon_owner', 'nologin'),                            -- owns tables and schemas; reads no rows
+      ('cordon_guard', 'nologin'),                            -- owns the functions that bind and audit
+      ('cordon_search', 'nologin'),                           -- owns the functions that search
+      ('cordon_app', 'login'),                                -- tenant SQL of shared and schema tenants
+      ('cordon_keeper', 'login'),                             -- data steps of operations, one tenant and purpose at a time
+      ('cordon_catalog_reader', 'login'),                     -- the server's view of the catalog
+      ('cordon_operator', 'login')                            -- structure: databases, schemas, migrations
+    ) r(name, login)
+  loop
+    if not exists (select from pg_roles where rolname = role.name) then
+      execute format('create role %I', role.name);
+    end if;
+    execute format('alter role %I %s nosuperuser nobypassrls noreplication %s', role.name, role.login,
+      case role.name when 'cordon_operator' then 'createdb createrole inherit' else 'nocreatedb nocreaterole noinherit' end);
+  end loop;
+end $$;
+grant cordon_owner, cordon_guard, cordon_search to cordon_operator;
+alter role cordon_app set statement_timeout = '30s';
+alter role cordon_app set idle_in_transaction_session_timeout = '30s';
+alter role cordon_app set search_path = '';
+alter role cordon_keeper set search_path = '';
+revoke connect, temporary on database postgres, template1 from public;
