@@ -1,4 +1,13 @@
 //! Cordon: clinical notes for many healthcare organisations, each behind its own cordon.
+
+pub mod app;
+pub mod audit;
+pub mod auth;
 pub mod config;
+pub mod crypto;
+pub mod db;
 pub mod error;
+pub mod guard;
 pub mod ids;
+pub mod ops;
+pub mod tenant;

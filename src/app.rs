@@ -1,0 +1,92 @@
+//! What is built once at start and shared by every worker. Nothing here belongs to a tenant; caches in it are keyed by tenant id.
+
+use crate::auth::Verifier;
+use crate::config::Settings;
+use crate::crypto::{KeyFile, Kms};
+use crate::db::connect;
+use crate::db::pool::Limits;
+use crate::guard::{BootCheck, Door, Policy, Timeouts, walls};
+use crate::tenant::SchemaName;
+use crate::tenant::catalog::Catalog;
+use crate::tenant::events::SecurityEvents;
+use crate::tenant::keys::KeyRing;
+use crate::tenant::router::Router;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Settings with which nothing can be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting is missing or wrong.
+    #[error("{0}")]
+    Settings(String),
+}
+
+/// The parts of a running Cordon.
+pub struct App {
+    /// As read at start.
+    pub settings: Settings,
+    /// Tokens to principals.
+    pub verifier: Verifier,
+    /// Principals to tenants.
+    pub door: Arc<Door>,
+    /// The catalog.
+    pub catalog: Arc<Catalog>,
+    /// Keys in memory.
+    pub keys: Arc<KeyRing>,
+    /// Sessions.
+    pub router: Arc<Router>,
+    events: Arc<SecurityEvents>,
+}
+
+impl App {
+    /// Builds everything; connects to nothing yet.
+    pub fn new(settings: Settings, boot_check: BootCheck) -> Result<Arc<Self>, StartError> {
+        let wrong = |text: String| StartError::Settings(text);
+        let url = settings.catalog.url.as_ref().ok_or_else(|| wrong("catalog.url is not set (CORDON__CATALOG__URL)".into()))?;
+        let config = connect::parse(url).map_err(|error| wrong(format!("catalog.url: {error}")))?;
+        let file = settings.keys.file.as_ref().ok_or_else(|| wrong("keys.file is not set (CORDON__KEYS__FILE)".into()))?;
+        let kms: Arc<dyn Kms> = Arc::new(KeyFile::new(file));
+        let verifier = Verifier::new(&settings.auth).map_err(|error| wrong(error.to_string()))?;
+        let policy = Policy::built_in().map_err(|error| wrong(error.to_string()))?;
+        let catalog = Catalog::new(config);
+        let keys = KeyRing::new(kms, Arc::clone(&catalog), Duration::from_secs(settings.keys.cache_seconds));
+        let router = Router::new(Arc::clone(&catalog), Arc::clone(&keys), Limits::from(&settings.database));
+        let events = Arc::new(SecurityEvents::default());
+        let timeouts = Timeouts { statement_ms: settings.database.statement_timeout_ms, lock_ms: settings.database.lock_timeout_ms };
+        let door = Door::new(Arc::clone(&catalog), Arc::clone(&keys), Arc::clone(&router), Arc::clone(&events), policy, timeouts, boot_check);
+        Ok(Arc::new(Self { settings, verifier, door, catalog, keys, router, events }))
+    }
+
+    /// The boot check of what is common to all: walls that are down in the data database of each server in use.
+    /// Placements are looked at one by one when they are first used.
+    pub async fn walls(&self) -> crate::error::Result<Vec<String>> {
+        let mut down = Vec::new();
+        for (server, id, database) in self.catalog.shared_schemas().await? {
+            let session = self.router.lease_shared(id, &database).await?;
+            let walls = walls::common(&session).await?.into_iter().chain(walls::around(&session, &SchemaName::shared()).await?);
+            down.extend(walls.map(|wall| format!("{server}: {wall}")));
+        }
+        Ok(down)
+    }
+
+    /// Starts what runs beside requests: listening to the catalog, writing security events.
+    pub fn run_beside(self: &Arc<Self>) {
+        let keys = Arc::clone(&self.keys);
+        tokio::spawn(Arc::clone(&self.catalog).listen(move |changed| keys.forget(changed)));
+        tokio::spawn(Arc::clone(&self.events).run(Arc::clone(&self.catalog)));
+    }
+}
+
+/// `serve` holds the reader's login and no other: an operator's or keeper's in its settings is a mistake worth stopping for.
+pub fn refuse_operator_logins(settings: &Settings) -> Result<(), StartError> {
+    if settings.catalog.operator_url.is_some() {
+        return Err(StartError::Settings("catalog.operator_url must not be set for serve: it holds the reader's login only".into()));
+    }
+    let Some(url) = &settings.catalog.url else { return Ok(()) };
+    let config = connect::parse(url).map_err(|error| StartError::Settings(format!("catalog.url: {error}")))?;
+    match config.get_user() {
+        Some("cordon_catalog_reader") => Ok(()),
+        other => Err(StartError::Settings(format!("catalog.url logs in as {}, not as cordon_catalog_reader", other.unwrap_or("nobody")))),
+    }
+}

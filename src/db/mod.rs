@@ -1,0 +1,9 @@
+//! PostgreSQL: private clusters, connections and their pools, migrations, table definitions.
+//! Knows nothing of tenants; what a connection may be used for is decided by the guard.
+
+
+pub mod connect;
+pub mod fault;
+pub mod migrate;
+pub mod pool;
+pub mod schema;

@@ -1,0 +1,322 @@
+//! Pools of sessions and the one budget of backends they share on a PostgreSQL server.
+//! A session goes back to its pool only after a clean end of its transaction; any other is cancelled, closed and counted.
+//! Hands out `Lease`s to the guard and to nobody else.
+
+use super::connect::{self, ConnectError};
+use diesel::sql_types::{BigInt, Integer};
+use diesel::{QueryableByName, sql_query};
+use diesel_async::pooled_connection::PoolableConnection;
+use diesel_async::AsyncPgConnection;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_postgres::Config;
+
+/// Sessions closed because their transaction did not end cleanly, since the start of the process.
+static CLOSED_UNCLEAN: AtomicU64 = AtomicU64::new(0);
+
+/// How many sessions were closed because their transaction did not end cleanly.
+pub fn closed_unclean() -> u64 {
+    CLOSED_UNCLEAN.load(Ordering::Relaxed)
+}
+
+/// How pools behave; times of `config::Database`.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Backends of one server, over all its pools.
+    pub backends: usize,
+    /// To connect, and to wait for a session.
+    pub connect_timeout: Duration,
+    /// A session lives no longer.
+    pub lifetime: Duration,
+    /// An idle session is closed after this.
+    pub idle: Duration,
+}
+
+impl From<&crate::config::Database> for Limits {
+    fn from(settings: &crate::config::Database) -> Self {
+        Self {
+            backends: settings.backends.max(1),
+            connect_timeout: Duration::from_millis(settings.connect_timeout_ms.max(1)),
+            lifetime: Duration::from_secs(settings.lifetime_seconds.max(1)),
+            idle: Duration::from_secs(settings.idle_seconds.max(1)),
+        }
+    }
+}
+
+/// The backends this process may hold on one PostgreSQL server.
+pub struct Budget {
+    permits: Arc<Semaphore>,
+    lanes: Mutex<Vec<Weak<Lane>>>,
+    limits: Limits,
+}
+
+impl Budget {
+    /// A budget of `limits.backends`.
+    pub fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self { permits: Arc::new(Semaphore::new(limits.backends)), lanes: Mutex::default(), limits })
+    }
+
+    /// A permit for one more backend; when there is none, an idle session of some pool is closed for it.
+    async fn permit(&self) -> OwnedSemaphorePermit {
+        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+            return permit;
+        }
+        self.evict().await;
+        // The semaphore is never closed, so the only way on is a permit.
+        loop {
+            if let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await {
+                return permit;
+            }
+        }
+    }
+
+    async fn evict(&self) {
+        let lanes: Vec<_> = {
+            let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+            lanes.retain(|lane| lane.strong_count() > 0);
+            lanes.iter().filter_map(Weak::upgrade).collect()
+        };
+        for lane in lanes {
+            if lane.0.state().idle_connections > 0
+                && let Ok(session) = lane.get().await
+            {
+                session.close();
+                return;
+            }
+        }
+    }
+}
+
+/// A session that could not be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LeaseError {
+    /// The server refused, or does not answer.
+    #[error("{0}")]
+    Away(String),
+    /// All sessions were busy for as long as one waits.
+    #[error("no free session in time")]
+    Busy,
+}
+
+struct Lane(bb8::Pool<Manager>, Failures);
+
+/// Failed attempts to connect, told to those who wait for a session, so that they need not wait for the time-out.
+#[derive(Debug, Clone, Default)]
+struct Failures {
+    told: Arc<Notify>,
+    last: Arc<Mutex<String>>,
+}
+
+impl bb8::ErrorSink<ConnectError> for Failures {
+    fn sink(&self, error: ConnectError) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = error.to_string();
+        self.told.notify_waiters();
+    }
+
+    fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<ConnectError>> {
+        Box::new(self.clone())
+    }
+}
+
+impl Lane {
+    async fn get(&self) -> Result<bb8::PooledConnection<'static, Manager>, LeaseError> {
+        let mut session = pin!(self.0.get_owned());
+        loop {
+            tokio::select! {
+                biased;
+                got = &mut session => return got.map_err(|_| LeaseError::Busy),
+                () = self.1.told.notified() => {
+                    // While other sessions live, one of them will come back.
+                    if self.0.state().connections == 0 {
+                        return Err(LeaseError::Away(self.1.last.lock().unwrap_or_else(PoisonError::into_inner).clone()));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Sessions of one login to one database, in lanes: a schema keeps to the sessions it used last, because a changed
+/// `search_path` plans every statement anew and a backend keeps what it learnt of each schema it touched.
+pub struct Pool {
+    lanes: Vec<Arc<Lane>>,
+}
+
+impl Pool {
+    /// A pool that opens its first session when one is asked for.
+    pub fn new(config: Config, budget: &Arc<Budget>) -> Self {
+        let limits = budget.limits;
+        let count = (limits.backends / 8).clamp(1, 8);
+        let mut config = config;
+        config.connect_timeout(limits.connect_timeout);
+        let lanes: Vec<_> = (0..count)
+            .map(|_| {
+                let manager = Manager { config: config.clone(), budget: Arc::clone(budget) };
+                let failures = Failures::default();
+                let pool = bb8::Pool::builder()
+                    .max_size(u32::try_from(limits.backends.div_ceil(count)).unwrap_or(u32::MAX))
+                    .max_lifetime(limits.lifetime)
+                    .idle_timeout(limits.idle)
+                    .connection_timeout(limits.connect_timeout)
+                    .reaper_rate(limits.idle.min(Duration::from_secs(10)))
+                    .retry_connection(false)
+                    .test_on_check_out(false)
+                    .queue_strategy(bb8::QueueStrategy::Lifo)
+                    .error_sink(Box::new(failures.clone()))
+                    .build_unchecked(manager);
+                Arc::new(Lane(pool, failures))
+            })
+            .collect();
+        budget.lanes.lock().unwrap_or_else(PoisonError::into_inner).extend(lanes.iter().map(Arc::downgrade));
+        Self { lanes }
+    }
+
+    /// A clean session, preferably one that last served `schema`.
+    pub async fn lease(&self, schema: &str) -> Result<Lease, LeaseError> {
+        loop {
+            let mut session = self.lane(schema).get().await?;
+            // A session that died while idle is closed on return; the next one is tried.
+            if !session.pg.is_broken() {
+                return Ok(Lease(session));
+            }
+        }
+    }
+
+    fn lane(&self, schema: &str) -> &Lane {
+        let mut hasher = DefaultHasher::new();
+        schema.hash(&mut hasher);
+        let home = usize::try_from(hasher.finish() % self.lanes.len() as u64).unwrap_or(0);
+        let (before, from_home) = self.lanes.split_at(home);
+        let mut turn = from_home.iter().chain(before);
+        let free = |lane: &&Arc<Lane>| {
+            let state = lane.0.state();
+            state.idle_connections > 0 || state.connections < lane.0.config().max_size
+        };
+        let first = from_home.first();
+        let chosen = turn.find(free).or(first);
+        #[expect(clippy::expect_used, reason = "a pool is made with one lane at least")]
+        chosen.expect("a lane")
+    }
+}
+
+/// Makes sessions for bb8 and decides which may be used again.
+struct Manager {
+    config: Config,
+    budget: Arc<Budget>,
+}
+
+impl bb8::ManageConnection for Manager {
+    type Connection = Session;
+    type Error = ConnectError;
+
+    async fn connect(&self) -> Result<Session, ConnectError> {
+        let permit = self.budget.permit().await;
+        let pg = connect::open(&self.config).await?;
+        let about = About::of(&pg).await?;
+        let local = connect::is_local(&self.config);
+        Ok(Session { pg, pid: about.pid, clock_ahead_ms: about.clock_ms - now_ms(), state: AtomicU8::new(CLEAN), local, _permit: permit })
+    }
+
+    async fn is_valid(&self, _session: &mut Session) -> Result<(), ConnectError> {
+        Ok(())
+    }
+
+    fn has_broken(&self, session: &mut Session) -> bool {
+        session.state.load(Ordering::Relaxed) != CLEAN || session.pg.is_broken()
+    }
+}
+
+#[derive(QueryableByName)]
+struct About {
+    #[diesel(sql_type = Integer)]
+    pid: i32,
+    #[diesel(sql_type = BigInt)]
+    clock_ms: i64,
+}
+
+impl About {
+    async fn of(pg: &AsyncPgConnection) -> Result<Self, ConnectError> {
+        // Imported here only: its `load` would take that of the atomics above.
+        use diesel_async::RunQueryDsl as _;
+        sql_query("select pg_backend_pid() as pid, (extract(epoch from clock_timestamp()) * 1000)::bigint as clock_ms")
+            .get_result(&mut &*pg)
+            .await
+            .map_err(|error| ConnectError::Session(error.to_string()))
+    }
+}
+
+const CLEAN: u8 = 0;
+const OPEN: u8 = 1;
+const CLOSING: u8 = 2;
+
+/// One session with PostgreSQL, with what the guard needs to know of it.
+pub struct Session {
+    pg: AsyncPgConnection,
+    pid: i32,
+    clock_ahead_ms: i64,
+    state: AtomicU8,
+    local: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Session {
+    /// Through which queries are sent; shared, so that they can be pipelined.
+    pub fn pg(&self) -> &AsyncPgConnection {
+        &self.pg
+    }
+
+    /// The backend's process id.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Milliseconds since 1970 on the database's clock.
+    pub fn clock_ms(&self) -> i64 {
+        now_ms() + self.clock_ahead_ms
+    }
+
+    /// A transaction is about to begin: from here on only `ended` makes this session reusable.
+    pub fn begins(&self) {
+        self.state.store(OPEN, Ordering::Relaxed);
+    }
+
+    /// The transaction has ended: PostgreSQL has answered COMMIT or ROLLBACK.
+    pub fn ended(&self) {
+        let _ = self.state.compare_exchange(OPEN, CLEAN, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Never to be used again, whatever its transaction does.
+    pub fn close(&self) {
+        self.state.store(CLOSING, Ordering::Relaxed);
+    }
+}
+
+/// A session on loan. Dropped before its transaction has ended, the statement is cancelled and the session closed.
+pub struct Lease(bb8::PooledConnection<'static, Manager>);
+
+impl std::ops::Deref for Lease {
+    type Target = Session;
+    fn deref(&self) -> &Session {
+        &self.0
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.0.state.load(Ordering::Relaxed) == CLEAN {
+            return;
+        }
+        CLOSED_UNCLEAN.fetch_add(1, Ordering::Relaxed);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(connect::cancel(self.0.pg.cancel_token(), self.0.local));
+        }
+    }
+}
+
+fn now_ms() -> i64 {
+    chrono::Utc::now().timestamp_millis()
+}

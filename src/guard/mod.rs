@@ -1,0 +1,275 @@
+//! The guard: the one door from a request to a tenant's data.
+//!
+//! A `Door` is made once at start. It admits a verified principal to one tenant and hands out a `Guard` for one operation, through which
+//! reads share one REPEATABLE READ transaction, opened when first needed. Nothing is ambient: a `Guard` and a `TenantTx` are values.
+//! No one else opens a tenant transaction, and what a guard read is answered only after `finish` has written who saw it.
+
+mod policy;
+mod ticket;
+mod tx;
+pub mod walls;
+
+pub use policy::Policy;
+pub use ticket::{Actor, Purpose};
+pub use tx::TenantTx;
+
+use crate::audit::{Disclosure, Outcome, Whereabouts};
+use crate::auth::Principal;
+use crate::error::{Error, Result};
+use crate::ids::{RequestId, StaffId, TenantId};
+use crate::tenant::catalog::Catalog;
+use crate::tenant::events::SecurityEvents;
+use crate::tenant::keys::KeyRing;
+use crate::tenant::router::Router;
+use crate::tenant::{State, Tenant, is_slug};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::OnceCell;
+
+/// What a request says about the tenant besides its token: it may only choose among the token's, or confirm.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TenantHint<'a> {
+    /// `X-Tenant-ID`: an id or a slug.
+    pub header: Option<&'a str>,
+    /// First label of the host name under `http.domain`: a slug.
+    pub subdomain: Option<&'a str>,
+}
+
+/// What the audit log keeps of a request.
+#[derive(Debug, Clone)]
+pub struct RequestInfo {
+    /// In every audit row and log line of this request.
+    pub request: RequestId,
+    /// From where it came.
+    pub whereabouts: Whereabouts,
+}
+
+/// Times of a tenant's statements, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// One statement.
+    pub statement_ms: u64,
+    /// Waiting for a lock.
+    pub lock_ms: u64,
+}
+
+/// Admits principals to tenants. One a process.
+pub struct Door {
+    catalog: Arc<Catalog>,
+    keys: Arc<KeyRing>,
+    router: Arc<Router>,
+    events: Arc<SecurityEvents>,
+    policy: Policy,
+    timeouts: Timeouts,
+    /// `None`: not looked at, as tests do that take walls down.
+    inspected: Option<walls::Inspected>,
+}
+
+/// Whether placements are looked at before they are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootCheck {
+    /// Always, but in tests that take walls down.
+    On,
+    /// What is left when a wall is down must hold alone.
+    Off,
+}
+
+impl Door {
+    /// A door to the tenants of `catalog`.
+    pub fn new(
+        catalog: Arc<Catalog>,
+        keys: Arc<KeyRing>,
+        router: Arc<Router>,
+        events: Arc<SecurityEvents>,
+        policy: Policy,
+        timeouts: Timeouts,
+        boot_check: BootCheck,
+    ) -> Arc<Self> {
+        let inspected = (boot_check == BootCheck::On).then(walls::Inspected::default);
+        Arc::new(Self { catalog, keys, router, events, policy, timeouts, inspected })
+    }
+
+    /// Chooses the tenant and opens a guard for one operation. No tenant database is touched yet.
+    pub async fn admit(self: &Arc<Self>, principal: &Principal, hint: TenantHint<'_>, info: RequestInfo) -> Result<Guard> {
+        let tenant = match self.choose(principal, hint).await {
+            Err(Error::TenantMismatch) => {
+                self.events.count("tenant_mismatch");
+                return Err(Error::TenantMismatch);
+            }
+            chosen => chosen?,
+        };
+        let actor = Actor {
+            id: Actor::id_of(tenant.id, &principal.issuer, &principal.subject),
+            issuer: principal.issuer.clone(),
+            subject: principal.subject.clone(),
+            name: principal.name.clone(),
+            on_behalf_of: principal.on_behalf_of.clone(),
+            roles: principal.roles.clone(),
+        };
+        Ok(Guard { door: Arc::clone(self), tenant, actor, info, read: OnceCell::new(), denied: Mutex::default() })
+    }
+
+    /// Opens a transaction for an operation that no request stands behind: an import, a data step of a migration.
+    pub async fn work(&self, tenant: TenantId, actor: &Actor, purpose: Purpose, request: RequestId) -> Result<TenantTx> {
+        let tenant = self.catalog.refresh(tenant).await?.ok_or(Error::NotFound)?;
+        self.open(&tenant, actor, purpose, request, Whereabouts::default()).await
+    }
+
+    /// Counts a refusal that no verified tenant stands behind.
+    pub fn refused(&self, kind: &'static str) {
+        self.events.count(kind);
+    }
+
+    async fn choose(&self, principal: &Principal, hint: TenantHint<'_>) -> Result<Arc<Tenant>> {
+        let mut chosen: Option<Arc<Tenant>> = None;
+        for hint in [hint.header, hint.subdomain].into_iter().flatten() {
+            let named = self.named(principal, hint).await?;
+            if chosen.as_ref().is_some_and(|other| other.id != named.id) {
+                return Err(Error::TenantMismatch);
+            }
+            chosen = Some(named);
+        }
+        let tenant = match (chosen, principal.tenants.as_slice()) {
+            (Some(tenant), _) => tenant,
+            (None, [only]) => self.catalog.tenant(*only).await?.ok_or(Error::TenantMismatch)?,
+            (None, _) => return Err(Error::TenantMismatch),
+        };
+        match tenant.state {
+            State::Active => Ok(tenant),
+            State::Suspended => Err(Error::TenantSuspended),
+            State::Provisioning | State::Offboarding | State::Destroyed => Err(Error::TenantMismatch),
+        }
+    }
+
+    /// The tenant of the token that a hint names. What is not in the token does not exist.
+    async fn named(&self, principal: &Principal, hint: &str) -> Result<Arc<Tenant>> {
+        if let Ok(id) = hint.parse::<TenantId>() {
+            if !principal.tenants.contains(&id) {
+                return Err(Error::TenantMismatch);
+            }
+            return self.catalog.tenant(id).await?.ok_or(Error::TenantMismatch);
+        }
+        if is_slug(hint) {
+            for id in &principal.tenants {
+                if let Some(tenant) = self.catalog.tenant(*id).await?
+                    && tenant.slug == hint
+                    && tenant.state != State::Destroyed
+                {
+                    return Ok(tenant);
+                }
+            }
+        }
+        Err(Error::TenantMismatch)
+    }
+
+    async fn open(
+        &self,
+        tenant: &Tenant,
+        actor: &Actor,
+        purpose: Purpose,
+        request: RequestId,
+        whereabouts: Whereabouts,
+    ) -> Result<TenantTx> {
+        let placement = tenant.placement.as_ref().ok_or(Error::Unavailable)?;
+        let keys = self.keys.tenant(tenant.id).await?;
+        let binding = self.keys.binding(placement.server, &placement.database).await?;
+        let session = self.router.lease(tenant.id, placement).await?;
+        if let Some(inspected) = &self.inspected {
+            inspected.check(&session, placement).await?;
+        }
+        Ok(TenantTx::open(tx::Opening {
+            session,
+            binding: &binding,
+            keys,
+            tenant: tenant.id,
+            placement,
+            actor,
+            purpose,
+            request,
+            whereabouts,
+            statement_timeout_ms: self.timeouts.statement_ms,
+            lock_timeout_ms: self.timeouts.lock_ms,
+        }))
+    }
+}
+
+/// One operation of one person in one tenant.
+pub struct Guard {
+    door: Arc<Door>,
+    tenant: Arc<Tenant>,
+    actor: Actor,
+    info: RequestInfo,
+    read: OnceCell<TenantTx>,
+    denied: Mutex<Vec<Disclosure>>,
+}
+
+impl Guard {
+    /// The tenant.
+    pub fn tenant(&self) -> &Tenant {
+        &self.tenant
+    }
+
+    /// Who acts.
+    pub fn actor(&self) -> &Actor {
+        &self.actor
+    }
+
+    /// The id of the caller's staff row, whether there is one yet or not.
+    pub fn staff_id(&self) -> StaffId {
+        self.actor.id
+    }
+
+    /// The request this belongs to.
+    pub fn request(&self) -> RequestId {
+        self.info.request
+    }
+
+    /// Whether the caller's roles allow `operation`; a refusal goes into the tenant's audit log.
+    pub fn may(&self, operation: &'static str) -> Result<()> {
+        if self.door.policy.allows(operation, &self.actor.roles) {
+            return Ok(());
+        }
+        self.denied.lock().unwrap_or_else(PoisonError::into_inner).push(Disclosure {
+            action: operation,
+            patient: None,
+            resource_type: "operation",
+            resource_ids: Vec::new(),
+            fields: Vec::new(),
+            outcome: Outcome::Denied,
+        });
+        Err(Error::Forbidden)
+    }
+
+    /// The operation's one read transaction: one snapshot for the whole answer.
+    pub async fn read(&self) -> Result<&TenantTx> {
+        self.read.get_or_try_init(|| self.open()).await
+    }
+
+    /// Writes who saw what and commits. Until this has returned `Ok`, nothing that was read may leave.
+    pub async fn finish(&self) -> Result<()> {
+        let denied = std::mem::take(&mut *self.denied.lock().unwrap_or_else(PoisonError::into_inner));
+        if self.read.get().is_none() && denied.is_empty() {
+            return Ok(());
+        }
+        let tx = self.read().await?;
+        denied.into_iter().for_each(|refusal| tx.disclose(refusal));
+        tx.commit().await
+    }
+
+    /// Ends the read transaction after a failure, so that its session can be used again.
+    pub async fn abandon(&self) {
+        if let Some(tx) = self.read.get()
+            && let Err(error) = tx.rollback().await
+        {
+            tracing::debug!(error = %error, "A failed transaction could not be rolled back; its session is closed");
+        }
+    }
+
+    /// Looks the tenant's placement up again, after the fence said that it changed.
+    pub async fn look_again(&self) -> Result<()> {
+        self.door.catalog.refresh(self.tenant.id).await.map(|_| ())
+    }
+
+    async fn open(&self) -> Result<TenantTx> {
+        self.door.open(&self.tenant, &self.actor, Purpose::Read, self.info.request, self.info.whereabouts.clone()).await
+    }
+}

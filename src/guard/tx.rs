@@ -1,0 +1,160 @@
+//! The tenant transaction: the one thing through which a chart can be read or written. Only the guard makes one.
+//! Its head (BEGIN, settings, binding) travels with the first query; its audit rows and COMMIT travel together at the end.
+
+use super::ticket::{Actor, Purpose, Ticket};
+use crate::audit::{Disclosure, Pending, Whereabouts};
+use crate::crypto::TenantKeys;
+use crate::db::fault::classify;
+use crate::db::pool::Lease;
+use crate::error::{Error, Result};
+use crate::ids::{RequestId, TenantId};
+use crate::tenant::keys::BindingKey;
+use crate::tenant::{Placement, SchemaName};
+use diesel::QueryResult;
+use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A transaction bound to one tenant, one person and one purpose.
+///
+/// Dropped before `commit` or `rollback` has answered, its session is cancelled and closed.
+pub struct TenantTx {
+    session: Arc<Lease>,
+    head: Shared<BoxFuture<'static, Result<()>>>,
+    keys: Arc<TenantKeys>,
+    tenant: TenantId,
+    schema: SchemaName,
+    whereabouts: Whereabouts,
+    pending: Mutex<Pending>,
+    failed: AtomicBool,
+}
+
+/// What a transaction is opened with.
+pub(super) struct Opening<'a> {
+    pub session: Lease,
+    pub binding: &'a BindingKey,
+    pub keys: Arc<TenantKeys>,
+    pub tenant: TenantId,
+    pub placement: &'a Placement,
+    pub actor: &'a Actor,
+    pub purpose: Purpose,
+    pub request: RequestId,
+    pub whereabouts: Whereabouts,
+    pub statement_timeout_ms: u64,
+    pub lock_timeout_ms: u64,
+}
+
+impl TenantTx {
+    /// Nothing is sent yet: the head goes out with whatever is run first.
+    pub(super) fn open(opening: Opening<'_>) -> Self {
+        let Opening { session, binding, keys, tenant, placement, actor, purpose, request, whereabouts, .. } = opening;
+        let ticket = Ticket { tenant, generation: placement.generation, actor, purpose, request };
+        let bind = ticket.bind(binding, session.pid(), session.clock_ms());
+        let schema = placement.schema.clone();
+        let text = head(&schema, purpose, opening.statement_timeout_ms, opening.lock_timeout_ms, &bind);
+        let session = Arc::new(session);
+        session.begins();
+        let sent_by = Arc::clone(&session);
+        let head = async move {
+            match (&mut sent_by.pg()).batch_execute(&text).await {
+                Ok(()) => Ok(()),
+                Err(error) => {
+                    sent_by.close();
+                    Err(classify(&error).error)
+                }
+            }
+        };
+        let (head, pending, failed) = (head.boxed().shared(), Mutex::default(), AtomicBool::new(false));
+        Self { session, head, keys, tenant, schema, whereabouts, pending, failed }
+    }
+
+    /// Through which queries are built and sent, always inside `run`.
+    pub fn conn(&self) -> &AsyncPgConnection {
+        self.session.pg()
+    }
+
+    /// The tenant's keys.
+    pub fn keys(&self) -> &TenantKeys {
+        &self.keys
+    }
+
+    /// The tenant this is bound to.
+    pub fn tenant(&self) -> TenantId {
+        self.tenant
+    }
+
+    /// Runs a query made with `conn`. What comes back was bound: if the head failed, its error wins and no row is returned.
+    /// Queries run at once are pipelined. After an error the transaction can only be rolled back.
+    pub async fn run<T>(&self, query: impl Future<Output = QueryResult<T>>) -> Result<T> {
+        if self.failed.load(Ordering::Relaxed) {
+            return Err(Error::Unavailable);
+        }
+        // The head is polled first, so its message is the first on the wire.
+        let (bound, outcome) = futures_util::join!(self.head.clone(), query);
+        if let Err(error) = bound {
+            self.failed.store(true, Ordering::Relaxed);
+            return Err(error);
+        }
+        outcome.map_err(|error| {
+            let fault = classify(&error);
+            if fault.error != Error::NotFound {
+                self.failed.store(true, Ordering::Relaxed);
+            }
+            if fault.close {
+                self.session.close();
+            }
+            fault.error
+        })
+    }
+
+    /// Notes a disclosure, to be written before COMMIT.
+    pub fn disclose(&self, disclosure: Disclosure) {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).add(disclosure);
+    }
+
+    /// Writes the audit rows and commits, in one message: either both happen or neither.
+    pub async fn commit(&self) -> Result<()> {
+        let audit = {
+            let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+            let pending = std::mem::take(&mut *pending);
+            match pending.is_empty() {
+                true => String::new(),
+                false => format!("SELECT {}.audit('{}');", self.schema, pending.to_hex(&self.whereabouts)),
+            }
+        };
+        // `run` refuses after an error: a COMMIT of a failed transaction would answer ROLLBACK and look like success.
+        self.run(async { (&mut self.conn()).batch_execute(&format!("{audit}COMMIT")).await }).await?;
+        self.session.ended();
+        Ok(())
+    }
+
+    /// Undoes everything and makes the session reusable.
+    pub async fn rollback(&self) -> Result<()> {
+        let _ = self.head.clone().await;
+        match (&mut self.conn()).batch_execute("ROLLBACK").await {
+            Ok(()) => {
+                self.session.ended();
+                Ok(())
+            }
+            Err(error) => {
+                self.session.close();
+                Err(classify(&error).error)
+            }
+        }
+    }
+}
+
+/// Everything a transaction relies on is set here, whatever the session's last user left behind.
+fn head(schema: &SchemaName, purpose: Purpose, statement_ms: u64, lock_ms: u64, bind: &str) -> String {
+    let isolation = purpose.isolation();
+    format!(
+        "BEGIN ISOLATION LEVEL {isolation} READ WRITE;\
+         SELECT set_config('search_path','{schema}, pg_temp',true),set_config('statement_timeout','{statement_ms}',true),\
+         set_config('lock_timeout','{lock_ms}',true),set_config('idle_in_transaction_session_timeout','30000',true),\
+         set_config('synchronous_commit','on',true),set_config('row_security','on',true),\
+         set_config('standard_conforming_strings','on',true),set_config('client_encoding','UTF8',true),\
+         set_config('TimeZone','UTC',true);{bind}"
+    )
+}

@@ -1,0 +1,45 @@
+-- Walls that all tenants of a database stand behind, as the server's own login sees them. A row is a wall that is down.
+with me as (select r.* from pg_roles r where r.rolname = session_user),
+public_function(name) as (values ('pg_stat_get_activity'), ('pg_stat_get_backend_activity'), ('pg_stat_get_backend_client_addr'),
+  ('pg_stat_get_backend_client_port'), ('pg_prepared_statement'), ('pg_cursor'), ('pg_notify'), ('loread'), ('lowrite')),
+public_view(name) as (values ('pg_stat_activity'), ('pg_stat_replication'), ('pg_stat_ssl'), ('pg_stat_gssapi'),
+  ('pg_prepared_statements'), ('pg_cursors'), ('pg_stats'), ('pg_stats_ext'), ('pg_stats_ext_exprs')),
+guarded(name, definer, volatility) as (values ('bind', true, 'v'), ('claims', true, 's'), ('current_tenant', true, 's'), ('writing_tenant', true, 's'),
+  ('purpose', true, 's'), ('has_role', true, 's'), ('audit_write', true, 'v'))
+select format('login %s is a superuser, bypasses row security or can make roles or databases', rolname) as wall
+  from me where rolsuper or rolbypassrls or rolcreaterole or rolcreatedb or rolreplication
+union all select format('login %s is a member of %s', me.rolname, m.roleid::regrole) from me join pg_auth_members m on m.member = me.oid
+union all select format('login %s owns %s', me.rolname, c.oid::regclass) from me join pg_class c on c.relowner = me.oid where c.relpersistence <> 't'
+union all select format('login %s owns function %s', me.rolname, p.oid::regprocedure) from me join pg_proc p on p.proowner = me.oid
+union all select format('login %s owns schema %s', me.rolname, n.nspname) from me join pg_namespace n on n.nspowner = me.oid
+  where n.nspname !~ '^pg_(toast_)?temp_'
+union all select format('login %s owns database %s', me.rolname, d.datname) from me join pg_database d on d.datdba = me.oid
+union all select format('login %s may create in schema %s', session_user, n.nspname) from pg_namespace n
+  where has_schema_privilege(session_user, n.oid, 'CREATE') and n.nspname !~ '^pg_(toast_)?temp_'
+union all select format('role %s can log in, is a superuser or bypasses row security', rolname) from pg_roles
+  where rolname in ('cordon_owner', 'cordon_guard', 'cordon_search') and (rolcanlogin or rolsuper or rolbypassrls)
+union all select format('role %s is a superuser or bypasses row security', rolname) from pg_roles
+  where rolname in ('cordon_keeper', 'cordon_app', 'cordon_operator', 'cordon_catalog_reader') and (rolsuper or rolbypassrls)
+union all select format('PUBLIC has %s on database %s', p, current_database()) from unnest('{CONNECT,TEMPORARY}'::text[]) p
+  where has_database_privilege('public', current_database(), p)
+union all select format('PUBLIC has %s on schema public', p) from unnest('{USAGE,CREATE}'::text[]) p
+  where to_regnamespace('public') is not null and has_schema_privilege('public', 'public', p)
+union all select format('PUBLIC may use language %s', lanname) from pg_language where lanname in ('plpgsql', 'sql') and has_language_privilege('public', oid, 'USAGE')
+union all select format('PUBLIC may read %s', v.name) from public_view v where has_table_privilege('public', 'pg_catalog.' || v.name, 'SELECT')
+union all select format('PUBLIC may call %s', p.oid::regprocedure) from pg_proc p
+  where p.pronamespace = 'pg_catalog'::regnamespace and (p.proname in (select name from public_function) or p.proname like 'lo\_%')
+    and has_function_privilege('public', p.oid, 'EXECUTE')
+union all select format('function cordon.%s is missing', g.name) from guarded g
+  where not exists (select from pg_proc p where p.pronamespace = 'cordon'::regnamespace and p.proname = g.name)
+union all select format('function %s is not as it should be: owner %s, definer %s, volatility %s, settings %s', p.oid::regprocedure,
+    p.proowner::regrole, p.prosecdef, p.provolatile, p.proconfig) from pg_proc p join guarded g on g.name = p.proname
+  where p.pronamespace = 'cordon'::regnamespace and (p.proowner <> 'cordon_guard'::regrole or p.prosecdef <> g.definer or p.provolatile <> g.volatility::"char"
+    or p.proconfig is null or not 'search_path=pg_catalog, pg_temp' = any (p.proconfig))
+union all select format('function %s runs with its owner''s rights or an open search_path', p.oid::regprocedure) from pg_proc p
+  where p.pronamespace = 'cordon'::regnamespace and p.proname not in (select name from guarded)
+    and (p.prosecdef or p.proconfig is null or not 'search_path=pg_catalog, pg_temp' = any (p.proconfig))
+union all select format('PUBLIC may call %s', p.oid::regprocedure) from pg_proc p
+  where p.pronamespace = 'cordon'::regnamespace and has_function_privilege('public', p.oid, 'EXECUTE')
+union all select format('login %s may read or write %s', session_user, c.oid::regclass) from pg_class c
+  where c.relnamespace = 'cordon'::regnamespace and c.relkind in ('r', 'p', 'v', 'm') and has_table_privilege(session_user, c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE')
+union all select 'max_prepared_transactions is not 0' where current_setting('max_prepared_transactions')::int <> 0

@@ -1,0 +1,84 @@
+//! The boot check: are the walls up, seen with the eyes of the server's own login?
+//! Reads the system catalogs only. A wall down in something common stops the server; in one schema it stops that placement.
+
+use crate::db::fault::classify;
+use crate::db::pool::Session;
+use crate::error::{Error, Result};
+use crate::ids::ServerId;
+use crate::tenant::{Placement, SchemaName};
+use diesel::sql_types::{Integer, Text};
+use diesel::{QueryableByName, sql_query};
+use diesel_async::RunQueryDsl;
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
+const COMMON: &str = include_str!("common.sql");
+const PLACEMENT: &str = include_str!("placement.sql");
+
+/// Lowest minor version of each major one: below, INSERT … ON CONFLICT DO UPDATE reads past row security (CVE-2026-120154).
+const MINIMUM: [(i32, i32); 4] = [(15, 150_020), (16, 160_016), (17, 170_012), (18, 180_007)];
+
+#[derive(QueryableByName)]
+struct Down {
+    #[diesel(sql_type = Text)]
+    wall: String,
+}
+
+#[derive(QueryableByName)]
+struct Version {
+    #[diesel(sql_type = Integer)]
+    number: i32,
+}
+
+/// Walls that are down for every tenant of the session's database, in words.
+pub async fn common(session: &Session) -> Result<Vec<String>> {
+    let mut pg = session.pg();
+    let failed = |error| classify(&error).error;
+    let version: Version =
+        sql_query("select current_setting('server_version_num')::int as number").get_result(&mut pg).await.map_err(failed)?;
+    let mut down = read(sql_query(COMMON).load(&mut pg).await.map_err(failed)?);
+    down.extend(too_old(version.number));
+    Ok(down)
+}
+
+/// Walls that are down around one schema, in words.
+pub async fn around(session: &Session, schema: &SchemaName) -> Result<Vec<String>> {
+    let rows = sql_query(PLACEMENT).bind::<Text, _>(schema.as_str()).load(&mut session.pg()).await;
+    rows.map(read).map_err(|error| classify(&error).error)
+}
+
+fn read(rows: Vec<Down>) -> Vec<String> {
+    rows.into_iter().map(|row| row.wall).collect()
+}
+
+/// A server version that lets rows through, in words.
+pub fn too_old(number: i32) -> Option<String> {
+    let minimum = MINIMUM.iter().find(|(major, _)| *major == number / 10_000).map(|(_, minimum)| *minimum);
+    match minimum {
+        Some(minimum) if number >= minimum => None,
+        None if number / 10_000 > 18 => None,
+        _ => Some(format!("PostgreSQL {}.{} is too old: 15.20, 16.16, 17.12 or 18.7 is needed", number / 10_000, number % 10_000)),
+    }
+}
+
+/// Placements whose walls were found standing: each is looked at when it is first used, and again until it is sound.
+#[derive(Default)]
+pub struct Inspected(Mutex<HashSet<(ServerId, String, SchemaName)>>);
+
+impl Inspected {
+    /// Refuses a placement with a wall down.
+    pub async fn check(&self, session: &Session, placement: &Placement) -> Result<()> {
+        let key = (placement.server, placement.database.clone(), placement.schema.clone());
+        if self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&key) {
+            return Ok(());
+        }
+        let mut down = common(session).await?;
+        down.extend(around(session, &placement.schema).await?);
+        if down.is_empty() {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
+            return Ok(());
+        }
+        down.iter().for_each(|wall| tracing::error!(schema = %placement.schema, wall, "A wall is down; this placement is not served"));
+        Err(Error::Unavailable)
+    }
+}

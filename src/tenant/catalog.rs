@@ -1,0 +1,291 @@
+//! The server's view of the catalog: a copy in memory, kept fresh by NOTIFY and looked up again on a miss.
+//! Reads as `cordon_catalog_reader`. A copy that is stale is harmless: the fence in the tenant's database has the last word.
+
+use super::{Model, Placement, State, Tenant};
+use crate::db::connect;
+use crate::db::fault::classify;
+use crate::db::schema::catalog::{placements, servers, tenants, wrapped_keys};
+use crate::error::{Error, Result};
+use crate::ids::{PlacementId, ServerId, TenantId};
+use diesel::prelude::*;
+use diesel_async::pooled_connection::PoolableConnection;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use futures_util::StreamExt;
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+use tokio::sync::{Mutex, MutexGuard};
+use tokio_postgres::Config;
+
+/// The channel on which changes are told. A payload is a tenant's id, or empty for "look at everything".
+pub const CHANNEL: &str = "cordon_catalog";
+
+/// A tenant that is not known is looked up in the catalog at most this often, so that made-up ids do not load it.
+const MISS_FLOOR: Duration = Duration::from_millis(200);
+
+/// A PostgreSQL server, as much of it as the server process may know.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Of the catalog's row.
+    pub id: ServerId,
+    /// Connection parameters without a login.
+    pub address: String,
+    /// Password of `cordon_app`, wrapped.
+    pub app_password: Vec<u8>,
+}
+
+/// A wrapped key.
+#[derive(Debug, Clone, Queryable)]
+pub struct WrappedKey {
+    /// `data`, `search`, `signing` or `binding`.
+    pub kind: String,
+    /// Of its kind.
+    pub version: i32,
+    /// As the KMS gave it.
+    pub wrapped: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Copy {
+    tenants: HashMap<TenantId, Arc<Tenant>>,
+    missed: HashMap<TenantId, Instant>,
+}
+
+/// The catalog, read.
+pub struct Catalog {
+    config: Config,
+    copy: RwLock<Copy>,
+    session: Mutex<Option<AsyncPgConnection>>,
+}
+
+impl Catalog {
+    /// A catalog behind `config`; nothing is read yet.
+    pub fn new(config: Config) -> Arc<Self> {
+        Arc::new(Self { config, copy: RwLock::default(), session: Mutex::new(None) })
+    }
+
+    /// The tenant, from memory where it is known, else from the catalog. `None`: there is no such tenant.
+    pub async fn tenant(&self, id: TenantId) -> Result<Option<Arc<Tenant>>> {
+        if let Some(known) = self.known(id) {
+            return Ok(known);
+        }
+        self.refresh(id).await
+    }
+
+    /// Reads the tenant anew, as after the fence said that its placement changed.
+    pub async fn refresh(&self, id: TenantId) -> Result<Option<Arc<Tenant>>> {
+        let mut reading = self.reading().await?;
+        let rows = tenant_rows(&mut reading.session, Some(id)).await;
+        let found = reading.done(rows)?.into_iter().next().map(Arc::new);
+        let mut copy = self.copy.write().unwrap_or_else(PoisonError::into_inner);
+        match &found {
+            Some(tenant) => {
+                copy.missed.remove(&id);
+                copy.tenants.insert(id, Arc::clone(tenant));
+            }
+            None => {
+                copy.tenants.remove(&id);
+                copy.missed.retain(|_, when| when.elapsed() < MISS_FLOOR);
+                copy.missed.insert(id, Instant::now());
+            }
+        }
+        Ok(found)
+    }
+
+    /// `Some(None)`: looked up a moment ago and not there.
+    fn known(&self, id: TenantId) -> Option<Option<Arc<Tenant>>> {
+        let copy = self.copy.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tenant) = copy.tenants.get(&id) {
+            return Some(Some(Arc::clone(tenant)));
+        }
+        copy.missed.get(&id).filter(|when| when.elapsed() < MISS_FLOOR).map(|_| None)
+    }
+
+    /// Every tenant, read anew.
+    pub async fn refresh_all(&self) -> Result<Vec<Arc<Tenant>>> {
+        let mut reading = self.reading().await?;
+        let rows = tenant_rows(&mut reading.session, None).await;
+        let all: Vec<_> = reading.done(rows)?.into_iter().map(Arc::new).collect();
+        let mut copy = self.copy.write().unwrap_or_else(PoisonError::into_inner);
+        *copy = Copy { tenants: all.iter().map(|tenant| (tenant.id, Arc::clone(tenant))).collect(), missed: HashMap::new() };
+        Ok(all)
+    }
+
+    /// A server by id.
+    pub async fn server(&self, id: ServerId) -> Result<Server> {
+        let mut reading = self.reading().await?;
+        let wanted = servers::table.select((servers::id, servers::address, servers::app_password)).filter(servers::id.eq(id));
+        let found = wanted.first(&mut reading.session).await.optional();
+        let (id, address, app_password) = reading.done(found)?.ok_or(Error::Unavailable)?;
+        Ok(Server { id, address, app_password })
+    }
+
+    /// The shared schema of each server, by the server's name: what the boot check looks at.
+    pub async fn shared_schemas(&self) -> Result<Vec<(String, ServerId, String)>> {
+        let mut reading = self.reading().await?;
+        let wanted = servers::table.select((servers::name, servers::id, servers::data_database)).order(servers::name);
+        let found = wanted.load(&mut reading.session).await;
+        reading.done(found)
+    }
+
+    /// Password of the login a placement has to itself, wrapped.
+    pub async fn own_password(&self, placement: PlacementId) -> Result<Vec<u8>> {
+        let mut reading = self.reading().await?;
+        let wanted = placements::table.select(placements::app_password).filter(placements::id.eq(placement));
+        let found: QueryResult<Option<Option<Vec<u8>>>> = wanted.first(&mut reading.session).await.optional();
+        reading.done(found)?.flatten().ok_or(Error::Unavailable)
+    }
+
+    /// All keys of a tenant, wrapped.
+    pub async fn tenant_keys(&self, tenant: TenantId) -> Result<Vec<WrappedKey>> {
+        let mut reading = self.reading().await?;
+        let wanted = wrapped_keys::table
+            .select((wrapped_keys::kind, wrapped_keys::version, wrapped_keys::wrapped))
+            .filter(wrapped_keys::tenant_id.eq(tenant.0));
+        let found = wanted.load(&mut reading.session).await;
+        reading.done(found)
+    }
+
+    /// The newest binding key of a database, wrapped.
+    pub async fn binding_key(&self, server: ServerId, database: &str) -> Result<WrappedKey> {
+        let mut reading = self.reading().await?;
+        let wanted = wrapped_keys::table
+            .select((wrapped_keys::kind, wrapped_keys::version, wrapped_keys::wrapped))
+            .filter(wrapped_keys::kind.eq("binding").and(wrapped_keys::server_id.eq(server.0)))
+            .filter(wrapped_keys::database_name.eq(database))
+            .order(wrapped_keys::version.desc());
+        let found = wanted.first(&mut reading.session).await.optional();
+        reading.done(found)?.ok_or(Error::Unavailable)
+    }
+
+    /// Counts an event that no verified tenant stands behind.
+    pub async fn security_event(&self, kind: &str, times: i64) -> Result<()> {
+        use diesel::sql_types::{BigInt, Text};
+        let mut reading = self.reading().await?;
+        let count = diesel::sql_query("select cordon_catalog.note_security_event($1, '', $2)");
+        let counted = count.bind::<Text, _>(kind).bind::<BigInt, _>(times).execute(&mut reading.session).await;
+        reading.done(counted).map(|_| ())
+    }
+
+    /// Listens for changes until the process ends; after every loss of the session everything is read anew.
+    pub async fn listen(self: Arc<Self>, on_change: impl Fn(Option<TenantId>) + Send + Sync + 'static) {
+        loop {
+            if let Err(error) = self.listen_once(&on_change).await {
+                tracing::warn!(error = %error, "Lost the catalog's notifications; trying again");
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    async fn listen_once(&self, on_change: &(impl Fn(Option<TenantId>) + Send + Sync)) -> Result<()> {
+        let mut session = self.connect().await?;
+        diesel::sql_query(format!("listen {CHANNEL}")).execute(&mut session).await.map_err(|error| classify(&error).error)?;
+        self.refresh_all().await?;
+        on_change(None);
+        let mut changes = pin!(session.notifications_stream());
+        while let Some(change) = changes.next().await {
+            let change = change.map_err(|error| classify(&error).error)?;
+            match change.payload.parse::<TenantId>() {
+                Ok(tenant) => {
+                    self.refresh(tenant).await?;
+                    on_change(Some(tenant));
+                }
+                Err(_) => {
+                    self.refresh_all().await?;
+                    on_change(None);
+                }
+            }
+        }
+        Err(Error::Unavailable)
+    }
+
+    /// The one session kept for reading, opened again when it was lost.
+    async fn reading(&self) -> Result<Reading<'_>> {
+        let mut slot = self.session.lock().await;
+        let kept = slot.take().and_then(|mut session| (!session.is_broken()).then_some(session));
+        let session = match kept {
+            Some(session) => session,
+            None => self.connect().await?,
+        };
+        Ok(Reading { slot, session })
+    }
+
+    async fn connect(&self) -> Result<AsyncPgConnection> {
+        let opened = tokio::time::timeout(Duration::from_secs(5), connect::open(&self.config)).await;
+        match opened {
+            Ok(Ok(session)) => Ok(session),
+            Ok(Err(error)) => {
+                tracing::warn!(error = %error, "The catalog's database is away");
+                Err(Error::Unavailable)
+            }
+            Err(_) => {
+                tracing::warn!("The catalog's database does not answer");
+                Err(Error::Unavailable)
+            }
+        }
+    }
+}
+
+/// The session is out of its slot while it is used: a cancelled caller drops it instead of leaving half an answer in it.
+struct Reading<'a> {
+    slot: MutexGuard<'a, Option<AsyncPgConnection>>,
+    session: AsyncPgConnection,
+}
+
+impl Reading<'_> {
+    fn done<T>(self, outcome: QueryResult<T>) -> Result<T> {
+        let Self { mut slot, session } = self;
+        match outcome {
+            Ok(rows) => {
+                *slot = Some(session);
+                Ok(rows)
+            }
+            Err(error) => {
+                tracing::warn!(error = %error, "The catalog could not be read");
+                Err(Error::Unavailable)
+            }
+        }
+    }
+}
+
+type TenantRow = (TenantId, String, String, String, String);
+type PlacementRow = (PlacementId, ServerId, String, String, String, i32);
+
+/// Tenants with their serving placement; all of them, or the one asked for.
+pub async fn tenant_rows(session: &mut AsyncPgConnection, only: Option<TenantId>) -> QueryResult<Vec<Tenant>> {
+    let mut query = tenants::table
+        .left_join(placements::table.on(placements::tenant_id.eq(tenants::id).and(placements::serving)))
+        .select((
+            (tenants::id, tenants::slug, tenants::name, tenants::plan, tenants::state),
+            (
+                placements::id,
+                placements::server_id,
+                placements::model,
+                placements::database_name,
+                placements::schema_name,
+                placements::generation,
+            )
+                .nullable(),
+        ))
+        .order(tenants::slug)
+        .into_boxed();
+    if let Some(id) = only {
+        query = query.filter(tenants::id.eq(id));
+    }
+    let rows: Vec<(TenantRow, Option<PlacementRow>)> = query.load(session).await?;
+    rows.into_iter().map(|(tenant, placement)| assemble(tenant, placement)).collect()
+}
+
+fn assemble((id, slug, name, plan, state): TenantRow, placement: Option<PlacementRow>) -> QueryResult<Tenant> {
+    let unreadable = |what: String| diesel::result::Error::DeserializationError(what.into());
+    let state: State = state.parse().map_err(unreadable)?;
+    let placement = placement
+        .map(|(id, server, model, database, schema, generation)| {
+            let model: Model = model.parse().map_err(unreadable)?;
+            let schema = schema.parse().map_err(|error: Error| unreadable(error.to_string()))?;
+            QueryResult::Ok(Placement { id, server, model, database, schema, generation })
+        })
+        .transpose()?;
+    Ok(Tenant { id, slug, name, plan, state, placement })
+}

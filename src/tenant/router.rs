@@ -1,0 +1,78 @@
+//! From a placement to a session with its database: which server, which login, which pool.
+//! Holds pools by login and database, never by tenant: what a session may see is the guard's business.
+
+use super::catalog::Catalog;
+use super::keys::KeyRing;
+use super::{Model, Placement, SchemaName, own_database_name};
+use crate::db::connect;
+use crate::db::pool::{Budget, Lease, LeaseError, Limits, Pool};
+use crate::error::{Error, Result};
+use crate::ids::{PlacementId, ServerId, TenantId};
+use secrecy::ExposeSecret;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+type Place = (ServerId, String);
+
+/// Pools of this process.
+pub struct Router {
+    catalog: Arc<Catalog>,
+    keys: Arc<KeyRing>,
+    limits: Limits,
+    budgets: Mutex<HashMap<ServerId, Arc<Budget>>>,
+    pools: Mutex<HashMap<Place, Arc<Pool>>>,
+}
+
+impl Router {
+    /// A router without pools yet.
+    pub fn new(catalog: Arc<Catalog>, keys: Arc<KeyRing>, limits: Limits) -> Arc<Self> {
+        Arc::new(Self { catalog, keys, limits, budgets: Mutex::default(), pools: Mutex::default() })
+    }
+
+    /// A clean session with the placement's database, under the login that runs its SQL.
+    pub async fn lease(&self, tenant: TenantId, placement: &Placement) -> Result<Lease> {
+        let place = (placement.server, placement.database.clone());
+        let own = (placement.model == Model::Database).then_some((tenant, placement.id));
+        self.lease_at(place, own, placement.schema.as_str()).await
+    }
+
+    /// A session with the database of shared and schema tenants, for the boot check.
+    pub async fn lease_shared(&self, server: ServerId, database: &str) -> Result<Lease> {
+        self.lease_at((server, database.to_owned()), None, SchemaName::shared().as_str()).await
+    }
+
+    async fn lease_at(&self, place: Place, own: Option<(TenantId, PlacementId)>, schema: &str) -> Result<Lease> {
+        let pool = self.pool(&place, own).await?;
+        pool.lease(schema).await.map_err(|error| {
+            tracing::warn!(error = %error, database = place.1, "No session with a tenant database");
+            // Its address or password may have changed: both are read again next time.
+            if error != LeaseError::Busy {
+                self.pools.lock().unwrap_or_else(PoisonError::into_inner).remove(&place);
+            }
+            Error::Unavailable
+        })
+    }
+
+    /// The pool of a database. `own`: the tenant that has it to itself, with the placement that holds its password.
+    async fn pool(&self, place: &Place, own: Option<(TenantId, PlacementId)>) -> Result<Arc<Pool>> {
+        if let Some(pool) = self.pools.lock().unwrap_or_else(PoisonError::into_inner).get(place) {
+            return Ok(Arc::clone(pool));
+        }
+        let server = self.catalog.server(place.0).await?;
+        let (login, password) = match own {
+            None => ("cordon_app".to_owned(), self.keys.app_password(server.id, &server.app_password).await?),
+            Some((tenant, placement)) => {
+                let wrapped = self.catalog.own_password(placement).await?;
+                (own_database_name(tenant), self.keys.own_password(placement, &wrapped).await?)
+            }
+        };
+        let address = server.address.into();
+        let mut config = connect::parse(&address).map_err(|error| Error::internal("A server's address is none", error))?;
+        config.dbname(&place.1).user(login).password(password.expose_secret());
+        let budget = Arc::clone(
+            self.budgets.lock().unwrap_or_else(PoisonError::into_inner).entry(server.id).or_insert_with(|| Budget::new(self.limits)),
+        );
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Arc::clone(pools.entry(place.clone()).or_insert_with(|| Arc::new(Pool::new(config, &budget)))))
+    }
+}
