@@ -204,7 +204,8 @@ impl Settings {
             }
         }
         let secrets = secret_files()?;
-        figment = figment.merge(Env::prefixed("CORDON__").filter(|key| !key.as_str().to_ascii_lowercase().ends_with("url_file")).split("__"));
+        figment =
+            figment.merge(Env::prefixed("CORDON__").filter(|key| !key.as_str().to_ascii_lowercase().ends_with("url_file")).split("__"));
         for (key, value) in secrets {
             figment = figment.merge((key, value));
         }
