@@ -4,6 +4,7 @@
 //! reads share one REPEATABLE READ transaction, opened when first needed. Nothing is ambient: a `Guard` and a `TenantTx` are values.
 //! No one else opens a tenant transaction, and what a guard read is answered only after `finish` has written who saw it.
 
+pub mod keeper;
 mod policy;
 mod ticket;
 mod tx;

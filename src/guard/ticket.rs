@@ -60,6 +60,13 @@ pub struct Actor {
 }
 
 impl Actor {
+    /// A command run by someone at the machine: the operating system vouches for the name.
+    pub fn command(tenant: TenantId, role: &str) -> Self {
+        let subject = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "unknown".into());
+        let (issuer, roles) = ("cordon:command".to_owned(), vec![role.to_owned()]);
+        Self { id: Self::id_of(tenant, &issuer, &subject), issuer, subject, name: None, on_behalf_of: None, roles }
+    }
+
     /// The id of `subject` at `issuer` in `tenant`: UUIDv8 over SHA-256.
     pub fn id_of(tenant: TenantId, issuer: &str, subject: &str) -> StaffId {
         let mut context = digest::Context::new(&digest::SHA256);

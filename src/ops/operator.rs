@@ -61,6 +61,11 @@ impl Operator {
         Ok(connect::open(&self.control).await?)
     }
 
+    /// Connection parameters of the control database.
+    pub fn control_config(&self) -> Config {
+        self.control.clone()
+    }
+
     /// All servers, oldest first.
     pub async fn servers(&self) -> Result<Vec<ServerRow>> {
         let mut control = self.control().await?;

@@ -2,6 +2,7 @@
 //! Every step looks whether it has been done; what was killed half way is finished by the same call.
 
 use super::log::Operation;
+use super::note_types;
 use super::migrate::{self, TEMPLATE};
 use super::operator::{Operator, ServerRow, fresh_password, set_password};
 use super::server::{allow_logins, bind_database, create_database, make_schema, target};
@@ -84,6 +85,8 @@ async fn build(
         make_schema(&mut session, schema).await?;
         migrate::run(operator, &target(server, database, schema, Set::Tenant), Direction::Up).await?;
     }
+    log.step(control, "note types").await?;
+    note_types::add(operator, server, tenant).await?;
     log.step(control, "open").await?;
     set_fence(&mut session, tenant.id, "active").await?;
     set_state(control, tenant.id, State::Active).await

@@ -6,8 +6,8 @@ create table staff (
   id uuid not null,
   issuer text,
   subject text,
-  source_key bytea,                     -- of an imported practitioner, who never logs in
-  source_hash bytea,
+  source_key bytea,                     -- of an imported practitioner, who never logs in: blind index of its resource id and name
+  identifier_key bytea,                 -- the same of an identifier and name: two sources give one number to different doctors
   name text,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
@@ -16,8 +16,9 @@ create table staff (
   primary key (tenant_id, id),
   unique (tenant_id, issuer, subject),
   unique (tenant_id, source_key),
+  unique (tenant_id, identifier_key),
   check ((issuer is null) = (subject is null)),
-  check (issuer is not null or source_key is not null)
+  check (issuer is not null or source_key is not null or identifier_key is not null)
 );
 create index on staff (tenant_id, changed_in);
 

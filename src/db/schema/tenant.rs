@@ -140,7 +140,7 @@ diesel::table! {
         issuer -> Nullable<Text>,
         subject -> Nullable<Text>,
         source_key -> Nullable<Bytea>,
-        source_hash -> Nullable<Bytea>,
+        identifier_key -> Nullable<Bytea>,
         name -> Nullable<Text>,
         created_at -> Timestamptz,
         updated_at -> Timestamptz,
