@@ -1,0 +1,41 @@
+//! Keys and what they do: sealing columns, blinding what must be found again, signing, and wrapping keys in the KMS.
+//! One provider, AWS-LC. Touches no database; key material is wiped when dropped and never printed.
+//! Everything hashed or authenticated here is framed: each part behind its length, so that two lists of parts never look alike.
+
+mod cipher;
+pub mod fields;
+mod keyfile;
+mod keys;
+mod kms;
+pub(crate) mod private_file;
+mod seal;
+mod terms;
+
+pub use keyfile::KeyFile;
+pub use keys::{TenantKeys, fresh_key};
+pub use kms::{KekId, Kms};
+pub use seal::{Field, Sealed};
+pub use terms::words;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+static INTEGRITY_FAILURES: AtomicU64 = AtomicU64::new(0);
+
+/// How many stored values failed to open in this process.
+pub fn integrity_failures() -> u64 {
+    INTEGRITY_FAILURES.load(Ordering::Relaxed)
+}
+
+fn count_integrity_failure() {
+    INTEGRITY_FAILURES.fetch_add(1, Ordering::Relaxed);
+}
+
+/// `parts`, each behind its length (u32, big endian).
+fn frame(parts: &[&[u8]]) -> Vec<u8> {
+    let mut framed = Vec::with_capacity(parts.iter().map(|part| part.len() + 4).sum());
+    for part in parts {
+        framed.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
+        framed.extend_from_slice(part);
+    }
+    framed
+}
