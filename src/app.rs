@@ -1,6 +1,6 @@
 //! What is built once at start and shared by every worker. Nothing here belongs to a tenant; caches in it are keyed by tenant id.
 
-use crate::auth::Verifier;
+use crate::auth::{self, Verifier};
 use crate::config::Settings;
 use crate::crypto::{KeyFile, Kms};
 use crate::db::connect;
@@ -54,7 +54,8 @@ impl App {
         let router = Router::new(Arc::clone(&catalog), Arc::clone(&keys), Limits::from(&settings.database));
         let events = Arc::new(SecurityEvents::default());
         let timeouts = Timeouts { statement_ms: settings.database.statement_timeout_ms, lock_ms: settings.database.lock_timeout_ms };
-        let door = Door::new(Arc::clone(&catalog), Arc::clone(&keys), Arc::clone(&router), Arc::clone(&events), policy, timeouts, boot_check);
+        let door =
+            Door::new(Arc::clone(&catalog), Arc::clone(&keys), Arc::clone(&router), Arc::clone(&events), policy, timeouts, boot_check);
         Ok(Arc::new(Self { settings, verifier, door, catalog, keys, router, events }))
     }
 
@@ -78,8 +79,11 @@ impl App {
     }
 }
 
-/// `serve` holds the reader's login and no other: an operator's or keeper's in its settings is a mistake worth stopping for.
-pub fn refuse_operator_logins(settings: &Settings) -> Result<(), StartError> {
+/// What `serve` must not be started with: an operator's or keeper's login, or, outside profile `dev`, the development issuer.
+pub fn refuse_unfit(settings: &Settings, profile: Option<&str>) -> Result<(), StartError> {
+    if profile != Some("dev") && settings.auth.issuers.iter().any(|issuer| issuer.issuer == auth::dev::ISSUER) {
+        return Err(StartError::Settings("the development issuer is for profile dev only".into()));
+    }
     if settings.catalog.operator_url.is_some() {
         return Err(StartError::Settings("catalog.operator_url must not be set for serve: it holds the reader's login only".into()));
     }

@@ -1,3 +1,3 @@
-//! The binary: the command line of `cordon`.
+//! The binary.
 
 fn main() {}

@@ -74,14 +74,14 @@ impl Rules {
             None | Some(Value::Null) => None,
             Some(name) => Some(name.as_str().filter(|name| is_line(name, LONGEST_NAME)).ok_or("name")?.to_owned()),
         };
-        let on_behalf_of = match claims.0.get("act") {
+        let acting = match claims.0.get("act") {
             None => None,
             Some(act) => {
                 let subject = act.get("sub").and_then(Value::as_str).filter(|subject| is_line(subject, LONGEST_SUBJECT));
                 Some(subject.ok_or("act")?.to_owned())
             }
         };
-        Ok(Principal { issuer: issuer.to_owned(), subject: subject.to_owned(), name, tenants, roles, on_behalf_of, expires_at })
+        Ok(Principal { issuer: issuer.to_owned(), subject: subject.to_owned(), name, tenants, roles, acting, expires_at })
     }
 
     /// Whether `aud`, one or an array, names us.

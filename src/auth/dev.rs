@@ -42,7 +42,7 @@ pub struct Claims {
     /// The roles.
     pub roles: Vec<String>,
     /// `act.sub`
-    pub on_behalf_of: Option<String>,
+    pub acting: Option<String>,
     /// From now to `exp`.
     pub lifetime: Duration,
 }
@@ -95,7 +95,7 @@ impl DevIssuer {
             "iat": now.timestamp(), "exp": (now + claims.lifetime).timestamp(),
         });
         let name = claims.name.iter().map(|name| ("name".to_owned(), json!(name)));
-        let act = claims.on_behalf_of.iter().map(|subject| ("act".to_owned(), json!({ "sub": subject })));
+        let act = claims.acting.iter().map(|subject| ("act".to_owned(), json!({ "sub": subject })));
         if let Some(body) = body.as_object_mut() {
             body.extend(name.chain(act));
         }

@@ -34,7 +34,7 @@ pub struct Principal {
     /// Its roles.
     pub roles: Vec<String>,
     /// `act.sub`: on whose behalf it acts.
-    pub on_behalf_of: Option<String>,
+    pub acting: Option<String>,
     /// When the token ends.
     pub expires_at: DateTime<Utc>,
 }

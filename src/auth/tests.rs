@@ -68,13 +68,13 @@ async fn a_genuine_token_names_its_principal() {
         name: Some("Ada O'Brien".into()),
         tenants: vec![desk.tenant, TenantId::new()],
         roles: vec!["clinician".into(), "records".into()],
-        on_behalf_of: Some("grace".into()),
+        acting: Some("grace".into()),
         lifetime: Duration::from_secs(43200),
     };
     let principal = desk.verifier.verify(&desk.issuer.mint(&claims).unwrap()).await.unwrap();
     assert_eq!((&principal.subject, &principal.name), (&claims.subject, &claims.name));
     assert_eq!((&principal.tenants, &principal.roles), (&claims.tenants, &claims.roles));
-    assert_eq!((principal.issuer.as_str(), principal.on_behalf_of), (ISSUER, claims.on_behalf_of));
+    assert_eq!((principal.issuer.as_str(), principal.acting), (ISSUER, claims.acting));
     assert!(principal.expires_at > Utc::now() + Duration::from_secs(43190));
     assert!(desk.with_claims(json!({ "aud": ["other", "cordon"], "nbf": Utc::now().timestamp() + 20 })).await.is_ok());
     assert!(desk.with_header(json!({ "typ": "application/at+jwt", "jku": "https://evil.example", "jwk": {} })).await.is_ok());

@@ -5,8 +5,8 @@ use diesel_async::AsyncPgConnection;
 use rustls_platform_verifier::BuilderVerifierExt;
 use secrecy::{ExposeSecret, SecretString};
 use std::sync::Arc;
-use tokio_postgres::config::Host;
 pub use tokio_postgres::Config;
+use tokio_postgres::config::Host;
 use tokio_postgres::{CancelToken, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -32,6 +32,16 @@ pub fn parse(url: &SecretString) -> Result<Config, ConnectError> {
     let mut config: Config = url.expose_secret().parse().map_err(|error: tokio_postgres::Error| ConnectError::Url(error.to_string()))?;
     config.application_name("cordon");
     Ok(config)
+}
+
+/// Where a server is, as a URL without who logs in; `None` where no host is named.
+pub fn address(config: &Config) -> Option<String> {
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    Some(match config.get_hosts().first()? {
+        Host::Unix(directory) => format!("postgres:///?host={}&port={port}", directory.display()),
+        Host::Tcp(name) if name.contains(':') => format!("postgres://[{name}]:{port}/"),
+        Host::Tcp(name) => format!("postgres://{name}:{port}/"),
+    })
 }
 
 /// Opens a session for diesel. Its driver runs as a task of the current runtime and ends with it.

@@ -5,8 +5,8 @@
 use super::connect::{self, ConnectError};
 use diesel::sql_types::{BigInt, Integer};
 use diesel::{QueryableByName, sql_query};
-use diesel_async::pooled_connection::PoolableConnection;
 use diesel_async::AsyncPgConnection;
+use diesel_async::pooled_connection::PoolableConnection;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};

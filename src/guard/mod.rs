@@ -103,7 +103,7 @@ impl Door {
             issuer: principal.issuer.clone(),
             subject: principal.subject.clone(),
             name: principal.name.clone(),
-            on_behalf_of: principal.on_behalf_of.clone(),
+            acting: principal.acting.clone(),
             roles: principal.roles.clone(),
         };
         Ok(Guard { door: Arc::clone(self), tenant, actor, info, read: OnceCell::new(), denied: Mutex::default() })

@@ -54,7 +54,7 @@ pub struct Actor {
     /// For people to read.
     pub name: Option<String>,
     /// Whose request a client passes on.
-    pub on_behalf_of: Option<String>,
+    pub acting: Option<String>,
     /// Checked words only: `[a-z_]`.
     pub roles: Vec<String>,
 }
@@ -64,7 +64,7 @@ impl Actor {
     pub fn command(tenant: TenantId, role: &str) -> Self {
         let subject = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "unknown".into());
         let (issuer, roles) = ("cordon:command".to_owned(), vec![role.to_owned()]);
-        Self { id: Self::id_of(tenant, &issuer, &subject), issuer, subject, name: None, on_behalf_of: None, roles }
+        Self { id: Self::id_of(tenant, &issuer, &subject), issuer, subject, name: None, acting: None, roles }
     }
 
     /// The id of `subject` at `issuer` in `tenant`: UUIDv8 over SHA-256.
@@ -106,7 +106,7 @@ impl Ticket<'_> {
 
     fn text(&self, kid: i32, expiry_ms: i64) -> String {
         let Self { tenant, generation, actor, purpose, request } = self;
-        let who = (&actor.issuer, &actor.subject, &actor.name, &actor.on_behalf_of);
+        let who = (&actor.issuer, &actor.subject, &actor.name, &actor.acting);
         let who = hex(&serde_json::to_vec(&who).unwrap_or_default());
         let roles: Vec<_> = actor.roles.iter().filter(|role| is_word(role)).map(String::as_str).collect();
         let (roles, purpose, id) = (roles.join(","), purpose.as_str(), actor.id);

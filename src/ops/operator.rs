@@ -4,7 +4,7 @@
 use super::{OpsError, Result};
 use crate::config::Settings;
 use crate::crypto::{KekId, KeyFile, Kms, fresh_key};
-use crate::db::connect;
+use crate::db::connect::{self, Config};
 use crate::db::schema::catalog::servers;
 use crate::ids::ServerId;
 use crate::tenant::keys::context;
@@ -13,7 +13,6 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use secrecy::{ExposeSecret, SecretString};
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio_postgres::Config;
 
 /// A PostgreSQL server with all its logins.
 #[derive(Debug, Clone, Queryable, Selectable)]

@@ -2,8 +2,8 @@
 //! Every step looks whether it has been done; what was killed half way is finished by the same call.
 
 use super::log::Operation;
-use super::note_types;
 use super::migrate::{self, TEMPLATE};
+use super::note_types;
 use super::operator::{Operator, ServerRow, fresh_password, set_password};
 use super::server::{allow_logins, bind_database, create_database, make_schema, target};
 use super::{OpsError, Result};

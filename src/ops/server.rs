@@ -6,7 +6,7 @@ use super::migrate::{self, TEMPLATE, Target};
 use super::operator::{Operator, ServerRow, fresh_password, set_password};
 use super::{OpsError, Result};
 use crate::crypto::{KekId, fresh_key};
-use crate::db::connect;
+use crate::db::connect::{self, Config};
 use crate::db::migrate::{Direction, Set};
 use crate::db::schema::catalog::{servers, wrapped_keys};
 use crate::ids::ServerId;
@@ -15,8 +15,6 @@ use diesel::prelude::*;
 use diesel::sql_types::{Binary, Integer, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use secrecy::SecretString;
-use tokio_postgres::Config;
-use tokio_postgres::config::Host;
 use uuid::Uuid;
 
 /// Roles of a server; idempotent.
@@ -49,9 +47,7 @@ async fn prepare(
 
     log.step(control, "passwords").await?;
     let server = register(operator, control, name, &address_of(admin)?, operator_password).await?;
-    for (login, kind, wrapped) in
-        [("cordon_app", "app", &server.app_password), ("cordon_keeper", "keeper", &server.keeper_password)]
-    {
+    for (login, kind, wrapped) in [("cordon_app", "app", &server.app_password), ("cordon_keeper", "keeper", &server.keeper_password)] {
         set_password(&mut superuser, login, &operator.password(kind, server.id, wrapped).await?).await?;
     }
 
@@ -118,9 +114,9 @@ pub(super) async fn make_database(superuser: &mut AsyncPgConnection, admin: &Con
 
 /// Creates a database that is not there, open to nobody.
 pub(super) async fn create_database(session: &mut AsyncPgConnection, name: &str, template: Option<&str>) -> Result<()> {
-    let there: i64 = diesel::select(diesel::dsl::sql::<diesel::sql_types::BigInt>("(select count(*) from pg_database where datname = ")
-        .bind::<Text, _>(name)
-        .sql(")"))
+    let there: i64 = diesel::select(
+        diesel::dsl::sql::<diesel::sql_types::BigInt>("(select count(*) from pg_database where datname = ").bind::<Text, _>(name).sql(")"),
+    )
     .get_result(session)
     .await?;
     if there == 0 {
@@ -153,12 +149,7 @@ pub(super) async fn make_schema(session: &mut AsyncPgConnection, schema: &str) -
 }
 
 /// Gives a database its binding key: first wrapped into the catalog, then into the database.
-pub(super) async fn bind_database(
-    operator: &Operator,
-    control: &mut AsyncPgConnection,
-    server: &ServerRow,
-    database: &str,
-) -> Result<()> {
+pub(super) async fn bind_database(operator: &Operator, control: &mut AsyncPgConnection, server: &ServerRow, database: &str) -> Result<()> {
     const VERSION: i32 = 1;
     let about = context("binding", format_args!("{}/{database}", server.id), VERSION);
     let fresh = operator.kms.wrap(KekId::System, &about, &fresh_key()).await?;
@@ -195,19 +186,13 @@ pub(super) fn target(server: &ServerRow, database: &str, schema: &str, set: Set)
     Target { server: Some(server.clone()), database: database.into(), schema: schema.into(), set, slug: None }
 }
 
+/// Where a server is, without who logs in.
+pub(super) fn address_of(config: &Config) -> Result<String> {
+    connect::address(config).ok_or_else(|| OpsError::Usage("the URL names no host".into()))
+}
+
 pub(super) async fn open_as_admin(admin: &Config, database: &str) -> Result<AsyncPgConnection> {
     let mut config = admin.clone();
     config.dbname(database);
     Ok(connect::open(&config).await?)
-}
-
-/// Where a server is, without who logs in.
-pub fn address_of(config: &Config) -> Result<String> {
-    let port = config.get_ports().first().copied().unwrap_or(5432);
-    match config.get_hosts().first() {
-        Some(Host::Unix(directory)) => Ok(format!("postgres:///?host={}&port={port}", directory.display())),
-        Some(Host::Tcp(name)) if name.contains(':') => Ok(format!("postgres://[{name}]:{port}/")),
-        Some(Host::Tcp(name)) => Ok(format!("postgres://{name}:{port}/")),
-        None => Err(OpsError::Usage("the URL names no host".into())),
-    }
 }

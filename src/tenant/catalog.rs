@@ -2,7 +2,7 @@
 //! Reads as `cordon_catalog_reader`. A copy that is stale is harmless: the fence in the tenant's database has the last word.
 
 use super::{Model, Placement, State, Tenant};
-use crate::db::connect;
+use crate::db::connect::{self, Config};
 use crate::db::fault::classify;
 use crate::db::schema::catalog::{placements, servers, tenants, wrapped_keys};
 use crate::error::{Error, Result};
@@ -16,7 +16,6 @@ use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, MutexGuard};
-use tokio_postgres::Config;
 
 /// The channel on which changes are told. A payload is a tenant's id, or empty for "look at everything".
 pub const CHANNEL: &str = "cordon_catalog";

@@ -18,7 +18,10 @@ fn prove(path: &str, wanted: &str) {
 #[tokio::test]
 async fn table_definitions_are_fresh() {
     let site = Site::shared().await;
-    prove("src/db/schema/tenant.rs", &tables(site, "cordon_data", "shared", "", "Tables of a tenant schema, unqualified: placement decides through search_path.").await);
+    prove(
+        "src/db/schema/tenant.rs",
+        &tables(site, "cordon_data", "shared", "", "Tables of a tenant schema, unqualified: placement decides through search_path.").await,
+    );
     let about = "Tables of the catalog, always qualified.";
     prove("src/db/schema/catalog.rs", &tables(site, "cordon_control", "cordon_catalog", "cordon_catalog.", about).await);
 }
@@ -39,7 +42,9 @@ async fn tables(site: &Site, database: &str, schema: &str, prefix: &str, about: 
         )
         .await
         .unwrap();
-    let mut text = format!("//! {about}\n//! Written by `UPDATE=1 cargo test fresh` from a migrated database; columns of type xid8 are the database's own and left out.\n");
+    let mut text = format!(
+        "//! {about}\n//! Written by `UPDATE=1 cargo test fresh` from a migrated database; columns of type xid8 are the database's own and left out.\n"
+    );
     let mut names: Vec<String> = Vec::new();
     for row in &rows {
         let (table, column, kind, required): (String, String, String, bool) = (row.get(0), row.get(1), row.get(2), row.get(3));

@@ -2,6 +2,8 @@
 #![cfg(test)]
 
 mod cluster;
+mod fresh;
+mod site;
 mod tidy;
 
 use cordon::db::cluster::{Cluster, Durability, Options};

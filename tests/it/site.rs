@@ -7,12 +7,11 @@ use cordon::config::Settings;
 use cordon::db::cluster::Cluster;
 use cordon::guard::{Actor, BootCheck};
 use cordon::ids::TenantId;
+use cordon::ops::init;
 use cordon::ops::operator::Operator;
 use cordon::ops::provision::{self, NewTenant};
-use cordon::ops::init;
 use cordon::tenant::{Model, Tenant};
 use secrecy::ExposeSecret;
-use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -43,7 +42,7 @@ impl Site {
         let admin: tokio_postgres::Config = cluster.superuser_url("postgres").expose_secret().parse().unwrap();
         let directory = run_dir().join(name);
         let made = init::run(&admin, &directory).await.unwrap();
-        let issuer = DevIssuer::open(&directory).unwrap();
+        let issuer = DevIssuer::open(&directory, "cordon").unwrap();
         let settings = Settings::load(Some(&profile(&directory, &made.key_file, &issuer)), Some("test")).unwrap();
         let operator = Operator::new(&settings).unwrap();
         Self { directory, settings, operator, issuer, admin }
@@ -69,15 +68,10 @@ impl Site {
         App::new(self.server_settings(), boot_check).unwrap()
     }
 
-    /// A server of the test's own on a free port.
-    pub fn serve(&self, boot_check: BootCheck) -> Server<'_> {
-        Server::start(self, self.server_settings(), boot_check)
-    }
-
     /// A token.
     pub fn token(&self, tenants: &[TenantId], role: &str, subject: &str) -> String {
         let claims = Claims {
-            audience: self.settings.auth.audience.clone(),
+            acting: None,
             tenants: tenants.to_vec(),
             roles: vec![role.into()],
             subject: subject.into(),
@@ -102,7 +96,7 @@ pub fn actor(tenant: TenantId, role: &str) -> Actor {
         issuer: "test".into(),
         subject: "someone".into(),
         name: Some("Some One".into()),
-        on_behalf_of: None,
+        acting: None,
         roles: vec![role.into()],
     }
 }
@@ -117,69 +111,16 @@ pub async fn open(config: &tokio_postgres::Config) -> tokio_postgres::Client {
 fn profile(directory: &Path, key_file: &Path, issuer: &DevIssuer) -> PathBuf {
     let url = |file: &str| {
         let text = std::fs::read_to_string(directory.join(file)).unwrap();
-        text.lines().find_map(|line| line.strip_prefix("CORDON__CATALOG__")?.split_once('=').map(|(_, url)| url.trim_matches('\'').to_owned())).unwrap()
+        text.lines()
+            .find_map(|line| line.strip_prefix("CORDON__CATALOG__")?.split_once('=').map(|(_, url)| url.trim_matches('\'').to_owned()))
+            .unwrap()
     };
     let settings = serde_json::json!({
         "http": { "bind": "127.0.0.1:0", "workers": 2, "domain": "notes.test" },
         "catalog": { "url": url("server.env"), "operator_url": url("operator.env") },
         "keys": { "file": key_file },
-        "auth": { "issuers": [{ "issuer": issuer.name(), "jwks_file": issuer.jwks_path(), "algorithms": ["ES256"] }] },
+        "auth": { "issuers": [{ "issuer": cordon::auth::dev::ISSUER, "jwks_file": issuer.jwks_path(), "algorithms": ["ES256"] }] },
     });
     std::fs::write(directory.join("test.yaml"), settings.to_string()).unwrap();
     directory.to_path_buf()
-}
-
-/// A server that answers until it is dropped.
-pub struct Server<'a> {
-    pub site: &'a Site,
-    pub app: Arc<App>,
-    pub url: String,
-    handle: actix_web::dev::ServerHandle,
-    pub http: reqwest::Client,
-}
-
-impl<'a> Server<'a> {
-    fn start(site: &'a Site, settings: Settings, boot_check: BootCheck) -> Self {
-        let app = App::new(settings, boot_check).unwrap();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/graphql", listener.local_addr().unwrap());
-        let (send, receive) = std::sync::mpsc::channel();
-        let served = Arc::clone(&app);
-        // A runtime of its own: it outlives the test's.
-        std::thread::spawn(move || {
-            actix_web::rt::System::new().block_on(async move {
-                served.run_beside();
-                let server = cordon::http::serve(served, listener).unwrap();
-                send.send(server.handle()).unwrap();
-                server.await.unwrap();
-            });
-        });
-        let handle = receive.recv().unwrap();
-        Self { site, app, url, handle, http: reqwest::Client::new() }
-    }
-
-    /// A query as someone of one tenant; the answer's status and body.
-    pub async fn ask(&self, token: &str, query: &str, variables: Value) -> (u16, Value) {
-        let answer = self.post(token).json(&serde_json::json!({ "query": query, "variables": variables })).send().await.unwrap();
-        let status = answer.status().as_u16();
-        (status, answer.json().await.unwrap())
-    }
-
-    /// A request to be finished by the caller.
-    pub fn post(&self, token: &str) -> reqwest::RequestBuilder {
-        self.http.post(&self.url).bearer_auth(token).header("accept", "application/graphql-response+json")
-    }
-
-    /// A query that must succeed; its data.
-    pub async fn data(&self, token: &str, query: &str, variables: Value) -> Value {
-        let (status, mut body) = self.ask(token, query, variables).await;
-        assert_eq!((status, body.get("errors")), (200, None), "{body}");
-        body["data"].take()
-    }
-}
-
-impl Drop for Server<'_> {
-    fn drop(&mut self) {
-        drop(self.handle.stop(false));
-    }
 }

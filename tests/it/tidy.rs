@@ -17,8 +17,8 @@ const ROWS: [&[&str]; 10] = [
     &["http"],
     &["main", "cli"],
 ];
-/// What may know its own row: the binary hands its arguments to the commands.
-const SAME_ROW: [(&str, &str); 1] = [("main", "cli")];
+/// What may know its own row: the binary hands its arguments to the commands, and what is built at start includes the guard's door.
+const SAME_ROW: [(&str, &str); 2] = [("main", "cli"), ("app", "guard")];
 
 /// Third-party crates, and the only paths that may name them.
 const HOMES: [(&str, &[&str]); 9] = [

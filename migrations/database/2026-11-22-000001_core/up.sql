@@ -198,7 +198,7 @@ begin
     return null;
   end if;
   execute format(
-    'insert into %I.audit_log (tenant_id, principal_id, issuer, subject, name, on_behalf_of, roles, purpose, request_id,
+    'insert into %I.audit_log (tenant_id, principal_id, issuer, subject, name, acting, roles, purpose, request_id,
        action, resource_type, patient_id, resource_ids)
      select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, c.%2$I, array_agg(c.id) from changed c group by c.%2$I', tg_table_schema, patient)
     using me[5]::uuid, me[6]::uuid, actor->>0, actor->>1, actor->>2, actor->>3, string_to_array(me[7], ','), me[8], me[9]::uuid,

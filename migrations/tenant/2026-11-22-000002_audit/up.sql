@@ -10,7 +10,7 @@ create table audit_log (
   issuer text,
   subject text,
   name text,
-  on_behalf_of text,
+  acting text,
   roles text[] not null,
   purpose text not null,
   request_id uuid not null,
@@ -61,7 +61,7 @@ begin
       actor jsonb := convert_from(decode(me[10], 'hex'), 'utf8')::jsonb;
       stored int;
     begin
-      insert into %1$I.audit_log (tenant_id, principal_id, issuer, subject, name, on_behalf_of, roles, purpose, request_id,
+      insert into %1$I.audit_log (tenant_id, principal_id, issuer, subject, name, acting, roles, purpose, request_id,
           trace_id, ip, user_agent, action, outcome, resource_type, patient_id, resource_ids, fields, detail_sealed)
         select me[5]::uuid, me[6]::uuid, actor->>0, actor->>1, actor->>2, actor->>3, string_to_array(me[7], ','), me[8], me[9]::uuid,
           r.trace_id, r.ip, r.user_agent, r.action, coalesce(r.outcome, 'success'), r.resource_type, r.patient_id,

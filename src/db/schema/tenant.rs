@@ -10,7 +10,7 @@ diesel::table! {
         issuer -> Nullable<Text>,
         subject -> Nullable<Text>,
         name -> Nullable<Text>,
-        on_behalf_of -> Nullable<Text>,
+        acting -> Nullable<Text>,
         roles -> Array<Text>,
         purpose -> Text,
         request_id -> Uuid,

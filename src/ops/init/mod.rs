@@ -6,6 +6,7 @@ use super::operator::{Operator, fresh_password, set_password};
 use super::server::{self, make_database, open_as_admin};
 use super::{OpsError, Result};
 use crate::crypto::{KeyFile, Kms};
+use crate::db::connect::Config;
 use crate::db::migrate::{Direction, Set};
 use diesel_async::SimpleAsyncConnection;
 use secrecy::{ExposeSecret, SecretString};
@@ -13,7 +14,6 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio_postgres::Config;
 
 /// Name under which the first server is registered.
 pub const FIRST_SERVER: &str = "main";
@@ -63,7 +63,12 @@ pub async fn run(admin: &Config, directory: &Path) -> Result<Made> {
 /// What `init` runs as superuser, for a DBA to read first; databases are made beside it.
 pub fn sql() -> String {
     let databases = [CONTROL, server::DATA, migrate::TEMPLATE];
-    let make: String = databases.iter().map(|name| format!("create database {name} owner cordon_owner allow_connections false;\nrevoke all on database {name} from public;\n")).collect();
+    let make: String = databases
+        .iter()
+        .map(|name| {
+            format!("create database {name} owner cordon_owner allow_connections false;\nrevoke all on database {name} from public;\n")
+        })
+        .collect();
     let take_back: String = databases.iter().map(|name| format!("-- in database {name}:\n{}", server::PUBLIC)).collect();
     format!("{}\n{make}\n{take_back}", server::ROLES)
 }
@@ -74,7 +79,9 @@ fn write_env(path: &Path, key_file: &Path, variable: &str, login: &str, address:
         let url = text.lines().find_map(|line| line.strip_prefix(variable)?.strip_prefix("="));
         let config = url.and_then(|url| url.trim_matches('\'').parse::<Config>().ok());
         let password = config.and_then(|config| config.get_password().map(<[u8]>::to_vec)).and_then(|bytes| String::from_utf8(bytes).ok());
-        return password.map(SecretString::from).ok_or_else(|| OpsError::Refused(format!("{} is there but holds no {variable}", path.display())));
+        return password
+            .map(SecretString::from)
+            .ok_or_else(|| OpsError::Refused(format!("{} is there but holds no {variable}", path.display())));
     }
     let password = fresh_password();
     let url = address.replacen("postgres://", &format!("postgres://{login}:{}@", password.expose_secret()), 1);
