@@ -1,0 +1,151 @@
+//! Connections: `first`/`after` and `last`/`before` to a page of a list, rows to edges. Nothing is counted: one row more than asked for
+//! tells whether there is a next page.
+
+use super::cursor::List;
+use crate::crypto::TenantKeys;
+use crate::error::{Error, Result};
+use crate::model::{From, Page, Placed};
+use async_graphql::OutputType;
+use async_graphql::connection::{Connection, Edge};
+
+/// Rows of a page when the client does not say.
+pub const DEFAULT_PAGE: usize = 20;
+/// Rows of a page at most.
+pub const MAX_PAGE: usize = 200;
+
+/// What a client asks of a list.
+#[derive(Debug, Clone, Default)]
+pub struct Ask {
+    /// That many from the newest end.
+    pub first: Option<i32>,
+    /// After this cursor.
+    pub after: Option<String>,
+    /// That many from the oldest end.
+    pub last: Option<i32>,
+    /// Before this cursor.
+    pub before: Option<String>,
+}
+
+impl Ask {
+    /// The page, or which argument is wrong.
+    pub fn page(&self, list: &List, keys: &TenantKeys) -> Result<Page> {
+        let (from, size) = match (self.first, self.last) {
+            (Some(_), Some(_)) => return Err(Error::invalid("last", "give first or last, not both")),
+            (None, Some(last)) => (From::Oldest, size("last", last)?),
+            (Some(first), None) => (From::Newest, size("first", first)?),
+            (None, None) => (From::Newest, DEFAULT_PAGE),
+        };
+        let place = |field, cursor: &Option<String>| cursor.as_ref().map(|cursor| list.place(keys, field, cursor)).transpose();
+        Ok(Page { from, size, after: place("after", &self.after)?, before: place("before", &self.before)? })
+    }
+}
+
+/// What a page may cost: each child once a row. A size that will be refused costs nothing more.
+pub fn cost(first: Option<i32>, last: Option<i32>, child: usize) -> usize {
+    let rows = match first.or(last) {
+        None => DEFAULT_PAGE,
+        Some(rows) => usize::try_from(rows).ok().filter(|rows| *rows <= MAX_PAGE).unwrap_or_default(),
+    };
+    rows.max(1).saturating_mul(child).saturating_add(1)
+}
+
+/// The rows of a page, in any order and with the one too many, as edges: newest first.
+pub fn connection<R, N>(list: &List, keys: &TenantKeys, page: &Page, mut rows: Vec<R>, wrap: impl Fn(R) -> N) -> Connection<String, N>
+where
+    R: Placed,
+    N: OutputType,
+{
+    rows.sort_unstable_by_key(|row| std::cmp::Reverse(row.place()));
+    let more = rows.len() > page.size;
+    let (has_previous, has_next) = match page.from {
+        From::Newest => {
+            rows.truncate(page.size);
+            (page.after.is_some(), more)
+        }
+        From::Oldest => {
+            rows.drain(..rows.len().saturating_sub(page.size));
+            (more, page.before.is_some())
+        }
+    };
+    let mut connection = Connection::new(has_previous, has_next);
+    connection.edges.extend(rows.into_iter().map(|row| Edge::new(list.cursor(keys, row.place()), wrap(row))));
+    connection
+}
+
+fn size(field: &'static str, rows: i32) -> Result<usize> {
+    match usize::try_from(rows) {
+        Ok(rows) if rows <= MAX_PAGE => Ok(rows),
+        _ => Err(Error::invalid(field, format!("between 0 and {MAX_PAGE}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cursor::tests::keys;
+    use super::*;
+    use crate::model::Place;
+    use chrono::DateTime;
+    use uuid::Uuid;
+
+    struct Row(i64);
+
+    impl Placed for Row {
+        fn place(&self) -> Place {
+            Place { at: DateTime::from_timestamp_micros(self.0).unwrap(), id: Uuid::nil() }
+        }
+    }
+
+    const LIST: List = List { name: "Patient.notes", parent: Uuid::nil() };
+
+    fn page(ask: &Ask) -> Result<Page> {
+        ask.page(&LIST, &keys())
+    }
+
+    #[test]
+    fn page_sizes_have_bounds_and_one_direction() {
+        assert_eq!(page(&Ask::default()).map(|page| page.size), Ok(20));
+        assert_eq!(page(&Ask { first: Some(0), ..Ask::default() }).map(|page| page.size), Ok(0));
+        assert_eq!(page(&Ask { last: Some(200), ..Ask::default() }).map(|page| (page.from, page.size)), Ok((From::Oldest, 200)));
+        let field = |ask| match page(&ask) {
+            Err(Error::Invalid { field, .. }) => field,
+            other => panic!("{other:?}"),
+        };
+        for size in [-1, 201, i32::MAX, i32::MIN] {
+            assert_eq!(field(Ask { first: Some(size), ..Ask::default() }), "first");
+            assert_eq!(field(Ask { last: Some(size), ..Ask::default() }), "last");
+        }
+        assert_eq!(field(Ask { first: Some(1), last: Some(1), ..Ask::default() }), "last");
+        assert_eq!(field(Ask { after: Some("x".into()), ..Ask::default() }), "after");
+        assert_eq!(field(Ask { before: Some(String::new()), ..Ask::default() }), "before");
+    }
+
+    #[test]
+    fn one_row_too_many_tells_of_a_next_page() {
+        let keys = keys();
+        let shown = |page: &Page, rows: &[i64]| {
+            let connection = connection(&LIST, &keys, page, rows.iter().map(|at| Row(*at)).collect(), |row| row.0);
+            let nodes: Vec<_> = connection.edges.iter().map(|edge| edge.node).collect();
+            (nodes, connection.has_previous_page, connection.has_next_page)
+        };
+        let newest = Page { from: From::Newest, size: 2, after: None, before: None };
+        assert_eq!(shown(&newest, &[1, 3, 2]), (vec![3, 2], false, true));
+        assert_eq!(shown(&newest, &[1, 2]), (vec![2, 1], false, false));
+        assert_eq!(shown(&Page { after: Some(Row(9).place()), ..newest }, &[1]), (vec![1], true, false));
+        assert_eq!(shown(&Page { size: 0, ..newest }, &[1]), (vec![], false, true));
+        let oldest = Page { from: From::Oldest, ..newest };
+        assert_eq!(shown(&oldest, &[1, 3, 2]), (vec![2, 1], true, false));
+        assert_eq!(shown(&Page { before: Some(Row(0).place()), ..oldest }, &[3, 4]), (vec![4, 3], false, true));
+        assert_eq!(shown(&newest, &[]), (vec![], false, false));
+    }
+
+    #[test]
+    fn a_list_costs_its_page() {
+        assert_eq!(cost(None, None, 3), 61);
+        assert_eq!(cost(Some(10), None, 3), 31);
+        assert_eq!(cost(None, Some(200), 3), 601);
+        assert_eq!(cost(Some(0), None, 3), 4);
+        assert_eq!(cost(Some(-5), None, 3), 4);
+        assert_eq!(cost(Some(i32::MAX), None, 3), 4);
+        assert_eq!(cost(Some(200), None, usize::MAX), usize::MAX);
+    }
+}

@@ -1,0 +1,93 @@
+//! What a resolver has of its request: the guard, the loaders, the fields that were asked for; and the two moves every read makes:
+//! be admitted, and say what was disclosed. Holds nothing itself and nothing that outlives the request.
+
+use super::loaders::Loaders;
+use crate::audit::{Disclosure, Outcome};
+use crate::error::{Error, Result};
+use crate::guard::{Guard, TenantTx};
+use crate::ids::PatientId;
+use async_graphql::{Context, Lookahead};
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// A kind of record, as the audit log names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Record {
+    /// A patient.
+    Patient,
+    /// An encounter.
+    Encounter,
+    /// A clinical note.
+    Note,
+}
+
+impl Record {
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Patient => ("patient.read", "patient"),
+            Self::Encounter => ("encounter.read", "encounter"),
+            Self::Note => ("note.read", "note"),
+        }
+    }
+
+    /// The fields of its type. What is not here is not in the audit log, so a test compares them with the schema.
+    pub fn fields(self) -> &'static [&'static str] {
+        match self {
+            Self::Patient => {
+                &["id", "identifiers", "name", "birthDate", "sex", "deceasedAt", "encounters", "notes", "version", "createdAt", "updatedAt"]
+            }
+            Self::Encounter => &["id", "patient", "class", "status", "reason", "startedAt", "endedAt", "notes", "version"],
+            Self::Note => &["id", "patient", "encounter", "type", "status", "title", "body", "author", "authoredAt", "signedAt", "version"],
+        }
+    }
+
+    /// Records of one patient go out with these fields.
+    pub fn found(self, tx: &TenantTx, patient: PatientId, resource_ids: Vec<Uuid>, fields: Fields) {
+        if !resource_ids.is_empty() {
+            let (action, resource_type) = self.names();
+            let (patient, outcome) = (Some(patient), Outcome::Success);
+            tx.disclose(Disclosure { action, patient, resource_type, resource_ids, fields, outcome });
+        }
+    }
+
+    /// A record was asked for that is not the tenant's, or not the caller's to see.
+    pub fn not_found(self, tx: &TenantTx, resource_ids: Vec<Uuid>) {
+        let (action, resource_type) = self.names();
+        tx.disclose(Disclosure { action, patient: None, resource_type, resource_ids, fields: Vec::new(), outcome: Outcome::NotFound });
+    }
+
+    /// Which of its fields were asked for of this object.
+    pub fn selected(self, ctx: &Context<'_>) -> Fields {
+        self.among(&[ctx.look_ahead()])
+    }
+
+    /// Which of its fields were asked for of this connection's nodes.
+    pub fn selected_of_nodes(self, ctx: &Context<'_>) -> Fields {
+        self.among(&[ctx.look_ahead().field("edges").field("node"), ctx.look_ahead().field("nodes")])
+    }
+
+    fn among(self, places: &[Lookahead<'_>]) -> Fields {
+        let asked = |field: &&str| places.iter().any(|place| place.field(field).exists());
+        self.fields().iter().copied().filter(asked).collect()
+    }
+}
+
+/// Names of fields, as the audit log keeps them.
+pub type Fields = Vec<&'static str>;
+
+/// The guard of this request.
+pub fn guard<'a>(ctx: &Context<'a>) -> Result<&'a Guard> {
+    ctx.data::<Arc<Guard>>().map(Arc::as_ref).map_err(|_| Error::internal("no guard in the request", ""))
+}
+
+/// The loaders of this request.
+pub fn loaders<'a>(ctx: &Context<'a>) -> Result<&'a Loaders> {
+    ctx.data::<Loaders>().map_err(|_| Error::internal("no loaders in the request", ""))
+}
+
+/// The tenant's transaction, for an operation the caller's roles allow. The guard records a refusal.
+pub async fn admit<'a>(ctx: &Context<'a>, operation: &'static str) -> Result<&'a TenantTx> {
+    let guard = guard(ctx)?;
+    guard.may(operation)?;
+    guard.read().await
+}

@@ -1,0 +1,157 @@
+//! Encounters and their notes, over the rows of `model::encounter`.
+
+use super::connection::{self, Ask};
+use super::context::{Record, admit, guard, loaders};
+use super::cursor::List;
+use super::ids::{self, Kind};
+use super::loaders::PageOf;
+use super::note::{self, ClinicalNote};
+use super::patient::Patient;
+use super::scalars::DateTime;
+use crate::error::{Error, Result};
+use crate::ids::EncounterId;
+use crate::model::encounter as rows;
+use async_graphql::connection::Connection;
+use async_graphql::{Context, Enum, ID, Object};
+use std::sync::Arc;
+
+/// Encounters.
+#[derive(Default)]
+pub struct EncounterQuery;
+
+#[Object]
+impl EncounterQuery {
+    /// The encounter of this id; null when there is none in this organisation.
+    #[graphql(complexity = "5 + child_complexity")]
+    async fn encounter(&self, ctx: &Context<'_>, #[graphql(desc = "Id of an encounter.")] id: ID) -> Result<Option<Encounter>> {
+        let id = ids::encounter("id", &id)?;
+        Encounter::by_id(ctx, id).await
+    }
+}
+
+/// An encounter of one patient: a visit, a stay, a call.
+pub enum Encounter {
+    /// With the row.
+    Read(Arc<rows::Encounter>),
+    /// Nothing but the id was asked for, so nothing was read.
+    Named(EncounterId),
+}
+
+/// An encounter of one patient: a visit, a stay, a call.
+#[Object]
+impl Encounter {
+    /// The encounter's id.
+    pub async fn id(&self) -> ID {
+        ids::encode(Kind::Encounter, self.key().0)
+    }
+
+    /// Whose encounter it is.
+    async fn patient(&self, ctx: &Context<'_>) -> Result<Patient> {
+        Patient::linked(ctx, self.row()?.patient_id).await
+    }
+
+    /// Class, by HL7's codes: AMB, EMER, IMP, …
+    async fn class(&self) -> Result<Option<&str>> {
+        Ok(self.row()?.class.as_deref())
+    }
+
+    /// Where it stands.
+    async fn status(&self) -> Result<EncounterStatus> {
+        Ok(self.row()?.status.into())
+    }
+
+    /// Why the patient came.
+    async fn reason(&self, ctx: &Context<'_>) -> Result<Option<String>> {
+        self.row()?.reason(guard(ctx)?.read().await?.keys())
+    }
+
+    /// When it began.
+    async fn started_at(&self) -> Result<Option<DateTime>> {
+        Ok(self.row()?.started_at.map(DateTime))
+    }
+
+    /// When it ended.
+    async fn ended_at(&self) -> Result<Option<DateTime>> {
+        Ok(self.row()?.ended_at.map(DateTime))
+    }
+
+    /// The notes written for it, newest first.
+    #[graphql(complexity = "connection::cost(first, last, child_complexity)")]
+    async fn notes(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "How many from the newest on; 20 when nothing is said, at most 200.")] first: Option<i32>,
+        #[graphql(desc = "Only what comes after this cursor.")] after: Option<String>,
+        #[graphql(desc = "How many from the oldest on.")] last: Option<i32>,
+        #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
+    ) -> Result<Connection<String, ClinicalNote>> {
+        let tx = admit(ctx, "Encounter.notes").await?;
+        let list = List { name: "Encounter.notes", parent: self.key().0 };
+        let page = Ask { first, after, last, before }.page(&list, tx.keys())?;
+        let fields = Record::Note.selected_of_nodes(ctx);
+        let key = (PageOf { parent: self.key(), page }, note::text(&fields));
+        let found = loaders(ctx)?.notes_of_encounter.load(key).await?.unwrap_or_default();
+        let notes = connection::connection(&list, tx.keys(), &page, found, ClinicalNote);
+        note::disclose(ctx, tx, self.row()?.patient_id, notes.edges.iter().map(|edge| edge.node.key()), fields)?;
+        Ok(notes)
+    }
+
+    /// Counts changes, from 1.
+    async fn version(&self) -> Result<i32> {
+        Ok(self.row()?.version)
+    }
+}
+
+impl Encounter {
+    /// The encounter someone asked for.
+    pub async fn by_id(ctx: &Context<'_>, id: EncounterId) -> Result<Option<Self>> {
+        let tx = admit(ctx, "encounter").await?;
+        let found = loaders(ctx)?.encounters.load(id).await?;
+        match &found {
+            Some(row) => Record::Encounter.found(tx, row.patient_id, vec![id.0], Record::Encounter.selected(ctx)),
+            None => Record::Encounter.not_found(tx, vec![id.0]),
+        }
+        Ok(found.map(Self::Read))
+    }
+
+    /// The encounter another record names. Asked for no more than the id, nothing is read.
+    pub async fn linked(ctx: &Context<'_>, id: EncounterId) -> Result<Self> {
+        if Record::Encounter.selected(ctx).iter().all(|field| *field == "id") {
+            return Ok(Self::Named(id));
+        }
+        Self::by_id(ctx, id).await?.ok_or_else(|| Error::internal("a record names an encounter that is not there", id))
+    }
+
+    /// Its id, among our own.
+    pub fn key(&self) -> EncounterId {
+        match self {
+            Self::Read(row) => row.id,
+            Self::Named(id) => *id,
+        }
+    }
+
+    fn row(&self) -> Result<&rows::Encounter> {
+        match self {
+            Self::Read(row) => Ok(row),
+            Self::Named(id) => Err(Error::internal("an encounter was named, not read", id)),
+        }
+    }
+}
+
+/// Where an encounter stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
+#[graphql(remote = "rows::EncounterStatus")]
+pub enum EncounterStatus {
+    /// Expected.
+    Planned,
+    /// Happening.
+    InProgress,
+    /// Over.
+    Finished,
+    /// Did not happen.
+    Cancelled,
+    /// Never was: recorded by mistake.
+    EnteredInError,
+    /// Not recorded.
+    Unknown,
+}

@@ -1,0 +1,132 @@
+//! Ids as clients see them: opaque and typed, so that a patient's id is no note's. An id says nothing about the tenant;
+//! whether it exists is for the tenant's own rows to say. One spelling each: base64url of a kind and 16 bytes, unpadded.
+
+use crate::error::{Error, Result};
+use crate::ids::{EncounterId, NoteId, PatientId};
+use async_graphql::ID;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use uuid::Uuid;
+
+/// What an id is the id of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A patient.
+    Patient,
+    /// An encounter.
+    Encounter,
+    /// A clinical note.
+    Note,
+    /// A person or client of the tenant.
+    Staff,
+    /// The tenant itself.
+    Tenant,
+}
+
+impl Kind {
+    const ALL: [Self; 5] = [Self::Patient, Self::Encounter, Self::Note, Self::Staff, Self::Tenant];
+
+    fn byte(self) -> u8 {
+        match self {
+            Self::Patient => b'p',
+            Self::Encounter => b'e',
+            Self::Note => b'n',
+            Self::Staff => b's',
+            Self::Tenant => b't',
+        }
+    }
+}
+
+/// The id a client sees.
+pub fn encode(kind: Kind, id: Uuid) -> ID {
+    let mut bytes = Vec::with_capacity(17);
+    bytes.push(kind.byte());
+    bytes.extend_from_slice(id.as_bytes());
+    ID(URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// What a client's id, given in `field`, stands for.
+pub fn decode(field: &str, id: &ID) -> Result<(Kind, Uuid)> {
+    let malformed = || Error::invalid(field, "not a well-formed id");
+    let bytes = URL_SAFE_NO_PAD.decode(id.as_bytes()).map_err(|_| malformed())?;
+    let (byte, rest) = bytes.split_first().ok_or_else(malformed)?;
+    let kind = Kind::ALL.into_iter().find(|kind| kind.byte() == *byte).ok_or_else(malformed)?;
+    Ok((kind, Uuid::from_slice(rest).map_err(|_| malformed())?))
+}
+
+/// A patient's id.
+pub fn patient(field: &str, id: &ID) -> Result<PatientId> {
+    of_kind(Kind::Patient, field, id).map(PatientId)
+}
+
+/// An encounter's id.
+pub fn encounter(field: &str, id: &ID) -> Result<EncounterId> {
+    of_kind(Kind::Encounter, field, id).map(EncounterId)
+}
+
+/// A note's id.
+pub fn note(field: &str, id: &ID) -> Result<NoteId> {
+    of_kind(Kind::Note, field, id).map(NoteId)
+}
+
+fn of_kind(wanted: Kind, field: &str, id: &ID) -> Result<Uuid> {
+    match decode(field, id)? {
+        (kind, id) if kind == wanted => Ok(id),
+        _ => Err(Error::invalid(field, "the id of something else")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_come_back() {
+        for kind in Kind::ALL {
+            let id = Uuid::now_v7();
+            let text = encode(kind, id);
+            assert_eq!(text.len(), 23);
+            assert_eq!(decode("id", &text), Ok((kind, id)));
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused_with_its_field() {
+        let good = encode(Kind::Patient, Uuid::now_v7()).0;
+        let bad = [
+            String::new(),
+            "p".into(),
+            "0".into(),
+            Uuid::now_v7().to_string(),
+            format!("{good}="),
+            format!("{good}A"),
+            format!(" {good}"),
+            good.replace(|_: char| true, "!"),
+            good[..22].to_owned(),
+            URL_SAFE_NO_PAD.encode([b'x'; 17]),
+            URL_SAFE_NO_PAD.encode([b'p'; 16]),
+            URL_SAFE_NO_PAD.encode([b'p'; 18]),
+            "'; drop table patients; --".into(),
+            "\u{0}".into(),
+        ];
+        for text in bad {
+            let refused = patient("input.id", &ID(text.clone()));
+            assert_eq!(refused, Err(Error::invalid("input.id", "not a well-formed id")), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_second_spelling_is_refused() {
+        // 17 bytes leave two unused bits in the last letter: only zero will do.
+        let good = encode(Kind::Note, Uuid::nil()).0;
+        let twin = format!("{}B", &good[..22]);
+        assert!(good.ends_with('A') && decode("id", &ID(twin)).is_err());
+    }
+
+    #[test]
+    fn another_kind_is_refused() {
+        let id = encode(Kind::Note, Uuid::now_v7());
+        assert_eq!(patient("id", &id), Err(Error::invalid("id", "the id of something else")));
+        assert!(note("id", &id).is_ok() && encounter("id", &id).is_err());
+    }
+}

@@ -1,0 +1,245 @@
+//! The tenant API: schema, resolvers, loaders. A resolver parses, calls and wraps; SQL is in `model`, roles in the guard's table,
+//! and nothing here belongs to a tenant: guard and loaders come with each request and go with it. The only home of async-graphql.
+
+mod batch;
+mod connection;
+mod context;
+mod cursor;
+mod encounter;
+mod error;
+mod ids;
+mod limits;
+mod loaders;
+mod node;
+mod note;
+mod patient;
+mod question;
+mod scalars;
+mod shape;
+mod viewer;
+
+pub use self::question::Question;
+
+use self::loaders::Loaders;
+use self::shape::{Asked, Shape};
+use crate::config::Limits;
+use crate::error::{Error, Result};
+use crate::guard::Guard;
+use async_graphql::parser::types::ExecutableDocument;
+use async_graphql::{EmptyMutation, EmptySubscription, MergedObject, Request, Schema, ServerError, Value};
+use serde::Serialize;
+use std::sync::Arc;
+
+/// What can be asked.
+#[derive(MergedObject, Default)]
+pub struct Query(viewer::ViewerQuery, node::NodeQuery, patient::PatientQuery, encounter::EncounterQuery, note::NoteQuery);
+
+/// The API, made once: the schema and its limits.
+pub struct Api {
+    schema: Schema<Query, EmptyMutation, EmptySubscription>,
+    shape: Shape,
+    limits: Limits,
+}
+
+/// A question that is within the limits and can be run, more than once if need be.
+pub struct Prepared {
+    question: Question,
+    document: ExecutableDocument,
+}
+
+/// What came of a question, as JSON.
+pub enum Answer {
+    /// It ran: data, and the errors of single fields.
+    Data(String),
+    /// It is not a question this schema answers: errors, no data.
+    Refused(String),
+    /// The request failed as a whole.
+    Failed(Error),
+}
+
+impl Api {
+    /// The schema with these limits.
+    pub fn new(limits: &Limits) -> Result<Self> {
+        let builder = Schema::build(Query::default(), EmptyMutation, EmptySubscription).limit_complexity(limits.complexity);
+        let schema = if limits.introspection { builder } else { builder.disable_introspection().disable_suggestions() }.finish();
+        let shape = Shape::of(&schema.sdl()).map_err(|error| Error::internal("the schema does not parse", error))?;
+        Ok(Self { schema, shape, limits: limits.clone() })
+    }
+
+    /// The schema in its own language: what `schema.graphql` holds.
+    pub fn sdl(&self) -> String {
+        self.schema.sdl()
+    }
+
+    /// Parses and measures a question; the errors are those of `Answer::Refused`.
+    pub fn prepare(&self, question: Question) -> Result<Prepared, String> {
+        let mut document = limits::parse(&question.query, &self.limits).map_err(refused)?;
+        shape::mark_types(&mut document);
+        Ok(Prepared { question, document })
+    }
+
+    /// Runs a question for the guard's caller. Nothing is committed and nothing may leave before the guard has finished.
+    pub async fn answer(&self, prepared: &Prepared, guard: &Arc<Guard>) -> Answer {
+        let Prepared { question, document } = prepared;
+        let mut request = Request::new(question.query.as_str()).variables(question.variables.clone());
+        request.operation_name = question.operation_name.clone();
+        request.set_parsed_query(document.clone());
+        let response = self.schema.execute(request.data(Arc::clone(guard)).data(Loaders::new(guard))).await;
+        if let Some(failure) = error::fatal(&response.errors) {
+            return Answer::Failed(failure);
+        }
+        let asked = Asked::of(document, question.operation_name.as_deref(), &question.variables);
+        match asked {
+            Some(asked) if ran(&response.data, &response.errors) => {
+                let data = self.shape.complete(&asked, response.data);
+                Answer::Data(json(&Body { data: Some(data), errors: error::coded(response.errors) }))
+            }
+            _ => Answer::Refused(refused(response.errors)),
+        }
+    }
+}
+
+/// The errors of a failed request, in the form of GraphQL.
+pub fn failure(error: Error) -> String {
+    json(&Body { data: None, errors: vec![error::refusal(error)] })
+}
+
+/// An error without a path is one of the document: nothing ran.
+fn ran(data: &Value, errors: &[ServerError]) -> bool {
+    *data != Value::Null || errors.iter().any(|error| !error.path.is_empty())
+}
+
+fn refused(errors: Vec<ServerError>) -> String {
+    json(&Body { data: None, errors: error::coded(errors) })
+}
+
+#[derive(Serialize)]
+struct Body {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<ServerError>,
+}
+
+/// Strings, numbers and maps with string keys: this cannot fail, and if it did, nothing would be said.
+fn json(body: &Body) -> String {
+    serde_json::to_string(body).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::context::Record;
+    use super::*;
+    use crate::guard::Policy;
+    use async_graphql::parser::parse_schema;
+    use async_graphql::parser::types::{FieldDefinition, TypeKind, TypeSystemDefinition};
+    use std::collections::{BTreeMap, BTreeSet};
+
+    fn limits() -> Limits {
+        Limits { body_bytes: 1 << 20, depth: 12, complexity: 20_000, tokens: 5_000, aliases: 30, directives: 20, introspection: false }
+    }
+
+    fn types() -> BTreeMap<String, Vec<FieldDefinition>> {
+        let schema = parse_schema(Api::new(&limits()).unwrap().sdl()).unwrap();
+        let definitions = schema.definitions.into_iter().filter_map(|definition| match definition {
+            TypeSystemDefinition::Type(definition) => Some(definition.node),
+            _ => None,
+        });
+        let objects = definitions.filter_map(|definition| match definition.kind {
+            TypeKind::Object(object) => {
+                Some((definition.name.node.to_string(), object.fields.into_iter().map(|field| field.node).collect()))
+            }
+            _ => None,
+        });
+        objects.collect()
+    }
+
+    /// Runs only what needs no guard: the document is refused before any resolver.
+    fn refused(query: &str) -> serde_json::Value {
+        let api = Api::new(&limits()).unwrap();
+        let question = Question { query: query.into(), operation_name: None, variables: Default::default() };
+        let prepared = match api.prepare(question) {
+            Ok(prepared) => prepared,
+            Err(body) => return serde_json::from_str(&body).unwrap(),
+        };
+        let mut request = Request::new(query);
+        request.set_parsed_query(prepared.document.clone());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let response = runtime.block_on(api.schema.execute(request));
+        assert!(!ran(&response.data, &response.errors), "{:?}", response.errors);
+        serde_json::from_str(&super::refused(response.errors)).unwrap()
+    }
+
+    #[test]
+    fn every_root_and_list_has_a_row_in_the_table_of_roles() {
+        let policy = Policy::built_in().unwrap();
+        let rows: BTreeSet<_> = policy.operations().map(str::to_owned).collect();
+        let types = types();
+        let roots = types["Query"].iter().map(|field| field.name.node.to_string());
+        let lists = types.iter().flat_map(|(name, fields)| {
+            let paged = fields.iter().filter(|field| field.node_is_connection());
+            paged.map(move |field| format!("{name}.{}", field.name.node))
+        });
+        let wanted: BTreeSet<_> = roots.chain(lists).chain(["note.text".to_owned()]).collect();
+        assert_eq!(rows, wanted);
+    }
+
+    trait Paged {
+        fn node_is_connection(&self) -> bool;
+    }
+
+    impl Paged for FieldDefinition {
+        fn node_is_connection(&self) -> bool {
+            self.ty.node.to_string().trim_end_matches('!').ends_with("Connection")
+        }
+    }
+
+    #[test]
+    fn every_field_of_a_record_is_known_to_the_audit_log() {
+        let types = types();
+        for (name, record) in [("Patient", Record::Patient), ("Encounter", Record::Encounter), ("ClinicalNote", Record::Note)] {
+            let fields: Vec<_> = types[name].iter().map(|field| field.name.node.to_string()).collect();
+            assert_eq!(fields, record.fields(), "{name}");
+        }
+    }
+
+    #[test]
+    fn everything_is_described() {
+        for (name, fields) in types() {
+            for field in fields {
+                assert!(field.description.is_some(), "{name}.{}", field.name.node);
+                for argument in field.arguments {
+                    assert!(argument.node.description.is_some(), "{name}.{}({})", field.name.node, argument.node.name.node);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_refused_question_has_errors_with_codes_and_no_data() {
+        let cases = [
+            ("{ nothing }", "INVALID_INPUT"),
+            ("{ patient { id } }", "INVALID_INPUT"),
+            ("{ patient(id: 1.5) { id } }", "INVALID_INPUT"),
+            ("mutation { sign }", "INVALID_INPUT"),
+            ("subscription { noteChanged }", "INVALID_INPUT"),
+            ("query A { __typename } query B { __typename }", "INVALID_INPUT"),
+            ("{ patient(id: \"x\") { encounters(first: 200) { nodes { notes(first: 200) { nodes { id } } } } } }", "LIMIT_EXCEEDED"),
+            ("{ patient(id: \"x\") { encounters(first: 99999999999) { nodes { id } } } }", "INVALID_INPUT"),
+        ];
+        for (query, code) in cases {
+            let answer = refused(query);
+            assert!(answer.get("data").is_none(), "{query}");
+            let errors = answer["errors"].as_array().unwrap();
+            assert!(!errors.is_empty() && errors.iter().all(|error| error["extensions"]["code"] == code), "{query}: {answer}");
+        }
+        assert!(!refused("{ patien(id: 1) { id } }").to_string().contains("Did you mean"));
+    }
+
+    #[test]
+    fn the_chart_page_is_within_the_limits() {
+        let api = Api::new(&limits()).unwrap();
+        let query = include_str!("../../tests/it/chart.graphql").to_owned();
+        assert!(api.prepare(Question { query, operation_name: None, variables: Default::default() }).is_ok());
+    }
+}

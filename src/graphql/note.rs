@@ -1,0 +1,172 @@
+//! Clinical notes, over the rows of `model::note`. The text of a note is for the roles of `note.text`, wherever the note was found.
+
+use super::context::{Fields, Record, admit, guard, loaders};
+use super::encounter::Encounter;
+use super::ids::{self, Kind};
+use super::patient::Patient;
+use super::scalars::DateTime;
+use crate::error::Result;
+use crate::guard::TenantTx;
+use crate::ids::{NoteId, PatientId};
+use crate::model::note as rows;
+use crate::model::note::Text;
+use async_graphql::{Context, Enum, ID, Object, SimpleObject};
+use std::sync::Arc;
+
+/// Notes.
+#[derive(Default)]
+pub struct NoteQuery;
+
+#[Object]
+impl NoteQuery {
+    /// The note of this id; null when there is none in this organisation, or when it is someone else's draft.
+    #[graphql(complexity = "5 + child_complexity")]
+    async fn note(&self, ctx: &Context<'_>, #[graphql(desc = "Id of a note.")] id: ID) -> Result<Option<ClinicalNote>> {
+        let id = ids::note("id", &id)?;
+        ClinicalNote::by_id(ctx, id).await
+    }
+}
+
+/// A clinical note in its current version.
+pub struct ClinicalNote(pub Arc<rows::Note>);
+
+/// A clinical note in its current version.
+#[Object]
+impl ClinicalNote {
+    /// The note's id, through all its versions.
+    pub async fn id(&self) -> ID {
+        ids::encode(Kind::Note, self.0.id.0)
+    }
+
+    /// Whose chart it is in.
+    async fn patient(&self, ctx: &Context<'_>) -> Result<Patient> {
+        Patient::linked(ctx, self.0.patient_id).await
+    }
+
+    /// The encounter it was written for.
+    async fn encounter(&self, ctx: &Context<'_>) -> Result<Option<Encounter>> {
+        match self.0.encounter_id {
+            Some(id) => Encounter::linked(ctx, id).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// What kind of document it is.
+    #[graphql(name = "type")]
+    async fn kind(&self) -> NoteType {
+        let rows::Note { type_code, type_display, .. } = self.0.as_ref();
+        NoteType { code: type_code.clone(), display: type_display.as_ref().unwrap_or(type_code).clone() }
+    }
+
+    /// Where it stands.
+    async fn status(&self) -> NoteStatus {
+        self.0.status.into()
+    }
+
+    /// The title; null once retracted.
+    async fn title(&self, ctx: &Context<'_>) -> Result<Option<String>> {
+        self.0.title(admit(ctx, "note.text").await?.keys())
+    }
+
+    /// The text; null once retracted.
+    async fn body(&self, ctx: &Context<'_>) -> Result<Option<String>> {
+        self.0.body(admit(ctx, "note.text").await?.keys())
+    }
+
+    /// Who wrote it.
+    async fn author(&self) -> Option<Author> {
+        self.0.author_id.map(|id| Author { id: ids::encode(Kind::Staff, id.0), name: self.0.author_name.clone() })
+    }
+
+    /// When it was written.
+    async fn authored_at(&self) -> Option<DateTime> {
+        Some(DateTime(self.0.authored_at))
+    }
+
+    /// When it was signed.
+    async fn signed_at(&self) -> Option<DateTime> {
+        self.0.signed_at.map(DateTime)
+    }
+
+    /// Counts changes, from 1.
+    async fn version(&self) -> i32 {
+        self.0.version
+    }
+}
+
+impl ClinicalNote {
+    /// The note someone asked for.
+    pub async fn by_id(ctx: &Context<'_>, id: NoteId) -> Result<Option<Self>> {
+        let tx = admit(ctx, "note").await?;
+        let fields = Record::Note.selected(ctx);
+        let found = loaders(ctx)?.notes.load((id, text(&fields))).await?;
+        match &found {
+            Some(row) => disclose(ctx, tx, row.patient_id, [id], fields)?,
+            None => Record::Note.not_found(tx, vec![id.0]),
+        }
+        Ok(found.map(Self))
+    }
+
+    /// Its id, among our own.
+    pub fn key(&self) -> NoteId {
+        self.0.id
+    }
+}
+
+/// Whether these fields need the sealed text.
+pub fn text(fields: &Fields) -> Text {
+    if fields.iter().any(is_text) { Text::Read } else { Text::Left }
+}
+
+/// Notes of one patient go out. Text that the caller's roles are refused is not among what was disclosed.
+pub fn disclose(
+    ctx: &Context<'_>,
+    tx: &TenantTx,
+    patient: PatientId,
+    notes: impl IntoIterator<Item = NoteId>,
+    mut fields: Fields,
+) -> Result<()> {
+    if text(&fields) == Text::Read && guard(ctx)?.may("note.text").is_err() {
+        fields.retain(|field| !is_text(field));
+    }
+    Record::Note.found(tx, patient, notes.into_iter().map(|note| note.0).collect(), fields);
+    Ok(())
+}
+
+fn is_text(field: &&'static str) -> bool {
+    matches!(*field, "title" | "body")
+}
+
+/// Type of a clinical document.
+#[derive(SimpleObject)]
+pub struct NoteType {
+    /// LOINC code.
+    code: String,
+    /// The code in words.
+    display: String,
+}
+
+/// Who wrote a note.
+#[derive(SimpleObject)]
+pub struct Author {
+    /// The author's id in this organisation.
+    id: ID,
+    /// The author's name.
+    name: Option<String>,
+}
+
+/// Where a note stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
+#[graphql(remote = "rows::NoteStatus")]
+pub enum NoteStatus {
+    /// Being written; seen by its author only.
+    Draft,
+    /// Signed, waiting for a cosigner.
+    Uncosigned,
+    /// Signed.
+    Signed,
+    /// Signed, and corrected since.
+    Amended,
+    /// Entered in error; its text is not shown.
+    Retracted,
+}

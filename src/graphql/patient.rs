@@ -1,0 +1,238 @@
+//! Patients and their lists, over the rows of `model::patient`. Parses ids and pages, wraps rows; no SQL, no roles compared here.
+
+use super::connection::{self, Ask};
+use super::context::{Record, admit, guard, loaders};
+use super::cursor::List;
+use super::encounter::Encounter;
+use super::ids::{self, Kind};
+use super::loaders::PageOf;
+use super::note::{self, ClinicalNote};
+use super::scalars::{Date, DateTime};
+use crate::crypto::fields::PersonName;
+use crate::error::{Error, Result};
+use crate::ids::PatientId;
+use crate::model::patient as rows;
+use async_graphql::connection::Connection;
+use async_graphql::{Context, Enum, ID, Object, SimpleObject};
+use std::sync::Arc;
+
+/// Patients.
+#[derive(Default)]
+pub struct PatientQuery;
+
+#[Object]
+impl PatientQuery {
+    /// The patient of this id; null when there is none in this organisation.
+    #[graphql(complexity = "5 + child_complexity")]
+    async fn patient(&self, ctx: &Context<'_>, #[graphql(desc = "Id of a patient.")] id: ID) -> Result<Option<Patient>> {
+        let id = ids::patient("id", &id)?;
+        Patient::by_id(ctx, id).await
+    }
+
+    /// The one patient who carries this identifier; null when nobody does, CONFLICT when several do and none of them alone was issued it.
+    #[graphql(complexity = "5 + child_complexity")]
+    async fn patient_by_identifier(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "URI of what hands the identifier out.")] system: String,
+        #[graphql(desc = "The identifier.")] value: String,
+    ) -> Result<Option<Patient>> {
+        let tx = admit(ctx, "patientByIdentifier").await?;
+        match rows::by_identifier(tx, &system, &value).await? {
+            Some(id) => Patient::read(ctx, "patientByIdentifier", id).await,
+            None => {
+                Record::Patient.not_found(tx, Vec::new());
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// A patient of the organisation.
+pub enum Patient {
+    /// With the row.
+    Read(Arc<rows::Patient>),
+    /// Nothing but the id was asked for, so nothing was read.
+    Named(PatientId),
+}
+
+/// A patient of the organisation.
+#[Object]
+impl Patient {
+    /// The patient's id.
+    pub async fn id(&self) -> ID {
+        ids::encode(Kind::Patient, self.key().0)
+    }
+
+    /// Identifiers in use: record numbers, insurance numbers, passports.
+    #[graphql(complexity = "1 + 3 * child_complexity")]
+    async fn identifiers(&self, ctx: &Context<'_>) -> Result<Vec<Identifier>> {
+        let found = loaders(ctx)?.identifiers.load(self.key()).await?;
+        Ok(found.unwrap_or_default().into_iter().map(Identifier).collect())
+    }
+
+    /// The name in use.
+    async fn name(&self, ctx: &Context<'_>) -> Result<Option<HumanName>> {
+        let name = self.row()?.name(guard(ctx)?.read().await?.keys())?;
+        Ok(name.map(HumanName::from))
+    }
+
+    /// Date of birth, as far as it is known.
+    async fn birth_date(&self, ctx: &Context<'_>) -> Result<Option<Date>> {
+        Ok(self.row()?.birth_date(guard(ctx)?.read().await?.keys())?.map(Date))
+    }
+
+    /// Administrative sex.
+    async fn sex(&self) -> Result<Sex> {
+        Ok(self.row()?.sex.into())
+    }
+
+    /// When the patient died.
+    async fn deceased_at(&self) -> Result<Option<DateTime>> {
+        Ok(self.row()?.deceased_at.map(DateTime))
+    }
+
+    /// The patient's encounters, newest first.
+    #[graphql(complexity = "connection::cost(first, last, child_complexity)")]
+    async fn encounters(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "How many from the newest on; 20 when nothing is said, at most 200.")] first: Option<i32>,
+        #[graphql(desc = "Only what comes after this cursor.")] after: Option<String>,
+        #[graphql(desc = "How many from the oldest on.")] last: Option<i32>,
+        #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
+    ) -> Result<Connection<String, Encounter>> {
+        let tx = admit(ctx, "Patient.encounters").await?;
+        let list = List { name: "Patient.encounters", parent: self.key().0 };
+        let page = Ask { first, after, last, before }.page(&list, tx.keys())?;
+        let found = loaders(ctx)?.encounters_of_patient.load(PageOf { parent: self.key(), page }).await?.unwrap_or_default();
+        let encounters = connection::connection(&list, tx.keys(), &page, found, Encounter::Read);
+        let shown = encounters.edges.iter().map(|edge| edge.node.key().0).collect();
+        Record::Encounter.found(tx, self.key(), shown, Record::Encounter.selected_of_nodes(ctx));
+        Ok(encounters)
+    }
+
+    /// The notes of the patient's chart, newest first.
+    #[graphql(complexity = "connection::cost(first, last, child_complexity)")]
+    async fn notes(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "How many from the newest on; 20 when nothing is said, at most 200.")] first: Option<i32>,
+        #[graphql(desc = "Only what comes after this cursor.")] after: Option<String>,
+        #[graphql(desc = "How many from the oldest on.")] last: Option<i32>,
+        #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
+    ) -> Result<Connection<String, ClinicalNote>> {
+        let tx = admit(ctx, "Patient.notes").await?;
+        let list = List { name: "Patient.notes", parent: self.key().0 };
+        let page = Ask { first, after, last, before }.page(&list, tx.keys())?;
+        let fields = Record::Note.selected_of_nodes(ctx);
+        let key = (PageOf { parent: self.key(), page }, note::text(&fields));
+        let found = loaders(ctx)?.notes_of_patient.load(key).await?.unwrap_or_default();
+        let notes = connection::connection(&list, tx.keys(), &page, found, ClinicalNote);
+        note::disclose(ctx, tx, self.key(), notes.edges.iter().map(|edge| edge.node.key()), fields)?;
+        Ok(notes)
+    }
+
+    /// Counts changes, from 1.
+    async fn version(&self) -> Result<i32> {
+        Ok(self.row()?.version)
+    }
+
+    /// When the chart was opened here.
+    async fn created_at(&self) -> Result<DateTime> {
+        Ok(DateTime(self.row()?.created_at))
+    }
+
+    /// When it changed last.
+    async fn updated_at(&self) -> Result<DateTime> {
+        Ok(DateTime(self.row()?.updated_at))
+    }
+}
+
+impl Patient {
+    /// The patient someone asked for.
+    pub async fn by_id(ctx: &Context<'_>, id: PatientId) -> Result<Option<Self>> {
+        Self::read(ctx, "patient", id).await
+    }
+
+    /// The patient another record names. Asked for no more than the id, nothing is read.
+    pub async fn linked(ctx: &Context<'_>, id: PatientId) -> Result<Self> {
+        if Record::Patient.selected(ctx).iter().all(|field| *field == "id") {
+            return Ok(Self::Named(id));
+        }
+        Self::read(ctx, "patient", id).await?.ok_or_else(|| Error::internal("a record names a patient who is not there", id))
+    }
+
+    async fn read(ctx: &Context<'_>, operation: &'static str, id: PatientId) -> Result<Option<Self>> {
+        let tx = admit(ctx, operation).await?;
+        let found = loaders(ctx)?.patients.load(id).await?;
+        match &found {
+            Some(_) => Record::Patient.found(tx, id, vec![id.0], Record::Patient.selected(ctx)),
+            None => Record::Patient.not_found(tx, vec![id.0]),
+        }
+        Ok(found.map(Self::Read))
+    }
+
+    fn key(&self) -> PatientId {
+        match self {
+            Self::Read(row) => row.id,
+            Self::Named(id) => *id,
+        }
+    }
+
+    fn row(&self) -> Result<&rows::Patient> {
+        match self {
+            Self::Read(row) => Ok(row),
+            Self::Named(id) => Err(Error::internal("a patient was named, not read", id)),
+        }
+    }
+}
+
+/// An identifier of a patient.
+pub struct Identifier(Arc<rows::Identifier>);
+
+/// An identifier of a patient.
+#[Object]
+impl Identifier {
+    /// URI of what hands it out.
+    async fn system(&self) -> &str {
+        &self.0.system
+    }
+
+    /// The identifier.
+    async fn value(&self, ctx: &Context<'_>) -> Result<String> {
+        self.0.value(guard(ctx)?.read().await?.keys())
+    }
+}
+
+/// A person's name.
+#[derive(SimpleObject)]
+pub struct HumanName {
+    /// Family name.
+    family: Option<String>,
+    /// Given names, in order.
+    given: Vec<String>,
+    /// The whole name as it is written.
+    text: String,
+}
+
+impl From<PersonName> for HumanName {
+    fn from(name: PersonName) -> Self {
+        let PersonName { family, given, text } = name;
+        Self { family, given, text }
+    }
+}
+
+/// Administrative sex.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
+#[graphql(remote = "rows::Sex")]
+pub enum Sex {
+    /// Female.
+    Female,
+    /// Male.
+    Male,
+    /// Neither.
+    Other,
+    /// Not recorded.
+    Unknown,
+}

@@ -1,0 +1,69 @@
+//! Times and dates as clients write them: RFC 3339 in UTC, and FHIR's dates of three precisions.
+
+use async_graphql::{InputValueError, InputValueResult, Scalar, ScalarType, Value};
+use chrono::{NaiveDate, SecondsFormat, Utc};
+
+/// A moment: RFC 3339 in UTC, `2026-11-22T09:30:00Z`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DateTime(pub chrono::DateTime<Utc>);
+
+#[Scalar]
+impl ScalarType for DateTime {
+    fn parse(value: Value) -> InputValueResult<Self> {
+        match &value {
+            Value::String(text) => Ok(Self(chrono::DateTime::parse_from_rfc3339(text)?.with_timezone(&Utc))),
+            _ => Err(InputValueError::expected_type(value)),
+        }
+    }
+
+    fn to_value(&self) -> Value {
+        Value::String(self.0.to_rfc3339_opts(SecondsFormat::AutoSi, true))
+    }
+}
+
+/// A date as far as it is known: YYYY, YYYY-MM or YYYY-MM-DD.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Date(pub String);
+
+#[Scalar]
+impl ScalarType for Date {
+    fn parse(value: Value) -> InputValueResult<Self> {
+        match value {
+            Value::String(text) if is_date(&text) => Ok(Self(text)),
+            Value::String(_) => Err(InputValueError::custom("not YYYY, YYYY-MM or YYYY-MM-DD")),
+            _ => Err(InputValueError::expected_type(value)),
+        }
+    }
+
+    fn to_value(&self) -> Value {
+        Value::String(self.0.clone())
+    }
+}
+
+fn is_date(text: &str) -> bool {
+    let whole = match text.len() {
+        4 => format!("{text}-01-01"),
+        7 => format!("{text}-01"),
+        10 => text.to_owned(),
+        _ => return false,
+    };
+    let digits = whole.bytes().enumerate().all(|(at, byte)| if at == 4 || at == 7 { byte == b'-' } else { byte.is_ascii_digit() });
+    digits && NaiveDate::parse_from_str(&whole, "%Y-%m-%d").is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_utc_and_dates_have_three_lengths() {
+        let parsed = DateTime::parse(Value::from("2026-11-22T10:30:00.25+01:00")).unwrap();
+        assert_eq!(parsed.to_value(), Value::from("2026-11-22T09:30:00.250Z"));
+        for good in ["2026", "2026-02", "2024-02-29"] {
+            assert!(is_date(good), "{good}");
+        }
+        for bad in ["", "26", "2026-13", "2026-02-30", "2026-2-3", "+026-01-01", "2026-01-01T", "2026/01/01", "２０２６"] {
+            assert!(!is_date(bad), "{bad}");
+        }
+    }
+}

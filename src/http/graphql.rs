@@ -1,0 +1,124 @@
+//! The one handler: who calls, which tenant, what is asked, the answer, the commit, and only then a byte to the client.
+//! All of it under one deadline; a request that is dropped or late takes its transaction with it.
+
+use super::Front;
+use super::accept::{self, Format};
+use super::answer::{self, Refusal};
+use super::body;
+use super::caller::{self, Hint};
+use crate::auth::Principal;
+use crate::error::Error;
+use crate::graphql::{Answer, Prepared, Question};
+use crate::guard::{Guard, RequestInfo};
+use crate::ids::RequestId;
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Answers `POST /graphql`.
+pub async fn answer(request: HttpRequest, payload: web::Payload, front: web::Data<Front>) -> HttpResponse {
+    let id = RequestId::new();
+    let format = accept::negotiate(request.headers());
+    let deadline = Duration::from_millis(front.app.settings.http.request_timeout_ms);
+    let reply = match tokio::time::timeout(deadline, converse(&front, &request, payload, format, id)).await {
+        Ok(reply) => reply,
+        Err(_) => Err(Error::Timeout.into()),
+    };
+    let format = format.unwrap_or(Format::Json);
+    match reply {
+        Ok(Reply { status, body }) => answer::json(status, format, id, body),
+        Err(refusal) => answer::refuse(refusal, format, id),
+    }
+}
+
+struct Reply {
+    status: StatusCode,
+    body: String,
+}
+
+async fn converse(
+    front: &Front,
+    request: &HttpRequest,
+    payload: web::Payload,
+    format: Option<Format>,
+    id: RequestId,
+) -> Result<Reply, Refusal> {
+    let visit = Visit::begin(front, request, id).await?;
+    // Whoever may not come in learns nothing about what they sent.
+    let guard = visit.admit().await?;
+    let format = format.ok_or_else(not_acceptable)?;
+    body::check_type(request.headers())?;
+    let bytes = body::read(request.headers(), payload, front.app.settings.limits.body_bytes).await?;
+    let prepared = match front.api.prepare(Question::read(&bytes)?) {
+        Ok(prepared) => prepared,
+        Err(body) => return Ok(Reply { status: refused(format), body }),
+    };
+    match visit.ask(guard, &prepared).await? {
+        Answer::Data(body) => Ok(Reply { status: StatusCode::OK, body }),
+        Answer::Refused(body) => Ok(Reply { status: refused(format), body }),
+        Answer::Failed(error) => Err(error.into()),
+    }
+}
+
+/// A known caller, at the door.
+struct Visit<'a> {
+    front: &'a Front,
+    principal: Principal,
+    hint: Hint,
+    info: RequestInfo,
+}
+
+impl<'a> Visit<'a> {
+    async fn begin(front: &'a Front, request: &HttpRequest, id: RequestId) -> Result<Self, Refusal> {
+        let principal = known(front, request).await.inspect_err(|refusal| {
+            if refusal.status == StatusCode::UNAUTHORIZED {
+                front.app.door.refused("unauthenticated");
+            }
+        })?;
+        let hint = Hint::of(request, front.app.settings.http.domain.as_deref())?;
+        Ok(Self { front, principal, hint, info: caller::info(request, id) })
+    }
+
+    async fn admit(&self) -> Result<Arc<Guard>, Error> {
+        self.front.app.door.admit(&self.principal, self.hint.as_ref(), self.info.clone()).await.map(Arc::new)
+    }
+
+    /// Asks, and asks once more when the tenant turned out to have moved: nothing has left by then.
+    async fn ask(&self, guard: Arc<Guard>, prepared: &Prepared) -> Result<Answer, Error> {
+        match self.ask_once(&guard, prepared).await {
+            Answer::Failed(Error::PlacementChanged) => {
+                guard.look_again().await?;
+                Ok(self.ask_once(&self.admit().await?, prepared).await)
+            }
+            answer => Ok(answer),
+        }
+    }
+
+    /// The answer, once who saw it is written down.
+    async fn ask_once(&self, guard: &Arc<Guard>, prepared: &Prepared) -> Answer {
+        match self.front.api.answer(prepared, guard).await {
+            Answer::Failed(error) => {
+                guard.abandon().await;
+                Answer::Failed(error)
+            }
+            answer => guard.finish().await.map_or_else(Answer::Failed, |()| answer),
+        }
+    }
+}
+
+async fn known(front: &Front, request: &HttpRequest) -> Result<Principal, Refusal> {
+    Ok(front.app.verifier.verify(caller::bearer(request.headers())?).await?)
+}
+
+/// The status of a well-formed request that is no question of this schema.
+fn refused(format: Format) -> StatusCode {
+    match format {
+        Format::Response => StatusCode::BAD_REQUEST,
+        Format::Json => StatusCode::OK,
+    }
+}
+
+fn not_acceptable() -> Refusal {
+    Refusal::new(StatusCode::NOT_ACCEPTABLE, "Accept", "must allow application/graphql-response+json or application/json")
+}

@@ -1,0 +1,102 @@
+//! Encounters as rows. Touches `encounters`; the reason is sealed.
+
+use super::sql::{Statement, text_enum};
+use super::{From, Page, Place, Placed};
+use crate::crypto::fields::EncounterReason;
+use crate::crypto::{Sealed, TenantKeys};
+use crate::db::schema::tenant::encounters;
+use crate::error::Result;
+use crate::guard::TenantTx;
+use crate::ids::{EncounterId, PatientId};
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use diesel::sql_types::{Array, Binary, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel_async::RunQueryDsl;
+
+text_enum!(
+    /// Where an encounter stands.
+    EncounterStatus {
+        /// Expected.
+        Planned = "PLANNED",
+        /// Happening.
+        InProgress = "IN_PROGRESS",
+        /// Over.
+        Finished = "FINISHED",
+        /// Did not happen.
+        Cancelled = "CANCELLED",
+        /// Never was: recorded by mistake.
+        EnteredInError = "ENTERED_IN_ERROR",
+        /// Not recorded.
+        Unknown = "UNKNOWN",
+    }
+);
+
+/// An encounter of one patient.
+#[derive(Debug, Queryable, Selectable)]
+#[diesel(table_name = encounters)]
+pub struct Encounter {
+    /// The encounter's id.
+    pub id: EncounterId,
+    /// Whose.
+    pub patient_id: PatientId,
+    /// Where it stands.
+    pub status: EncounterStatus,
+    /// Class: AMB, EMER, IMP, …
+    pub class: Option<String>,
+    /// When it began.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// What lists are sorted by: its begin, or when it was recorded.
+    pub ordered_at: DateTime<Utc>,
+    /// Counts changes, from 1.
+    pub version: i32,
+    reason_sealed: Option<Sealed<EncounterReason>>,
+}
+
+impl Encounter {
+    /// The reason, opened.
+    pub fn reason(&self, keys: &TenantKeys) -> Result<Option<String>> {
+        self.reason_sealed.as_ref().map(|sealed| keys.open(self.id.0, sealed)).transpose()
+    }
+}
+
+impl Placed for Encounter {
+    fn place(&self) -> Place {
+        Place { at: self.ordered_at, id: self.id.0 }
+    }
+}
+
+/// The encounters of these ids, in no order; absent ones are left out.
+pub async fn by_ids(tx: &TenantTx, ids: &[EncounterId]) -> Result<Vec<Encounter>> {
+    let query = encounters::table.filter(encounters::id.eq_any(ids)).select(Encounter::as_select());
+    tx.run(query.load(&mut tx.conn())).await
+}
+
+/// The columns of `Encounter`, in its order, for one page of each parent.
+macro_rules! page_of_each {
+    ($direction:literal) => {
+        concat!(
+            "select e.id, e.patient_id, e.status, e.class, e.started_at, e.ended_at, e.ordered_at, e.version, e.reason_sealed ",
+            "from unnest(?) as parent(id) cross join lateral (select * from encounters where patient_id = parent.id ",
+            "and (ordered_at, id) < (?, ?) and (ordered_at, id) > (?, ?) order by ordered_at ",
+            $direction,
+            ", id ",
+            $direction,
+            " limit ?) e"
+        )
+    };
+}
+
+/// The same page of the encounters of each of these patients, and one row more where there is more, in no order.
+pub async fn of_patients(tx: &TenantTx, patients: Vec<PatientId>, page: Page) -> Result<Vec<Encounter>> {
+    let text = match page.from {
+        From::Newest => page_of_each!("desc"),
+        From::Oldest => page_of_each!("asc"),
+    };
+    let query = Statement::<Columns>::new(text).bind::<Array<SqlUuid>, _>(patients).page(&page);
+    tx.run(query.load(&mut tx.conn())).await
+}
+
+type Columns =
+    (SqlUuid, SqlUuid, Text, Nullable<Text>, Nullable<Timestamptz>, Nullable<Timestamptz>, Timestamptz, Integer, Nullable<Binary>);

@@ -1,0 +1,192 @@
+//! Clinical notes as rows, with what every reader asks for: the current version's text, the author's name, the type's display.
+//! Touches `clinical_notes`, `note_versions`, `staff` and `note_types`. Drafts are seen by their author only, and that stands in the SQL
+//! of every statement here; title and body are sealed.
+
+use super::sql::{Statement, text_enum};
+use super::{From, Page, Place, Placed};
+use crate::crypto::fields::{NoteBody, NoteTitle};
+use crate::crypto::{Sealed, TenantKeys};
+use crate::error::{Error, Result};
+use crate::guard::TenantTx;
+use crate::ids::{EncounterId, NoteId, PatientId, StaffId, VersionId};
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use diesel::sql_types::{Array, Binary, Bool, Integer, Nullable, Text as SqlText, Timestamptz, Uuid as SqlUuid};
+use diesel_async::RunQueryDsl;
+
+/// The columns of `Note`, in its order, for the notes that `$rows` calls `n`. What hangs on a note is fetched for it alone:
+/// a join would be planned over the whole tenant. The last bind tells whether the version is read.
+macro_rules! note {
+    ($rows:expr) => {
+        concat!(
+            "select n.id, n.patient_id, n.encounter_id, n.status, n.type_code, t.display, n.author_id, s.name, n.authored_at, n.signed_at, ",
+            "n.version, v.id, v.title_sealed, v.body_sealed from ",
+            $rows,
+            " left join lateral (select id, title_sealed, body_sealed from note_versions ",
+            "where ? and tenant_id = n.tenant_id and note_id = n.id and number = n.current_version limit 1) v on true ",
+            "left join lateral (select name from staff where tenant_id = n.tenant_id and id = n.author_id limit 1) s on true ",
+            "left join lateral (select display from note_types where tenant_id = n.tenant_id and code = n.type_code limit 1) t on true"
+        )
+    };
+}
+
+/// One page of the notes of each parent.
+macro_rules! page_of_each {
+    ($parent:literal, $direction:literal) => {
+        concat!(
+            "unnest(?) as parent(id) cross join lateral (select * from clinical_notes where ",
+            $parent,
+            " = parent.id and (status <> 'DRAFT' or author_id = ?) and (authored_at, id) < (?, ?) and (authored_at, id) > (?, ?) ",
+            "order by authored_at ",
+            $direction,
+            ", id ",
+            $direction,
+            " limit ?) n"
+        )
+    };
+}
+
+text_enum!(
+    /// Where a note stands.
+    NoteStatus {
+        /// Being written; seen by its author only.
+        Draft = "DRAFT",
+        /// Signed, waiting for a cosigner.
+        Uncosigned = "UNCOSIGNED",
+        /// Signed.
+        Signed = "SIGNED",
+        /// Signed, and corrected since.
+        Amended = "AMENDED",
+        /// Entered in error; its text is not shown.
+        Retracted = "RETRACTED",
+    }
+);
+
+/// Whether a statement reads the sealed text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Text {
+    /// Title and body come with the row.
+    Read,
+    /// They are left where they are.
+    Left,
+}
+
+/// Who reads, and how much of a note.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Reading {
+    /// Whose drafts are seen.
+    pub reader: StaffId,
+    /// Whether the text is read.
+    pub text: Text,
+}
+
+/// A clinical note in its current version.
+#[derive(Debug, Queryable)]
+pub struct Note {
+    /// The note's id, through all its versions.
+    pub id: NoteId,
+    /// Whose chart it is in.
+    pub patient_id: PatientId,
+    /// The encounter it was written for.
+    pub encounter_id: Option<EncounterId>,
+    /// Where it stands.
+    pub status: NoteStatus,
+    /// LOINC document code.
+    pub type_code: String,
+    /// The code in words.
+    pub type_display: Option<String>,
+    /// Who wrote it.
+    pub author_id: Option<StaffId>,
+    /// The author's name.
+    pub author_name: Option<String>,
+    /// When it was written.
+    pub authored_at: DateTime<Utc>,
+    /// When it was signed.
+    pub signed_at: Option<DateTime<Utc>>,
+    /// Counts changes, from 1.
+    pub version: i32,
+    version_id: Option<VersionId>,
+    title_sealed: Option<Sealed<NoteTitle>>,
+    body_sealed: Option<Sealed<NoteBody>>,
+}
+
+impl Note {
+    /// The title, opened; none once retracted.
+    pub fn title(&self, keys: &TenantKeys) -> Result<Option<String>> {
+        match (self.status, self.version_id, &self.title_sealed) {
+            (NoteStatus::Retracted, ..) | (_, Some(_), None) => Ok(None),
+            (_, Some(version), Some(sealed)) => keys.open(version.0, sealed).map(Some),
+            (_, None, _) => Err(Error::Integrity),
+        }
+    }
+
+    /// The text, opened; none once retracted.
+    pub fn body(&self, keys: &TenantKeys) -> Result<Option<String>> {
+        match (self.status, self.version_id, &self.body_sealed) {
+            (NoteStatus::Retracted, ..) => Ok(None),
+            (_, Some(version), Some(sealed)) => keys.open(version.0, sealed).map(Some),
+            _ => Err(Error::Integrity),
+        }
+    }
+}
+
+impl Placed for Note {
+    fn place(&self) -> Place {
+        Place { at: self.authored_at, id: self.id.0 }
+    }
+}
+
+/// The notes of these ids, in no order; absent ones and drafts of others are left out.
+pub async fn by_ids(tx: &TenantTx, ids: Vec<NoteId>, reading: Reading) -> Result<Vec<Note>> {
+    let query =
+        Statement::<Columns>::new(note!("(select * from clinical_notes where id = any(?) and (status <> 'DRAFT' or author_id = ?)) n"))
+            .bind::<Array<SqlUuid>, _>(ids)
+            .bind::<SqlUuid, _>(reading.reader)
+            .bind::<Bool, _>(reading.text == Text::Read);
+    tx.run(query.load(&mut tx.conn())).await
+}
+
+/// The same page of the notes of each of these patients, and one row more where there is more, in no order.
+pub async fn of_patients(tx: &TenantTx, patients: Vec<PatientId>, page: Page, reading: Reading) -> Result<Vec<Note>> {
+    let query = match page.from {
+        From::Newest => Statement::<Columns>::new(note!(page_of_each!("patient_id", "desc"))),
+        From::Oldest => Statement::<Columns>::new(note!(page_of_each!("patient_id", "asc"))),
+    };
+    let query = query
+        .bind::<Array<SqlUuid>, _>(patients)
+        .bind::<SqlUuid, _>(reading.reader)
+        .page(&page)
+        .bind::<Bool, _>(reading.text == Text::Read);
+    tx.run(query.load(&mut tx.conn())).await
+}
+
+/// The same page of the notes of each of these encounters, and one row more where there is more, in no order.
+pub async fn of_encounters(tx: &TenantTx, encounters: Vec<EncounterId>, page: Page, reading: Reading) -> Result<Vec<Note>> {
+    let query = match page.from {
+        From::Newest => Statement::<Columns>::new(note!(page_of_each!("encounter_id", "desc"))),
+        From::Oldest => Statement::<Columns>::new(note!(page_of_each!("encounter_id", "asc"))),
+    };
+    let query = query
+        .bind::<Array<SqlUuid>, _>(encounters)
+        .bind::<SqlUuid, _>(reading.reader)
+        .page(&page)
+        .bind::<Bool, _>(reading.text == Text::Read);
+    tx.run(query.load(&mut tx.conn())).await
+}
+
+type Columns = (
+    SqlUuid,
+    SqlUuid,
+    Nullable<SqlUuid>,
+    SqlText,
+    SqlText,
+    Nullable<SqlText>,
+    Nullable<SqlUuid>,
+    Nullable<SqlText>,
+    Timestamptz,
+    Nullable<Timestamptz>,
+    Integer,
+    Nullable<SqlUuid>,
+    Nullable<Binary>,
+    Nullable<Binary>,
+);

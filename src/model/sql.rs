@@ -1,0 +1,137 @@
+//! Statements that diesel's language has no words for: LATERAL, row comparison. Their text is constant and keeps its prepared form per
+//! connection (`diesel::sql_query` is prepared anew each time); what a client sent is only ever bound. A `?` stands for each bind, in order.
+
+use super::Page;
+use diesel::pg::Pg;
+use diesel::prelude::*;
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::serialize::ToSql;
+use diesel::sql_types::{BigInt, HasSqlType, Timestamptz, Uuid};
+use std::marker::PhantomData;
+
+/// A constant text with its binds; `C` is the tuple of its columns' SQL types.
+pub(super) struct Statement<C> {
+    text: &'static str,
+    binds: Vec<Box<dyn Bind>>,
+    columns: PhantomData<fn() -> C>,
+}
+
+impl<C> Statement<C> {
+    pub(super) fn new(text: &'static str) -> Self {
+        Self { text, binds: Vec::new(), columns: PhantomData }
+    }
+
+    /// The next bind, as SQL type `S`.
+    pub(super) fn bind<S, T>(mut self, value: T) -> Self
+    where
+        S: 'static,
+        T: ToSql<S, Pg> + Send + Sync + 'static,
+        Pg: HasSqlType<S>,
+    {
+        self.binds.push(Box::new(Bound { value, sql_type: PhantomData::<fn() -> S> }));
+        self
+    }
+
+    /// The next five binds: the place before, the place after and the limit of a page.
+    pub(super) fn page(self, page: &Page) -> Self {
+        let (after, before) = page.bounds();
+        self.bind::<Timestamptz, _>(after.at)
+            .bind::<Uuid, _>(after.id)
+            .bind::<Timestamptz, _>(before.at)
+            .bind::<Uuid, _>(before.id)
+            .bind::<BigInt, _>(page.limit())
+    }
+}
+
+impl<C> Query for Statement<C> {
+    type SqlType = C;
+}
+
+/// Without an id of its type a statement is cached by its text.
+impl<C> QueryId for Statement<C> {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl<C> QueryFragment<Pg> for Statement<C> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        let mut binds = self.binds.iter();
+        for (nth, part) in self.text.split('?').enumerate() {
+            if nth > 0 {
+                binds.next().ok_or(diesel::result::Error::QueryBuilderError("a bind is missing".into()))?.push(out.reborrow())?;
+            }
+            out.push_sql(part);
+        }
+        Ok(())
+    }
+}
+
+trait Bind: Send + Sync {
+    fn push<'b>(&'b self, out: AstPass<'_, 'b, Pg>) -> QueryResult<()>;
+}
+
+struct Bound<S, T> {
+    value: T,
+    sql_type: PhantomData<fn() -> S>,
+}
+
+impl<S, T> Bind for Bound<S, T>
+where
+    T: ToSql<S, Pg> + Send + Sync,
+    Pg: HasSqlType<S>,
+{
+    fn push<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_bind_param::<S, T>(&self.value)
+    }
+}
+
+/// Declares an enum that is stored as text: its variants are the only values of the column's CHECK.
+macro_rules! text_enum {
+    ($(#[$doc:meta])* $name:ident { $($(#[$each:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, diesel::expression::AsExpression, diesel::deserialize::FromSqlRow)]
+        #[diesel(sql_type = diesel::sql_types::Text)]
+        pub enum $name {
+            $($(#[$each])* $variant),+
+        }
+
+        impl $name {
+            /// As it is stored.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text),+
+                }
+            }
+        }
+
+        impl diesel::serialize::ToSql<diesel::sql_types::Text, diesel::pg::Pg> for $name {
+            fn to_sql<'b>(&'b self, out: &mut diesel::serialize::Output<'b, '_, diesel::pg::Pg>) -> diesel::serialize::Result {
+                <str as diesel::serialize::ToSql<diesel::sql_types::Text, diesel::pg::Pg>>::to_sql(self.as_str(), out)
+            }
+        }
+
+        impl diesel::deserialize::FromSql<diesel::sql_types::Text, diesel::pg::Pg> for $name {
+            fn from_sql(value: diesel::pg::PgValue<'_>) -> diesel::deserialize::Result<Self> {
+                match value.as_bytes() {
+                    $(text if text == $text.as_bytes() => Ok(Self::$variant),)+
+                    _ => Err(concat!("not a ", stringify!($name)).into()),
+                }
+            }
+        }
+    };
+}
+
+pub(super) use text_enum;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use diesel::sql_types::Text;
+
+    #[test]
+    fn binds_stand_where_the_marks_are() {
+        let statement =
+            Statement::<(Text,)>::new("select a from b where c = ? and d < ?").bind::<Text, _>("x".to_owned()).bind::<BigInt, _>(5_i64);
+        assert_eq!(diesel::debug_query::<Pg, _>(&statement).to_string(), r#"select a from b where c = $1 and d < $2 -- binds: ["x", 5]"#);
+    }
+}
