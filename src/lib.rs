@@ -7,6 +7,7 @@ pub mod config;
 pub mod crypto;
 pub mod db;
 pub mod error;
+pub mod fhir;
 pub mod graphql;
 pub mod guard;
 pub mod http;

@@ -1,6 +1,7 @@
 //! Operations on tenants and servers: making them, migrating them, filling them. Each is idempotent, can be resumed after a kill
 //! at any step, and leaves a row in the catalog. They hold the operator's login; the server never does.
 
+pub mod import;
 pub mod init;
 pub mod log;
 pub mod migrate;
