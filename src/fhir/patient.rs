@@ -193,7 +193,10 @@ impl NameElement<'_> {
         let family = said(&self.family).map(|family| family.trim().to_owned());
         let text = said(&self.text).map(|text| text.trim().to_owned()).unwrap_or_else(|| {
             let prefix = parts(&self.prefix).filter(|_| titles == Titles::Written);
-            let words = prefix.chain(given.iter().map(String::as_str)).chain(family.as_deref()).chain(parts(&self.suffix));
+            // Where family names come first, they do so whatever the order of the elements.
+            let eastern = family.as_deref().is_some_and(|family| family.chars().any(is_east_asian));
+            let (first, last) = if eastern { (family.as_deref(), None) } else { (None, family.as_deref()) };
+            let words = prefix.chain(first).chain(given.iter().map(String::as_str)).chain(last).chain(parts(&self.suffix));
             words.collect::<Vec<_>>().join(" ")
         });
         (!text.is_empty()).then_some(HumanName { family, given, text })
@@ -220,6 +223,11 @@ impl NameElement<'_> {
 
 fn parts<'t>(list: &'t [Option<Text<'_>>]) -> impl Iterator<Item = &'t str> {
     list.iter().filter_map(|part| said(part).map(str::trim))
+}
+
+/// Kana, Han characters and Hangul.
+fn is_east_asian(letter: char) -> bool {
+    matches!(letter, '\u{3040}'..='\u{30ff}' | '\u{3400}'..='\u{9fff}' | '\u{ac00}'..='\u{d7af}' | '\u{f900}'..='\u{faff}')
 }
 
 /// The name in use, and the others as given.
@@ -302,6 +310,8 @@ mod tests {
                 .unwrap();
         assert_eq!(patient.name.unwrap().text, "山田 太郎");
         assert!(patient.contact.unwrap().to_string().contains("ヤマダ"));
+        let parts = read(json!({ "resourceType": "Patient", "id": "p", "name": [{ "family": "山田", "given": ["太郎"] }] })).unwrap();
+        assert_eq!(parts.name.unwrap().text, "山田 太郎");
     }
 
     #[test]
