@@ -1,3 +1,3 @@
-//! The binary.
+//! The binary: the command line of `cordon`.
 
 fn main() {}

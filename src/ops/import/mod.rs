@@ -1,11 +1,17 @@
 //! Import: charts from FHIR files into one tenant, however large, in whatever order.
-//! `source` reads the input in passes so that what is referred to comes before what refers to it; `rejects` says what could not be read.
+//! `source` reads the input in passes so that what is referred to comes before what refers to it, `store` makes rows of it, `run` joins the
+//! two, and `rejects` says what was not taken.
 
 mod input;
 pub mod rejects;
+mod run;
 pub mod source;
 mod split;
 mod spool;
+mod store;
+
+pub use run::{Progress, run};
+pub use store::Store;
 
 use crate::fhir::Kind;
 use serde::Serialize;

@@ -20,6 +20,8 @@ pub enum Reason {
     Unreadable,
     /// A deletion: clinical rows are never deleted.
     DeleteNotSupported,
+    /// Sound by itself, but there is no place for it among the tenant's rows: `patient_not_found`, `duplicate_identifier`, …
+    NoPlace(&'static str),
 }
 
 impl Reason {
@@ -30,6 +32,7 @@ impl Reason {
             Self::TooLarge => "too_large",
             Self::Unreadable => "unreadable",
             Self::DeleteNotSupported => "delete_not_supported",
+            Self::NoPlace(code) => code,
         }
     }
 }

@@ -1,0 +1,152 @@
+//! The command line: one file a command. Answers go to standard output (with `--json` one document), progress and logs to standard error.
+//! Exit: 0 done, 1 failed, 2 usage, 3 done with rejects, 4 refused in this state, 5 a wall is down, 6 unreachable, 130 interrupted.
+
+mod import;
+mod init;
+mod migrate;
+mod serve;
+mod server;
+mod tenant;
+mod token;
+
+use crate::app::StartError;
+use crate::config::{ConfigError, LogFormat, Settings};
+use crate::ops::OpsError;
+use crate::ops::operator::Operator;
+use clap::{Parser, Subcommand};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Clinical notes for many healthcare organisations, each behind its own cordon.
+#[derive(Parser)]
+#[command(name = "cordon", version, max_term_width = 100)]
+pub struct Cli {
+    /// Directory with base.yaml and <profile>.yaml
+    #[arg(long, global = true, value_name = "DIR")]
+    config: Option<PathBuf>,
+    /// Profile: which <profile>.yaml overrides the defaults
+    #[arg(long, global = true, value_name = "NAME")]
+    profile: Option<String>,
+    /// Answer with one JSON document
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make roles, databases, catalog and key file
+    Init(init::Args),
+    /// PostgreSQL servers
+    #[command(subcommand)]
+    Server(server::Args),
+    /// Organisations: make, list, show, suspend, resume
+    #[command(subcommand)]
+    Tenant(tenant::Args),
+    /// Migrations over everything
+    #[command(subcommand)]
+    Migrate(migrate::Args),
+    /// Bring charts in
+    #[command(subcommand)]
+    Import(import::Args),
+    /// Sign a development token
+    Token(token::Args),
+    /// Answer GraphQL over HTTP
+    Serve,
+}
+
+/// What a command needs besides its arguments.
+struct Context {
+    settings: Settings,
+    profile: Option<String>,
+    json: bool,
+}
+
+impl Context {
+    fn operator(&self) -> Result<Operator, OpsError> {
+        Operator::new(&self.settings)
+    }
+
+    /// Prints the answer: the document with `--json`, else the lines.
+    fn answer(&self, document: &impl serde::Serialize, lines: impl FnOnce() -> String) -> Result<(), OpsError> {
+        let text = match self.json {
+            true => serde_json::to_string(document).map_err(|error| OpsError::Failed(error.to_string()))?,
+            false => lines(),
+        };
+        writeln!(std::io::stdout().lock(), "{}", text.trim_end())?;
+        Ok(())
+    }
+}
+
+/// Runs a command to its end.
+pub fn run(cli: Cli) -> ExitCode {
+    let outcome = start(cli);
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr().lock(), "cordon: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn start(cli: Cli) -> Result<ExitCode, OpsError> {
+    let directory = cli.config.or_else(|| Some(PathBuf::from("config")).filter(|directory| directory.is_dir()));
+    let settings = Settings::load(directory.as_deref(), cli.profile.as_deref())?;
+    log_to_stderr(&settings)?;
+    let context = Context { settings, profile: cli.profile, json: cli.json };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let command = dispatch(cli.command, context);
+        tokio::select! {
+            outcome = command => outcome,
+            // `serve` ends by itself on SIGINT; everything else stops here and is resumed by running it again.
+            () = interrupted() => Ok(ExitCode::from(130)),
+        }
+    })
+}
+
+async fn dispatch(command: Command, context: Context) -> Result<ExitCode, OpsError> {
+    match command {
+        Command::Init(args) => init::run(args, &context).await,
+        Command::Server(args) => server::run(args, &context).await,
+        Command::Tenant(args) => tenant::run(args, &context).await,
+        Command::Migrate(args) => migrate::run(args, &context).await,
+        Command::Import(args) => import::run(args, &context).await,
+        Command::Token(args) => token::run(&args, &context),
+        Command::Serve => serve::run(context).await,
+    }
+}
+
+async fn interrupted() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    // A graceful stop of the server has begun by the same signal; it is given its time before this ends the process.
+    tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+}
+
+fn log_to_stderr(settings: &Settings) -> Result<(), OpsError> {
+    let filter =
+        tracing_subscriber::EnvFilter::try_new(&settings.log.filter).map_err(|error| OpsError::Usage(format!("log.filter: {error}")))?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let set = match settings.log.format {
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+        LogFormat::Text => lines.try_init(),
+    };
+    set.map_err(|error| OpsError::Failed(error.to_string()))
+}
+
+impl From<ConfigError> for OpsError {
+    fn from(error: ConfigError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl From<StartError> for OpsError {
+    fn from(error: StartError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}

@@ -1,0 +1,79 @@
+//! `cordon tenant create|list|show|suspend|resume`: organisations.
+
+use super::Context;
+use crate::ops::OpsError;
+use crate::ops::provision::{self, NewTenant};
+use crate::tenant::{Model, Tenant};
+use serde_json::json;
+use std::process::ExitCode;
+
+#[derive(clap::Subcommand)]
+pub enum Args {
+    /// Make a tenant; run again, it finishes what was interrupted
+    Create {
+        /// Short name, unique among the living: a-z, 0-9 and -
+        slug: String,
+        /// Name for people
+        #[arg(long)]
+        name: String,
+        /// shared: common tables; schema: a schema of its own; database: a database of its own
+        #[arg(long, default_value = "schema")]
+        model: Model,
+        /// Server that keeps it; the first one where none is named
+        #[arg(long)]
+        server: Option<String>,
+        /// What it has ordered
+        #[arg(long, default_value = "standard")]
+        plan: String,
+    },
+    /// All tenants
+    List,
+    /// One tenant
+    Show {
+        /// Its slug
+        slug: String,
+    },
+    /// Stop serving a tenant; nothing of it is lost
+    Suspend {
+        /// Its slug
+        slug: String,
+    },
+    /// Serve a suspended tenant again
+    Resume {
+        /// Its slug
+        slug: String,
+    },
+}
+
+pub async fn run(args: Args, context: &Context) -> Result<ExitCode, OpsError> {
+    let operator = context.operator()?;
+    let tenant = match args {
+        Args::Create { slug, name, model, server, plan } => {
+            provision::create(&operator, &NewTenant { slug, name, model, server, plan }).await?
+        }
+        Args::Show { slug } => provision::find(&mut operator.control().await?, &slug).await?,
+        Args::Suspend { slug } => provision::suspend(&operator, &slug).await?,
+        Args::Resume { slug } => provision::resume(&operator, &slug).await?,
+        Args::List => {
+            let all = provision::list(&operator).await?;
+            let rows: Vec<_> = all.iter().map(document).collect();
+            context.answer(&rows, || all.iter().map(|tenant| line(tenant) + "\n").collect())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    context.answer(&document(&tenant), || line(&tenant))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn document(tenant: &Tenant) -> serde_json::Value {
+    let placement = tenant.placement.as_ref().map(|placement| {
+        json!({ "model": placement.model, "server": placement.server, "database": placement.database,
+                "schema": placement.schema.as_str(), "generation": placement.generation })
+    });
+    json!({ "id": tenant.id, "slug": tenant.slug, "name": tenant.name, "plan": tenant.plan, "state": tenant.state, "placement": placement })
+}
+
+fn line(tenant: &Tenant) -> String {
+    let model = tenant.placement.as_ref().map_or("-", |placement| placement.model.as_str());
+    format!("{:20} {:36} {:12} {:9} {}", tenant.slug, tenant.id, tenant.state.as_str(), model, tenant.name)
+}

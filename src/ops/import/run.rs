@@ -1,0 +1,101 @@
+//! One run of an import: readings in, rows and a report out.
+
+use super::Report;
+use super::rejects::{Reason, Reject, Rejects};
+use super::source::{Batch, Reading, Source, Sourced};
+use super::store::{Store, Stored};
+use crate::fhir::Kind;
+use crate::ops::{OpsError, Result};
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// Batches that wait for the database: enough to keep the reading thread busy, few enough to be small.
+const AHEAD: usize = 3;
+
+/// How far a run has come.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    /// What is being stored.
+    pub kind: Kind,
+    /// How many have been taken or refused.
+    pub done: u64,
+    /// How many there are in the input.
+    pub of: u64,
+}
+
+/// Stores everything that `source` reads. What was stored before an error stays; the same run goes on from there.
+pub async fn run(source: Source, mut store: Store, mut rejects: Option<Rejects>, tell: impl Fn(Progress)) -> Result<Report> {
+    let begun = Instant::now();
+    let mut report = Report::default();
+    let mut expected: BTreeMap<Kind, u64> = BTreeMap::new();
+    let mut done: BTreeMap<Kind, u64> = BTreeMap::new();
+    let mut readings = source.read(AHEAD)?;
+    let mut finished = false;
+    while let Some(reading) = readings.recv().await {
+        match reading {
+            Reading::Surveyed(counts) => expected = counts,
+            Reading::Rejected(reject) => refuse(&mut report, &mut rejects, &reject)?,
+            Reading::Finished(tally) => {
+                (report.files, report.skipped, finished) = (tally.files, tally.skipped, true);
+            }
+            Reading::Batch(batch) => {
+                let (kind, count, refused) = match batch {
+                    Batch::Practitioners(batch) => {
+                        let stored = store.practitioners(&resources(&batch)).await?;
+                        add(&mut report, Kind::Practitioner, &batch, stored, |resource| &resource.key)
+                    }
+                    Batch::Patients(batch) => {
+                        let stored = store.patients(&resources(&batch)).await?;
+                        add(&mut report, Kind::Patient, &batch, stored, |resource| &resource.key)
+                    }
+                    Batch::Encounters(batch) => {
+                        let stored = store.encounters(&resources(&batch)).await?;
+                        add(&mut report, Kind::Encounter, &batch, stored, |resource| &resource.key)
+                    }
+                    Batch::Notes(batch) => {
+                        let stored = store.notes(&resources(&batch)).await?;
+                        add(&mut report, Kind::DocumentReference, &batch, stored, |resource| &resource.key)
+                    }
+                };
+                for reject in refused {
+                    refuse(&mut report, &mut rejects, &reject)?;
+                }
+                let so_far = done.entry(kind).or_default();
+                *so_far += count;
+                tell(Progress { kind, done: *so_far, of: expected.get(&kind).copied().unwrap_or(0).max(*so_far) });
+            }
+        }
+    }
+    if !finished {
+        return Err(OpsError::Failed("the input could not be read to its end; what was read is stored, run it again".into()));
+    }
+    if let Some(rejects) = rejects {
+        rejects.finish()?;
+    }
+    report.seconds = begun.elapsed().as_secs_f64();
+    let notes = report.notes.new + report.notes.updated + report.notes.unchanged;
+    report.notes_per_second = (notes as f64 / report.seconds.max(0.001)).round();
+    Ok(report)
+}
+
+fn resources<T>(batch: &[Sourced<T>]) -> Vec<&T> {
+    batch.iter().map(|sourced| &sourced.resource).collect()
+}
+
+fn add<T>(report: &mut Report, kind: Kind, batch: &[Sourced<T>], stored: Stored, key: impl Fn(&T) -> &str) -> (Kind, u64, Vec<Reject>) {
+    let counts = report.counts(kind);
+    counts.new += stored.new;
+    counts.updated += stored.updated;
+    counts.unchanged += stored.unchanged;
+    let refused = stored.refused.into_iter().filter_map(|(index, reason)| Some((batch.get(index)?, reason)));
+    let refused = refused.map(|(sourced, reason)| sourced.reject(key(&sourced.resource), Reason::NoPlace(reason))).collect();
+    (kind, batch.len() as u64, refused)
+}
+
+fn refuse(report: &mut Report, rejects: &mut Option<Rejects>, reject: &Reject) -> Result<()> {
+    report.reject(reject);
+    match rejects {
+        Some(file) => Ok(file.add(reject)?),
+        None => Ok(()),
+    }
+}

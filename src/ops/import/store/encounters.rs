@@ -1,0 +1,124 @@
+//! Encounters into rows.
+
+use super::{Store, Stored, fingerprint, without_repeats};
+use crate::crypto::fields::{EncounterReason, EncounterSource};
+use crate::crypto::{Sealed, TenantKeys};
+use crate::db::schema::tenant::encounters;
+use crate::error::Result;
+use crate::fhir::ImportedEncounter;
+use crate::guard::TenantTx;
+use crate::ids::{EncounterId, PatientId, TenantId};
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+use std::collections::HashMap;
+
+#[derive(Insertable)]
+#[diesel(table_name = encounters)]
+struct NewRow<'a> {
+    tenant_id: TenantId,
+    id: EncounterId,
+    patient_id: PatientId,
+    source_key: Vec<u8>,
+    #[diesel(embed)]
+    content: Content<'a>,
+}
+
+#[derive(Insertable, AsChangeset)]
+#[diesel(table_name = encounters, treat_none_as_null = true)]
+struct Content<'a> {
+    status: &'static str,
+    class: Option<&'a str>,
+    reason_sealed: Option<Sealed<EncounterReason>>,
+    started_at: Option<DateTime<Utc>>,
+    ended_at: Option<DateTime<Utc>>,
+    ordered_at: DateTime<Utc>,
+    source_sealed: Option<Sealed<EncounterSource>>,
+    source_hash: Vec<u8>,
+}
+
+struct Known {
+    id: EncounterId,
+    patient: PatientId,
+    hash: Option<Vec<u8>>,
+    ordered_at: DateTime<Utc>,
+}
+
+impl Store {
+    /// Stores a batch of encounters whose patients are there.
+    pub async fn encounters(&self, batch: &[&ImportedEncounter]) -> Result<Stored> {
+        let (mut stored, mut offset) = (Stored::default(), 0);
+        for run in without_repeats(batch, |encounter| encounter.key.clone()) {
+            let tx = self.begin().await?;
+            let outcome = self.encounters_once(&tx, run).await?;
+            tx.commit().await?;
+            stored.absorb(outcome, offset);
+            offset += run.len();
+        }
+        Ok(stored)
+    }
+
+    async fn encounters_once(&self, tx: &TenantTx, batch: &[&ImportedEncounter]) -> Result<Stored> {
+        let keys = tx.keys();
+        let patients = self.find_patients(tx, &batch.iter().map(|encounter| &encounter.patient).collect::<Vec<_>>()).await?;
+        let source_keys: Vec<_> = batch.iter().map(|encounter| self.key(keys, &encounter.key)).collect();
+        let known = known(tx, &source_keys).await?;
+        let (mut stored, mut new) = (Stored::default(), Vec::new());
+        for (index, (encounter, source_key)) in batch.iter().zip(source_keys).enumerate() {
+            let Some(patient_id) = patients.get(&encounter.patient).copied() else {
+                stored.refused.push((index, "patient_not_found"));
+                continue;
+            };
+            let hash = fingerprint(keys, "encounter", encounter.fingerprint())?;
+            match known.get(&source_key) {
+                Some(before) if before.patient != patient_id => stored.refused.push((index, "patient_changed")),
+                Some(before) if before.hash.as_ref() == Some(&hash) => stored.unchanged += 1,
+                Some(before) => {
+                    let content = content(keys, encounter, before.id, hash, before.ordered_at)?;
+                    let row = encounters::table.filter(encounters::id.eq(before.id));
+                    let bump = (encounters::version.eq(encounters::version + 1), encounters::updated_at.eq(diesel::dsl::now));
+                    tx.run(diesel::update(row).set((content, bump)).execute(&mut tx.conn())).await?;
+                    stored.updated += 1;
+                }
+                None => {
+                    let id = EncounterId::new();
+                    let content = content(keys, encounter, id, hash, Utc::now())?;
+                    new.push(NewRow { tenant_id: tx.tenant(), id, patient_id, source_key, content });
+                }
+            }
+        }
+        if !new.is_empty() {
+            stored.new = new.len() as u64;
+            tx.run(diesel::insert_into(encounters::table).values(new).execute(&mut tx.conn())).await?;
+        }
+        Ok(stored)
+    }
+}
+
+async fn known(tx: &TenantTx, source_keys: &[Vec<u8>]) -> Result<HashMap<Vec<u8>, Known>> {
+    let columns =
+        (encounters::source_key.assume_not_null(), encounters::id, encounters::patient_id, encounters::source_hash, encounters::ordered_at);
+    let query = encounters::table.select(columns).filter(encounters::source_key.eq_any(source_keys));
+    let rows: Vec<(Vec<u8>, EncounterId, PatientId, Option<Vec<u8>>, DateTime<Utc>)> = tx.run(query.load(&mut tx.conn())).await?;
+    Ok(rows.into_iter().map(|(key, id, patient, hash, ordered_at)| (key, Known { id, patient, hash, ordered_at })).collect())
+}
+
+/// One without a beginning is listed where it was first seen.
+fn content<'a>(
+    keys: &TenantKeys,
+    encounter: &'a ImportedEncounter,
+    id: EncounterId,
+    source_hash: Vec<u8>,
+    otherwise: DateTime<Utc>,
+) -> Result<Content<'a>> {
+    Ok(Content {
+        status: encounter.status.name(),
+        class: encounter.class.as_deref(),
+        reason_sealed: encounter.reason.as_ref().map(|reason| keys.seal(id.0, reason)).transpose()?,
+        started_at: encounter.started_at,
+        ended_at: encounter.ended_at,
+        ordered_at: encounter.started_at.unwrap_or(otherwise),
+        source_sealed: Some(keys.seal(id.0, &encounter.source.clone().into_json())?),
+        source_hash,
+    })
+}

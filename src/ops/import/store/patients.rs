@@ -1,0 +1,226 @@
+//! Patients into rows: the chart's head, its identifiers and the blind terms of its name.
+
+use super::{Store, Stored, fingerprint, identifier_hash, without_repeats};
+use crate::crypto::fields::{IdentifierValue, PatientBirthDate, PatientContact, PatientName, PatientSource, PersonName};
+use crate::crypto::{Sealed, TenantKeys};
+use crate::db::schema::tenant::{patient_identifiers, patient_terms, patients};
+use crate::error::Result;
+use crate::fhir::ImportedPatient;
+use crate::guard::TenantTx;
+use crate::ids::{PatientId, TenantId};
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+use std::collections::{HashMap, HashSet};
+use uuid::Uuid;
+
+#[derive(Insertable)]
+#[diesel(table_name = patients)]
+struct NewRow {
+    tenant_id: TenantId,
+    id: PatientId,
+    source_key: Vec<u8>,
+    #[diesel(embed)]
+    content: Content,
+}
+
+/// What an import writes, new or changed. `None` clears: the source has the last word on its own charts.
+#[derive(Insertable, AsChangeset)]
+#[diesel(table_name = patients, treat_none_as_null = true)]
+struct Content {
+    sex: &'static str,
+    deceased_at: Option<DateTime<Utc>>,
+    name_sealed: Option<Sealed<PatientName>>,
+    birth_date_sealed: Option<Sealed<PatientBirthDate>>,
+    contact_sealed: Option<Sealed<PatientContact>>,
+    source_sealed: Option<Sealed<PatientSource>>,
+    source_hash: Vec<u8>,
+}
+
+#[derive(Insertable)]
+#[diesel(table_name = patient_identifiers)]
+struct IdentifierRow<'a> {
+    tenant_id: TenantId,
+    id: Uuid,
+    patient_id: PatientId,
+    position: i32,
+    system: &'a str,
+    kind: Option<&'a str>,
+    exclusive: bool,
+    value_sealed: Sealed<IdentifierValue>,
+    value_hash: Vec<u8>,
+}
+
+#[derive(Insertable)]
+#[diesel(table_name = patient_terms)]
+struct TermsRow {
+    tenant_id: TenantId,
+    patient_id: PatientId,
+    terms: Vec<i64>,
+}
+
+struct Planned<'a> {
+    patient: &'a ImportedPatient,
+    id: PatientId,
+    key: Vec<u8>,
+    hash: Vec<u8>,
+    known: bool,
+}
+
+impl Store {
+    /// Stores a batch of patients.
+    pub async fn patients(&self, batch: &[&ImportedPatient]) -> Result<Stored> {
+        let (mut stored, mut offset) = (Stored::default(), 0);
+        for run in without_repeats(batch, |patient| patient.key.clone()) {
+            let tx = self.begin().await?;
+            let outcome = self.patients_once(&tx, run).await?;
+            tx.commit().await?;
+            stored.absorb(outcome, offset);
+            offset += run.len();
+        }
+        Ok(stored)
+    }
+
+    async fn patients_once(&self, tx: &TenantTx, batch: &[&ImportedPatient]) -> Result<Stored> {
+        let keys = tx.keys();
+        let source_keys: Vec<_> = batch.iter().map(|patient| self.key(keys, &patient.key)).collect();
+        let query = patients::table
+            .select((patients::source_key.assume_not_null(), patients::id, patients::source_hash))
+            .filter(patients::source_key.eq_any(&source_keys));
+        let rows: Vec<(Vec<u8>, PatientId, Option<Vec<u8>>)> = tx.run(query.load(&mut tx.conn())).await?;
+        let known: HashMap<_, _> = rows.into_iter().map(|(key, id, hash)| (key, (id, hash))).collect();
+
+        let mut stored = Stored::default();
+        let taken = owners(tx, batch).await?;
+        let mut claimed: HashMap<Vec<u8>, PatientId> = HashMap::new();
+        let mut planned = Vec::new();
+        for (index, (patient, key)) in batch.iter().zip(source_keys).enumerate() {
+            let hash = fingerprint(keys, "patient", patient.fingerprint())?;
+            let before = known.get(&key);
+            if before.is_some_and(|(_, stored)| stored.as_ref() == Some(&hash)) {
+                stored.unchanged += 1;
+                continue;
+            }
+            let id = before.map_or_else(PatientId::new, |(id, _)| *id);
+            let mine: Vec<_> = exclusive(keys, patient).collect();
+            let elsewhere = |hash: &Vec<u8>| taken.get(hash).or_else(|| claimed.get(hash)).is_some_and(|owner| *owner != id);
+            if mine.iter().any(elsewhere) {
+                stored.refused.push((index, "duplicate_identifier"));
+                continue;
+            }
+            claimed.extend(mine.into_iter().map(|hash| (hash, id)));
+            planned.push(Planned { patient: *patient, id, key, hash, known: before.is_some() });
+        }
+        let (changed, new): (Vec<_>, Vec<_>) = planned.into_iter().partition(|plan| plan.known);
+        self.insert(tx, &new).await?;
+        for plan in &changed {
+            self.update(tx, plan).await?;
+        }
+        stored.new = new.len() as u64;
+        stored.updated = changed.len() as u64;
+        Ok(stored)
+    }
+
+    async fn insert(&self, tx: &TenantTx, new: &[Planned<'_>]) -> Result<()> {
+        if new.is_empty() {
+            return Ok(());
+        }
+        let (tenant, keys) = (tx.tenant(), tx.keys());
+        let rows = new
+            .iter()
+            .map(|plan| Ok(NewRow { tenant_id: tenant, id: plan.id, source_key: plan.key.clone(), content: content(keys, plan)? }))
+            .collect::<Result<Vec<_>>>()?;
+        tx.run(diesel::insert_into(patients::table).values(rows).execute(&mut tx.conn())).await?;
+        let mut identifiers = Vec::new();
+        for plan in new {
+            identifiers.extend(identifier_rows(tenant, keys, plan)?);
+        }
+        // A statement has 65,535 parameters at most.
+        for some in identifiers.chunks(5_000) {
+            tx.run(diesel::insert_into(patient_identifiers::table).values(some).execute(&mut tx.conn())).await?;
+        }
+        let terms: Vec<_> = new.iter().map(|plan| TermsRow { tenant_id: tenant, patient_id: plan.id, terms: terms(keys, plan) }).collect();
+        tx.run(diesel::insert_into(patient_terms::table).values(terms).execute(&mut tx.conn())).await?;
+        Ok(())
+    }
+
+    async fn update(&self, tx: &TenantTx, plan: &Planned<'_>) -> Result<()> {
+        let keys = tx.keys();
+        let row = patients::table.filter(patients::id.eq(plan.id));
+        let bump = (patients::version.eq(patients::version + 1), patients::updated_at.eq(diesel::dsl::now));
+        tx.run(diesel::update(row).set((content(keys, plan)?, bump)).execute(&mut tx.conn())).await?;
+
+        let living = patient_identifiers::patient_id.eq(plan.id).and(patient_identifiers::retired_at.is_null());
+        let query = patient_identifiers::table.select((patient_identifiers::id, patient_identifiers::value_hash)).filter(living);
+        let there: Vec<(Uuid, Vec<u8>)> = tx.run(query.load(&mut tx.conn())).await?;
+        let rows = identifier_rows(tx.tenant(), keys, plan)?;
+        let wanted: HashSet<_> = rows.iter().map(|row| row.value_hash.clone()).collect();
+        let gone: Vec<_> = there.iter().filter(|(_, hash)| !wanted.contains(hash)).map(|(id, _)| *id).collect();
+        let stay: HashSet<_> = there.into_iter().map(|(_, hash)| hash).collect();
+        let retired = diesel::update(patient_identifiers::table.filter(patient_identifiers::id.eq_any(gone)));
+        tx.run(retired.set(patient_identifiers::retired_at.eq(Utc::now())).execute(&mut tx.conn())).await?;
+        let added: Vec<_> = rows.into_iter().filter(|row| !stay.contains(&row.value_hash)).collect();
+        tx.run(diesel::insert_into(patient_identifiers::table).values(added).execute(&mut tx.conn())).await?;
+        let named = diesel::update(patient_terms::table.filter(patient_terms::patient_id.eq(plan.id)));
+        tx.run(named.set(patient_terms::terms.eq(terms(keys, plan))).execute(&mut tx.conn())).await?;
+        Ok(())
+    }
+}
+
+/// Who has the exclusive identifiers that a batch brings.
+async fn owners(tx: &TenantTx, batch: &[&ImportedPatient]) -> Result<HashMap<Vec<u8>, PatientId>> {
+    let hashes: Vec<_> = batch.iter().flat_map(|patient| exclusive(tx.keys(), patient)).collect();
+    let query = patient_identifiers::table
+        .select((patient_identifiers::value_hash, patient_identifiers::patient_id))
+        .filter(patient_identifiers::value_hash.eq_any(hashes))
+        .filter(patient_identifiers::exclusive.and(patient_identifiers::retired_at.is_null()));
+    let rows: Vec<(Vec<u8>, PatientId)> = tx.run(query.load(&mut tx.conn())).await?;
+    Ok(rows.into_iter().collect())
+}
+
+fn exclusive(keys: &TenantKeys, patient: &ImportedPatient) -> impl Iterator<Item = Vec<u8>> {
+    patient.identifiers.iter().filter(|number| number.exclusive).map(|number| identifier_hash(keys, &number.identifier))
+}
+
+fn content(keys: &TenantKeys, plan: &Planned<'_>) -> Result<Content> {
+    let Planned { patient, id, hash, .. } = plan;
+    Ok(Content {
+        sex: patient.sex.name(),
+        deceased_at: patient.deceased_at,
+        name_sealed: person(patient).map(|name| keys.seal(id.0, &name)).transpose()?,
+        birth_date_sealed: patient.birth_date.as_ref().map(|date| keys.seal(id.0, date)).transpose()?,
+        contact_sealed: patient.contact.as_ref().map(|contact| keys.seal(id.0, contact)).transpose()?,
+        source_sealed: Some(keys.seal(id.0, &patient.source.clone().into_json())?),
+        source_hash: hash.clone(),
+    })
+}
+
+fn identifier_rows<'a>(tenant: TenantId, keys: &TenantKeys, plan: &Planned<'a>) -> Result<Vec<IdentifierRow<'a>>> {
+    let mut seen = HashSet::new();
+    let numbers = plan.patient.identifiers.iter().filter(|number| seen.insert(&number.identifier));
+    numbers
+        .zip(0..)
+        .map(|(number, position)| {
+            let id = Uuid::now_v7();
+            Ok(IdentifierRow {
+                tenant_id: tenant,
+                id,
+                patient_id: plan.id,
+                position,
+                system: &number.identifier.system,
+                kind: number.kind.as_deref(),
+                exclusive: number.exclusive,
+                value_sealed: keys.seal(id, &number.identifier.value)?,
+                value_hash: identifier_hash(keys, &number.identifier),
+            })
+        })
+        .collect()
+}
+
+fn terms(keys: &TenantKeys, plan: &Planned<'_>) -> Vec<i64> {
+    person(plan.patient).map(|name| keys.name_terms(&name)).unwrap_or_default()
+}
+
+fn person(patient: &ImportedPatient) -> Option<PersonName> {
+    patient.name.as_ref().map(|name| PersonName { family: name.family.clone(), given: name.given.clone(), text: name.text.clone() })
+}
