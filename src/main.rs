@@ -1,3 +1,8 @@
-//! The binary: the command line of `cordon`.
+//! The binary: arguments in, exit code out. What each command does is in `cli`.
 
-fn main() {}
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cordon::cli::run(cordon::cli::Cli::parse())
+}
