@@ -26,6 +26,12 @@ async fn table_definitions_are_fresh() {
     prove("src/db/schema/catalog.rs", &tables(site, "cordon_control", "cordon_catalog", "cordon_catalog.", about).await);
 }
 
+#[test]
+fn the_schema_is_fresh() {
+    let limits = cordon::config::Settings::load(None, None).unwrap().limits;
+    prove("schema.graphql", &cordon::graphql::Api::new(&limits).unwrap().sdl());
+}
+
 /// `table!` of every table of a schema.
 async fn tables(site: &Site, database: &str, schema: &str, prefix: &str, about: &str) -> String {
     let rows = site
