@@ -26,6 +26,7 @@ pub fn coded(mut errors: Vec<ServerError>) -> Vec<ServerError> {
         error.extensions = Some(found);
     }
     errors.sort_by_cached_key(|error| (error.locations.first().map(|at| (at.line, at.column)), format!("{:?}", error.path)));
+    errors.dedup();
     errors
 }
 

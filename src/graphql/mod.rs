@@ -74,6 +74,10 @@ impl Api {
     /// Parses and measures a question; the errors are those of `Answer::Refused`.
     pub fn prepare(&self, question: Question) -> Result<Prepared, String> {
         let mut document = limits::parse(&question.query, &self.limits).map_err(refused)?;
+        let asked = Asked::of(&document, question.operation_name.as_deref(), &question.variables);
+        if let Some(variable) = asked.and_then(|asked| asked.unset()) {
+            return Err(failure(Error::invalid(format!("variables.{variable}"), "must have a value")));
+        }
         shape::mark_types(&mut document);
         Ok(Prepared { question, document })
     }
@@ -240,6 +244,10 @@ mod tests {
     fn the_chart_page_is_within_the_limits() {
         let api = Api::new(&limits()).unwrap();
         let query = include_str!("../../tests/it/chart.graphql").to_owned();
-        assert!(api.prepare(Question { query, operation_name: None, variables: Default::default() }).is_ok());
+        let variables = async_graphql::Variables::from_json(serde_json::json!({ "patient": "x" }));
+        let question = Question { query, operation_name: None, variables };
+        assert!(api.prepare(question.clone()).is_ok());
+        let refused = api.prepare(Question { variables: Default::default(), ..question }).err().unwrap();
+        assert!(refused.contains("variables.patient") && !refused.contains("data"), "{refused}");
     }
 }

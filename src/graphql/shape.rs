@@ -136,6 +136,18 @@ impl<'a> Asked<'a> {
         Some(Self { document, operation: &operation.node, variables })
     }
 
+    /// A variable that must have a value and has none.
+    pub fn unset(&self) -> Option<&'a Name> {
+        let unset = self.operation.variable_definitions.iter().find(|variable| {
+            let variable = &variable.node;
+            match self.variables.get(&variable.name.node) {
+                None => !variable.var_type.node.nullable && variable.default_value.is_none(),
+                Some(value) => !variable.var_type.node.nullable && *value == Value::Null,
+            }
+        });
+        unset.map(|variable| &variable.node.name.node)
+    }
+
     fn left_out(&self, directives: &[Positioned<Directive>]) -> bool {
         directives.iter().any(|directive| match directive.node.name.node.as_str() {
             "skip" => self.condition(&directive.node),
@@ -243,6 +255,19 @@ mod tests {
         let mut document = parse_query(query).unwrap();
         mark_types(&mut document);
         assert!(format!("{document:?}").contains(TYPE));
+    }
+
+    #[test]
+    fn a_variable_without_a_value_is_named() {
+        let unset = |types: &str, variables: Json| {
+            let document = parse_query(format!("query ({types}) {{ patient {{ id }} }}")).unwrap();
+            let variables = Variables::from_json(variables);
+            Asked::of(&document, None, &variables).unwrap().unset().map(ToString::to_string)
+        };
+        assert_eq!(unset("$a: ID, $b: ID! = 1", json!({})), None);
+        assert_eq!(unset("$a: ID, $b: ID!", json!({"a": "1"})), Some("b".into()));
+        assert_eq!(unset("$b: ID! = 1", json!({"b": null})), Some("b".into()));
+        assert_eq!(unset("$b: ID!", json!({"b": "1", "later": 1})), None);
     }
 
     #[test]
