@@ -35,8 +35,21 @@ const HOMES: [(&str, &[&str]); 9] = [
 /// Modules that never name diesel.
 const WITHOUT_DIESEL: [&str; 3] = ["src/http", "src/graphql", "src/fhir"];
 
-/// Files that name a raw connection, and how often. Anything else goes through the guard.
-const RAW_CONNECTIONS: [(&str, usize); 1] = [("src/db/cluster/keeper.rs", 1)];
+/// Files that name a raw connection: the database's own, the tenant transaction, the catalog, and the operator's. Anything else goes
+/// through the guard.
+const RAW_CONNECTIONS: [&str; 11] = [
+    "src/db/cluster/keeper.rs",
+    "src/db/connect.rs",
+    "src/db/migrate.rs",
+    "src/db/pool.rs",
+    "src/guard/tx.rs",
+    "src/ops/log.rs",
+    "src/ops/migrate.rs",
+    "src/ops/operator.rs",
+    "src/ops/provision.rs",
+    "src/ops/server.rs",
+    "src/tenant/catalog.rs",
+];
 /// How a raw connection is named.
 const RAW_NAMES: [&str; 3] = ["AsyncPgConnection", "tokio_postgres::Client", ".connect("];
 
@@ -63,7 +76,7 @@ const EMPTY_NAMES: [&str; 6] = ["util", "utils", "helper", "helpers", "common", 
 const LONGEST_FILE: usize = 400;
 
 /// Statics that hold state, and are known not to hold a tenant's.
-const KNOWN_STATICS: [(&str, &str); 0] = [];
+const KNOWN_STATICS: [(&str, &str); 2] = [("src/crypto/mod.rs", "INTEGRITY_FAILURES"), ("src/db/pool.rs", "CLOSED_UNCLEAN")];
 
 #[test]
 fn modules_import_only_rows_below() {
@@ -110,14 +123,9 @@ fn crates_stay_in_their_homes() {
 
 #[test]
 fn raw_connections_are_counted() {
-    let mut found = BTreeMap::new();
-    for (file, text) in sources() {
-        let count = raw_connections(&text);
-        if count > 0 {
-            found.insert(file, count);
-        }
-    }
-    let allowed: BTreeMap<_, _> = RAW_CONNECTIONS.into_iter().map(|(file, count)| (file.to_owned(), count)).collect();
+    let mut found: Vec<_> = sources().into_iter().filter(|(_, text)| raw_connections(text) > 0).map(|(file, _)| file).collect();
+    found.sort();
+    let allowed = RAW_CONNECTIONS.map(str::to_owned).to_vec();
     assert_eq!(found, allowed, "files that name a raw connection (left) and those that may (right)");
     assert_eq!(raw_connections("use x::AsyncPgConnection;\nlet c: tokio_postgres::Client = config.connect(tls); // AsyncPgConnection"), 3);
 }
