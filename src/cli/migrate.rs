@@ -15,11 +15,14 @@ pub enum Args {
         #[arg(long)]
         tenant: Option<String>,
     },
-    /// Undo the newest migration of a tenant's schema: what it added is gone, with its data
+    /// Undo the newest migration: what it added is gone, with its data
     Down {
-        /// Whose schema
+        /// catalog, database or tenant
+        #[arg(long, default_value = "tenant")]
+        set: Set,
+        /// Only this tenant's schema
         #[arg(long)]
-        tenant: String,
+        tenant: Option<String>,
         /// Yes, with its data
         #[arg(long)]
         yes: bool,
@@ -52,12 +55,13 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, OpsError> {
             })?;
             Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(3) })
         }
-        Args::Down { tenant, yes } => {
+        Args::Down { set, tenant, yes } => {
             if !yes {
                 return Err(OpsError::Refused("this removes tables or columns with their data; say --yes".into()));
             }
             let mut runs = Vec::new();
-            for target in chosen(&operator, Some(&tenant)).await? {
+            let targets = chosen(&operator, tenant.as_deref()).await?;
+            for target in targets.into_iter().filter(|target| target.set == set) {
                 runs.extend(migrate::run(&operator, &target, Direction::Down).await?);
             }
             context.answer(&json!({ "ran": runs }), || {

@@ -22,10 +22,10 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(name = "cordon", version, max_term_width = 100)]
 pub struct Cli {
-    /// Directory with base.yaml and <profile>.yaml
+    /// Directory with base.yaml and PROFILE.yaml
     #[arg(long, global = true, value_name = "DIR")]
     config: Option<PathBuf>,
-    /// Profile: which <profile>.yaml overrides the defaults
+    /// Which PROFILE.yaml overrides the defaults
     #[arg(long, global = true, value_name = "NAME")]
     profile: Option<String>,
     /// Answer with one JSON document

@@ -24,6 +24,18 @@ pub enum Set {
     Tenant,
 }
 
+impl std::str::FromStr for Set {
+    type Err = String;
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "catalog" => Ok(Self::Catalog),
+            "database" => Ok(Self::Database),
+            "tenant" => Ok(Self::Tenant),
+            _ => Err("expected one of: catalog, database, tenant".into()),
+        }
+    }
+}
+
 impl Set {
     fn source(self) -> EmbeddedMigrations {
         match self {

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod fresh;
+mod migrate;
 mod site;
 mod tidy;
 
@@ -19,6 +20,11 @@ use std::sync::OnceLock;
 pub fn cluster() -> &'static Cluster {
     static SHARED: OnceLock<Cluster> = OnceLock::new();
     SHARED.get_or_init(|| Cluster::start(&options("shared")).unwrap_or_else(|error| panic!("{error}")))
+}
+
+/// A PostgreSQL of a test's own.
+pub fn cluster_of_own(name: &str) -> Cluster {
+    Cluster::start(&options(name)).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Options of a cluster that dies with the run, in a directory of this name.
