@@ -99,11 +99,13 @@ fn start(cli: Cli) -> Result<ExitCode, OpsError> {
     let context = Context { settings, profile: cli.profile, json: cli.json };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let command = dispatch(cli.command, context);
+        // The server ends by itself on SIGINT, when it has answered; everything else stops here and goes on when it is run again.
+        if matches!(cli.command, Command::Serve) {
+            return dispatch(cli.command, context).await;
+        }
         tokio::select! {
-            outcome = command => outcome,
-            // `serve` ends by itself on SIGINT; everything else stops here and is resumed by running it again.
-            () = interrupted() => Ok(ExitCode::from(130)),
+            outcome = dispatch(cli.command, context) => outcome,
+            _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(130)),
         }
     })
 }
@@ -118,14 +120,6 @@ async fn dispatch(command: Command, context: Context) -> Result<ExitCode, OpsErr
         Command::Token(args) => token::run(&args, &context),
         Command::Serve => serve::run(context).await,
     }
-}
-
-async fn interrupted() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
-    }
-    // A graceful stop of the server has begun by the same signal; it is given its time before this ends the process.
-    tokio::time::sleep(std::time::Duration::from_secs(10)).await;
 }
 
 fn log_to_stderr(settings: &Settings) -> Result<(), OpsError> {

@@ -12,7 +12,7 @@ use crate::db::schema::catalog::{servers, wrapped_keys};
 use crate::ids::ServerId;
 use crate::tenant::keys::context;
 use diesel::prelude::*;
-use diesel::sql_types::{Binary, Integer, Text};
+use diesel::sql_types::{BigInt, Binary, Integer, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use secrecy::SecretString;
 use uuid::Uuid;
@@ -40,13 +40,14 @@ async fn prepare(
     admin: &Config,
     operator_password: &SecretString,
 ) -> Result<ServerId> {
-    log.step(control, "roles").await?;
     let mut superuser = open_as_admin(admin, "postgres").await?;
+    let system = identify(control, &mut superuser, name).await?;
+    log.step(control, "roles").await?;
     superuser.batch_execute(ROLES).await?;
     set_password(&mut superuser, "cordon_operator", operator_password).await?;
 
     log.step(control, "passwords").await?;
-    let server = register(operator, control, name, &address_of(admin)?, operator_password).await?;
+    let server = register(operator, control, name, system, &address_of(admin)?, operator_password).await?;
     for (login, kind, wrapped) in [("cordon_app", "app", &server.app_password), ("cordon_keeper", "keeper", &server.keeper_password)] {
         set_password(&mut superuser, login, &operator.password(kind, server.id, wrapped).await?).await?;
     }
@@ -65,11 +66,26 @@ async fn prepare(
     Ok(server.id)
 }
 
+/// PostgreSQL's identifier of itself. Refused where another name stands for this server, or this name for another server: making it ready
+/// again would change the passwords the other relies on.
+async fn identify(control: &mut AsyncPgConnection, superuser: &mut AsyncPgConnection, name: &str) -> Result<i64> {
+    let ask = diesel::select(diesel::dsl::sql::<BigInt>("(select system_identifier from pg_control_system())"));
+    let system: i64 = ask.get_result(superuser).await?;
+    let same = servers::name.eq(name).or(servers::system_identifier.eq(system));
+    let known: Vec<(String, i64)> = servers::table.select((servers::name, servers::system_identifier)).filter(same).load(control).await?;
+    match known.into_iter().find(|known| *known != (name.to_owned(), system)) {
+        Some((other, _)) if other == name => Err(OpsError::Refused(format!("{name} is the name of another server"))),
+        Some((other, _)) => Err(OpsError::Refused(format!("this server is registered already, as {other}"))),
+        None => Ok(system),
+    }
+}
+
 /// The catalog's row, made with fresh passwords where there is none.
 async fn register(
     operator: &Operator,
     control: &mut AsyncPgConnection,
     name: &str,
+    system: i64,
     address: &str,
     operator_password: &SecretString,
 ) -> Result<ServerRow> {
@@ -78,11 +94,12 @@ async fn register(
     let id = found.as_ref().map_or_else(ServerId::new, |server| server.id);
     let operator_wrapped = operator.wrap_password("operator", id, operator_password).await?;
     match found {
-        Some(server) if server.address != address => {
-            return Err(OpsError::Refused(format!("server {name} is registered at another address")));
-        }
+        // The same server, reached another way: the address follows.
         Some(_) => {
-            diesel::update(mine).set(servers::operator_password.eq(operator_wrapped)).execute(control).await?;
+            diesel::update(mine)
+                .set((servers::operator_password.eq(operator_wrapped), servers::address.eq(address)))
+                .execute(control)
+                .await?;
         }
         None => {
             let app = operator.wrap_password("app", id, &fresh_password()).await?;
@@ -91,6 +108,7 @@ async fn register(
                 .values((
                     servers::id.eq(id),
                     servers::name.eq(name),
+                    servers::system_identifier.eq(system),
                     servers::address.eq(address),
                     servers::data_database.eq(DATA),
                     servers::app_password.eq(app),
@@ -114,11 +132,10 @@ pub(super) async fn make_database(superuser: &mut AsyncPgConnection, admin: &Con
 
 /// Creates a database that is not there, open to nobody.
 pub(super) async fn create_database(session: &mut AsyncPgConnection, name: &str, template: Option<&str>) -> Result<()> {
-    let there: i64 = diesel::select(
-        diesel::dsl::sql::<diesel::sql_types::BigInt>("(select count(*) from pg_database where datname = ").bind::<Text, _>(name).sql(")"),
-    )
-    .get_result(session)
-    .await?;
+    let there: i64 =
+        diesel::select(diesel::dsl::sql::<BigInt>("(select count(*) from pg_database where datname = ").bind::<Text, _>(name).sql(")"))
+            .get_result(session)
+            .await?;
     if there == 0 {
         let template = template.map(|template| format!(" template {template}")).unwrap_or_default();
         session.batch_execute(&format!("create database {name} owner cordon_owner{template} allow_connections false")).await?;

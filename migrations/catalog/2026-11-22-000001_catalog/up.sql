@@ -8,6 +8,7 @@ grant usage on schema cordon_catalog to cordon_catalog_reader;
 create table cordon_catalog.servers (
   id uuid primary key,
   name text not null unique check (name ~ '^[a-z][a-z0-9-]{0,38}$'),
+  system_identifier bigint not null unique,      -- PostgreSQL's own: one server is not registered twice under two names
   address text not null,                -- connection parameters without a login: postgres://host:port/?sslmode=…
   data_database name not null,
   app_password bytea not null,          -- sealed under the system's key, like the two below

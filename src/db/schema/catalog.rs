@@ -58,6 +58,7 @@ diesel::table! {
     cordon_catalog.servers (id) {
         id -> Uuid,
         name -> Text,
+        system_identifier -> Int8,
         address -> Text,
         data_database -> Text,
         app_password -> Bytea,
