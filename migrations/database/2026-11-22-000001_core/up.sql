@@ -156,8 +156,21 @@ end $$;
 -- ------------------------------------------------------------------ triggers
 create function cordon.stamp() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
+  if tg_op = 'UPDATE' and new.tenant_id <> old.tenant_id then
+    raise exception '% on % is refused', tg_op, tg_table_name using errcode = '42501';
+  end if;
   new.changed_in := pg_current_xact_id();
   return new;
+end $$;
+
+-- What row security says once more, where it is off or bypassed: rows of another tenant are not written. Once a statement, not once a row;
+-- an update shows its old rows, and its new ones have the same tenant by stamp().
+create function cordon.own_rows() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  if exists (select from touched where tenant_id <> (select cordon.writing_tenant())) then
+    raise exception '% on % is refused', tg_op, tg_table_name using errcode = '42501';
+  end if;
+  return null;
 end $$;
 
 create function cordon.refuse() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -228,6 +241,11 @@ begin
   execute format('create trigger z_truncate before truncate on %I.%I execute function cordon.refuse()', home, tbl);
   execute format('alter table %I.%I enable always trigger a_stamp', home, tbl);
   execute format('alter table %I.%I enable always trigger z_truncate', home, tbl);
+  foreach verb in array '{insert,update,delete}'::text[] loop
+    execute format('create trigger own_%3$s after %3$s on %1$I.%2$I referencing %4$s table as touched
+      for each statement execute function cordon.own_rows()', home, tbl, verb, case verb when 'insert' then 'new' else 'old' end);
+    execute format('alter table %I.%I enable always trigger own_%s', home, tbl, verb);
+  end loop;
   if audited then
     foreach verb in array '{insert,update,delete}'::text[] loop
       execute format('create trigger audit_%3$s after %3$s on %1$I.%2$I referencing %4$s table as changed
@@ -301,6 +319,7 @@ alter function cordon.purpose() owner to cordon_guard;
 alter function cordon.has_role(text) owner to cordon_guard;
 alter function cordon.audit_write() owner to cordon_guard;
 alter function cordon.stamp() owner to cordon_owner;
+alter function cordon.own_rows() owner to cordon_owner;
 alter function cordon.refuse() owner to cordon_owner;
 alter function cordon.note_lock() owner to cordon_owner;
 revoke all on all functions in schema cordon from public;

@@ -42,4 +42,7 @@ union all select format('PUBLIC may call %s', p.oid::regprocedure) from pg_proc 
   where p.pronamespace = 'cordon'::regnamespace and has_function_privilege('public', p.oid, 'EXECUTE')
 union all select format('login %s may read or write %s', session_user, c.oid::regclass) from pg_class c
   where c.relnamespace = 'cordon'::regnamespace and c.relkind in ('r', 'p', 'v', 'm') and has_table_privilege(session_user, c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE')
+union all select 'event trigger cordon_structure is missing or not always on' where not exists (
+  select from pg_event_trigger t join pg_proc p on p.oid = t.evtfoid join pg_roles r on r.oid = p.proowner
+  where t.evtname = 'cordon_structure' and t.evtevent = 'ddl_command_start' and t.evttags is null and t.evtenabled = 'A' and r.rolsuper)
 union all select 'max_prepared_transactions is not 0' where current_setting('max_prepared_transactions')::int <> 0

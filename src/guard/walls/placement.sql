@@ -27,7 +27,7 @@ union all select format('login %s reaches partition %s', session_user, t.oid::re
   where t.relispartition and has_table_privilege(session_user, t.oid, 'SELECT')
 union all select format('trigger %s of %s is missing or not always on', e.trg, e.tbl) from expected e where not exists (
   select from pg_trigger g join tables t on t.oid = g.tgrelid where t.relname = e.tbl and g.tgname = e.trg and g.tgenabled = 'A')
-union all select format('trigger %s of %s is missing or not always on', e.trg, t.relname) from tables t, unnest('{a_stamp,z_truncate}'::text[]) e(trg)
+union all select format('trigger %s of %s is missing or not always on', e.trg, t.relname) from tables t, unnest('{a_stamp,own_insert,own_update,own_delete,z_truncate}'::text[]) e(trg)
   where not t.is_audit and not exists (select from pg_trigger g where g.tgrelid = t.oid and g.tgname = e.trg and g.tgenabled = 'A')
 union all select format('unique index %s does not begin with tenant_id', i.indexrelid::regclass) from tables t join pg_index i on i.indrelid = t.oid
   join pg_attribute a on a.attrelid = t.oid and a.attnum = i.indkey[0] where i.indisunique and a.attname <> 'tenant_id'

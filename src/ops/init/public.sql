@@ -20,3 +20,15 @@ begin
 end $$;
 revoke usage on language plpgsql, sql from public;
 grant usage on language plpgsql, sql to cordon_owner, cordon_guard, cordon_search, cordon_operator;
+-- Who runs tenants' SQL changes no structure, not even of what it owns by mistake: an owner could switch its own row security off.
+create schema if not exists public;
+create or replace function public.cordon_structure() returns event_trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  if session_user in ('cordon_app', 'cordon_keeper') or starts_with(session_user, 'cordon_t_') then
+    raise exception '% is refused', tg_tag using errcode = '42501';
+  end if;
+end $$;
+revoke all on function public.cordon_structure() from public;
+drop event trigger if exists cordon_structure;
+create event trigger cordon_structure on ddl_command_start execute function public.cordon_structure();
+alter event trigger cordon_structure enable always;
