@@ -4,8 +4,10 @@
 mod cluster;
 mod fresh;
 mod migrate;
+mod intruder;
 mod site;
 mod tidy;
+mod walls;
 
 use cordon::db::cluster::{Cluster, Durability, Options};
 use nix::errno::Errno;
