@@ -2,7 +2,7 @@
 //! A partial date becomes the first (or last) second of what it names, in UTC; the text itself is kept by who reads it.
 
 use super::Defect;
-use chrono::{DateTime, Days, Months, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Utc};
 
 /// Which second of a partial date is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,15 +23,14 @@ pub(super) fn instant(text: &str, edge: Edge) -> Result<DateTime<Utc>, Defect> {
         };
         return Ok(second.and_utc());
     }
-    // A year 0 is none; PostgreSQL and chrono disagree about which it would be.
-    if text.starts_with("0000") {
-        return Err(Defect::InvalidDate);
-    }
     DateTime::parse_from_rfc3339(text)
         .or_else(|_| DateTime::parse_from_rfc3339(&with_seconds(text)))
         .map(|at| at.to_utc())
         .or_else(|_| NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f").map(|at| at.and_utc()))
-        .map_err(|_| Defect::InvalidDate)
+        .ok()
+        // In UTC, too: a year 0 is none, and one of five digits is no date of FHIR's, so the API could not give it out.
+        .filter(|at| (1..=9999).contains(&at.year()))
+        .ok_or(Defect::InvalidDate)
 }
 
 /// A birth date as written, when it is one: a year, a month or a day of the calendar.
@@ -90,7 +89,18 @@ mod tests {
 
     #[test]
     fn what_is_no_date_is_refused() {
-        for text in ["", "19", "2021-13", "2021-02-29", "0000", "0000-01-01T00:00:00Z", "yesterday", "2021/01/01", "2021-01-01T25:00:00Z"] {
+        for text in [
+            "",
+            "19",
+            "2021-13",
+            "2021-02-29",
+            "0000",
+            "0000-01-01T00:00:00Z",
+            "yesterday",
+            "2021/01/01",
+            "2021-01-01T25:00:00Z",
+            "9999-12-31T23:59:59-01:00",
+        ] {
             assert_eq!(first(text), "invalid_date", "{text}");
         }
         assert_eq!(calendar("1980-02-30"), Err(Defect::InvalidDate));

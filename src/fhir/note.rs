@@ -6,7 +6,7 @@ use super::date::{Edge, instant};
 use super::element::{Concept, Identifier, LOINC, Meta, Period, Provenance, Text, Token, code_like, said};
 use super::practitioner::Practitioner;
 use super::reference::{Reference, is_of};
-use super::{Defect, Kind, Place, SourceRef, fingerprint, read};
+use super::{Defect, Kind, Place, SourceRef, fingerprint, read, type_name};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -122,11 +122,12 @@ impl ImportedNote {
             .keep("period", Some(context.period.as_given()).filter(|period| period.as_object().is_some_and(|ends| !ends.is_empty())))
             .keep("encounters", further(&encounters))
             .keep("attachments", described(&attachments));
+        let author = authors(wire.author, &wire.contained, place, &patient)?;
         let note = Self {
             key,
             patient,
             encounter: encounters.into_iter().next(),
-            author: authors(wire.author, &wire.contained, place)?,
+            author,
             kind: note_type(concept.iter().chain(&categories)),
             status: NoteStatus::of(status, doc_status),
             source_status: code_like(status),
@@ -219,12 +220,18 @@ fn given(element: Option<&RawValue>) -> Result<Option<Value>, Defect> {
 }
 
 /// The first practitioner among those who answer for a note; else the first of whom at least a name is known.
-pub(super) fn authors(element: Option<&RawValue>, contained: &[&RawValue], place: &Place<'_>) -> Result<Option<Author>, Defect> {
+/// The patient and relatives write documents, too; they are no staff, whose names are not sealed, and are left to the provenance.
+pub(super) fn authors(
+    element: Option<&RawValue>,
+    contained: &[&RawValue],
+    place: &Place<'_>,
+    patient: &SourceRef,
+) -> Result<Option<Author>, Defect> {
     let Some(element) = element else { return Ok(None) };
     let references: Vec<Reference> = serde_json::from_str(element.get())?;
     let mut found = Vec::new();
     for reference in &references {
-        found.extend(author(reference, contained, place)?);
+        found.extend(author(reference, contained, place, patient)?);
     }
     let practitioner = |author: &Author| match &author.reference {
         Some(SourceRef::Key(key)) => is_of(key, Kind::Practitioner),
@@ -235,13 +242,19 @@ pub(super) fn authors(element: Option<&RawValue>, contained: &[&RawValue], place
     Ok(found.into_iter().nth(chosen))
 }
 
-fn author(reference: &Reference<'_>, contained: &[&RawValue], place: &Place<'_>) -> Result<Option<Author>, Defect> {
+fn author(reference: &Reference<'_>, contained: &[&RawValue], place: &Place<'_>, patient: &SourceRef) -> Result<Option<Author>, Defect> {
+    if said(&reference.kind).is_some_and(is_lay) {
+        return Ok(None);
+    }
     let display = said(&reference.display).map(str::to_owned);
     if let Some(local) = said(&reference.reference).and_then(|text| text.strip_prefix('#')) {
         for resource in contained {
             let one: Practitioner = serde_json::from_str(resource.get())
                 .or_else(|error| if error.is_data() { Ok(Practitioner::default()) } else { Err(error) })?;
             if one.id.as_ref().map(Text::as_str) == Some(local) {
+                if type_name(resource.get()).is_some_and(|name| is_lay(&name)) {
+                    return Ok(None);
+                }
                 let tokens = one.identifier.iter().map(Token::deserialize).collect::<Result<Vec<_>, _>>()?;
                 let identifier: Option<Identifier> = tokens.iter().find_map(Token::identifier);
                 return Ok(Some(Author { reference: identifier.map(SourceRef::Identifier), display: display.or_else(|| one.written()) }));
@@ -249,7 +262,20 @@ fn author(reference: &Reference<'_>, contained: &[&RawValue], place: &Place<'_>)
         }
     }
     let resolved = place.resolve(reference, Kind::Practitioner);
+    if let Some(SourceRef::Key(key)) = &resolved {
+        let (kind, id) = key.split_once('/').unwrap_or_default();
+        // A `urn:uuid:` does not tell what it is of.
+        let is_patient = matches!(patient, SourceRef::Key(patient) if patient.split_once('/').is_some_and(|(_, of)| of == id));
+        if is_lay(kind) || is_patient {
+            return Ok(None);
+        }
+    }
     Ok((resolved.is_some() || display.is_some()).then_some(Author { reference: resolved, display }))
+}
+
+/// Types of authors who are no staff.
+fn is_lay(type_name: &str) -> bool {
+    matches!(type_name, "Patient" | "RelatedPerson" | "Person")
 }
 
 /// The first LOINC code; a document without one is a "Note", and what it was called stays in the provenance.
@@ -257,7 +283,7 @@ pub(super) fn note_type<'t>(concepts: impl Iterator<Item = &'t Concept<'t>>) -> 
     for concept in concepts {
         for coding in concept.coding.iter().filter(|coding| said(&coding.system) == Some(LOINC)) {
             if let Some(code) = code_like(said(&coding.code)) {
-                let display = said(&coding.display).or_else(|| said(&concept.text)).unwrap_or(&code).to_owned();
+                let display = said(&coding.display).unwrap_or(&code).to_owned();
                 return NoteType { code, display };
             }
         }
@@ -346,7 +372,7 @@ mod tests {
         let code = |extra: Value| read(extra).unwrap().kind;
         assert_eq!(code(json!({ "type": { "text": "Ward round" } })), NoteType { code: "34109-9".into(), display: "Note".into() });
         let category = json!([{ "coding": [{ "system": LOINC, "code": "18842-5" }], "text": "Discharge" }]);
-        assert_eq!(code(json!({ "type": null, "category": category })), NoteType { code: "18842-5".into(), display: "Discharge".into() });
+        assert_eq!(code(json!({ "type": null, "category": category })), NoteType { code: "18842-5".into(), display: "18842-5".into() });
         assert_eq!(code(json!({ "type": { "coding": [{ "system": LOINC, "code": "Ann'; --" }] } })).code, "34109-9");
     }
 

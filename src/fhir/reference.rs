@@ -86,6 +86,8 @@ impl Place<'_> {
 pub(super) struct Reference<'a> {
     #[serde(borrow)]
     pub(super) reference: Option<Text<'a>>,
+    #[serde(borrow, rename = "type")]
+    pub(super) kind: Option<Text<'a>>,
     #[serde(borrow)]
     pub(super) identifier: Option<Token<'a>>,
     #[serde(borrow)]
