@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 /// Resources in a batch at most.
 const BATCH: usize = 256;
-/// Bytes of text in a batch, a little more at most.
+/// Bytes of JSON that a batch was read from: those of the last resource may come on top.
 const BATCH_BYTES: usize = 1 << 20;
 /// Doubtful pieces remembered while it is not known whether a file is FHIR at all.
 const DOUBTS: usize = 1000;
@@ -243,6 +243,7 @@ impl Reader {
 
     fn map(&mut self, kind: Kind, text: &str, place: &Place<'_>, source: &Arc<str>, line: u64) -> Result<(), Defect> {
         let pending = &mut self.pending;
+        pending.bytes += text.len();
         match kind {
             Kind::Practitioner => {
                 let resource = ImportedPractitioner::read(text, place)?;
@@ -261,12 +262,10 @@ impl Reader {
                 if self.counted.contains_key(&Kind::DiagnosticReport) {
                     self.texts.insert(text_digest(&resource));
                 }
-                pending.bytes += resource.body.len();
                 pending.notes.push(Sourced { source: Arc::clone(source), line, resource });
             }
             Kind::DiagnosticReport => match ImportedNote::read_report(text, place)? {
                 Some(resource) if !self.texts.contains(&text_digest(&resource)) => {
-                    pending.bytes += resource.body.len();
                     pending.notes.push(Sourced { source: Arc::clone(source), line, resource });
                 }
                 // Those without a presented form were counted by the survey.

@@ -49,10 +49,7 @@ impl Store {
     pub async fn encounters(&self, batch: &[&ImportedEncounter]) -> Result<Stored> {
         let (mut stored, mut offset) = (Stored::default(), 0);
         for run in without_repeats(batch, |encounter| encounter.key.clone()) {
-            let tx = self.begin().await?;
-            let outcome = self.encounters_once(&tx, run).await?;
-            tx.commit().await?;
-            stored.absorb(outcome, offset);
+            stored.absorb(self.transaction(async |tx| self.encounters_once(tx, run).await).await?, offset);
             offset += run.len();
         }
         Ok(stored)

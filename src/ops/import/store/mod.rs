@@ -14,10 +14,16 @@ use crate::guard::{Actor, Door, Purpose, TenantTx};
 use crate::ids::{EncounterId, PatientId, RequestId, StaffId, TenantId};
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::Text;
 use diesel_async::RunQueryDsl;
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a batch that lost a race waits before it is tried again.
+const PAUSES: [Duration; 4] = [Duration::from_millis(50), Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(3)];
 
 /// Where imported rows go.
 pub struct Store {
@@ -50,8 +56,25 @@ impl Store {
         Self { door, tenant, actor, request: RequestId::new(), source: source.to_owned(), practitioners: HashMap::new() }
     }
 
-    async fn begin(&self) -> Result<TenantTx> {
-        self.door.work(self.tenant, &self.actor, Purpose::Import, self.request).await
+    /// Runs a batch in a transaction of its own; again, if it lost a race.
+    async fn transaction<T>(&self, batch: impl AsyncFn(&TenantTx) -> Result<T>) -> Result<T> {
+        for pause in PAUSES {
+            match self.attempt(&batch).await {
+                Err(Error::Conflict { .. } | Error::PlacementChanged | Error::Timeout) => tokio::time::sleep(pause).await,
+                ended => return ended,
+            }
+        }
+        self.attempt(&batch).await
+    }
+
+    /// Two imports into one tenant take turns, batch by batch: what one has stored the other finds.
+    async fn attempt<T>(&self, batch: &impl AsyncFn(&TenantTx) -> Result<T>) -> Result<T> {
+        let tx = self.door.work(self.tenant, &self.actor, Purpose::Import, self.request).await?;
+        let turn = sql_query("select pg_advisory_xact_lock(hashtextextended($1, 8))").bind::<Text, _>(self.tenant.to_string());
+        tx.run(turn.execute(&mut tx.conn())).await?;
+        let done = batch(&tx).await?;
+        tx.commit().await?;
+        Ok(done)
     }
 
     /// Blind index of a resource's key in the source.

@@ -73,10 +73,7 @@ impl Store {
     pub async fn notes(&self, batch: &[&ImportedNote]) -> Result<Stored> {
         let (mut stored, mut offset) = (Stored::default(), 0);
         for run in without_repeats(batch, |note| note.key.clone()) {
-            let tx = self.begin().await?;
-            let outcome = self.notes_once(&tx, run).await?;
-            tx.commit().await?;
-            stored.absorb(outcome, offset);
+            stored.absorb(self.transaction(async |tx| self.notes_once(tx, run).await).await?, offset);
             offset += run.len();
         }
         Ok(stored)

@@ -72,10 +72,7 @@ impl Store {
     pub async fn patients(&self, batch: &[&ImportedPatient]) -> Result<Stored> {
         let (mut stored, mut offset) = (Stored::default(), 0);
         for run in without_repeats(batch, |patient| patient.key.clone()) {
-            let tx = self.begin().await?;
-            let outcome = self.patients_once(&tx, run).await?;
-            tx.commit().await?;
-            stored.absorb(outcome, offset);
+            stored.absorb(self.transaction(async |tx| self.patients_once(tx, run).await).await?, offset);
             offset += run.len();
         }
         Ok(stored)
@@ -135,10 +132,7 @@ impl Store {
         for plan in new {
             identifiers.extend(identifier_rows(tenant, keys, plan)?);
         }
-        // A statement has 65,535 parameters at most.
-        for some in identifiers.chunks(5_000) {
-            tx.run(diesel::insert_into(patient_identifiers::table).values(some).execute(&mut tx.conn())).await?;
-        }
+        add_identifiers(tx, &identifiers).await?;
         let terms: Vec<_> = new.iter().map(|plan| TermsRow { tenant_id: tenant, patient_id: plan.id, terms: terms(keys, plan) }).collect();
         tx.run(diesel::insert_into(patient_terms::table).values(terms).execute(&mut tx.conn())).await?;
         Ok(())
@@ -151,20 +145,31 @@ impl Store {
         tx.run(diesel::update(row).set((content(keys, plan)?, bump)).execute(&mut tx.conn())).await?;
 
         let living = patient_identifiers::patient_id.eq(plan.id).and(patient_identifiers::retired_at.is_null());
-        let query = patient_identifiers::table.select((patient_identifiers::id, patient_identifiers::value_hash)).filter(living);
-        let there: Vec<(Uuid, Vec<u8>)> = tx.run(query.load(&mut tx.conn())).await?;
-        let rows = identifier_rows(tx.tenant(), keys, plan)?;
-        let wanted: HashSet<_> = rows.iter().map(|row| row.value_hash.clone()).collect();
-        let gone: Vec<_> = there.iter().filter(|(_, hash)| !wanted.contains(hash)).map(|(id, _)| *id).collect();
-        let stay: HashSet<_> = there.into_iter().map(|(_, hash)| hash).collect();
+        let columns = (patient_identifiers::id, patient_identifiers::value_hash, patient_identifiers::exclusive);
+        let query = patient_identifiers::table.select(columns).filter(living);
+        let there: Vec<(Uuid, Vec<u8>, bool)> = tx.run(query.load(&mut tx.conn())).await?;
+        let mut rows = identifier_rows(tx.tenant(), keys, plan)?;
+        let wanted: HashSet<_> = rows.iter().map(|row| (row.value_hash.clone(), row.exclusive)).collect();
+        let (stay, gone): (Vec<_>, Vec<_>) =
+            there.into_iter().partition(|(_, hash, exclusive)| wanted.contains(&(hash.clone(), *exclusive)));
+        let gone: Vec<_> = gone.into_iter().map(|(id, ..)| id).collect();
+        let stay: HashSet<_> = stay.into_iter().map(|(_, hash, exclusive)| (hash, exclusive)).collect();
+        rows.retain(|row| !stay.contains(&(row.value_hash.clone(), row.exclusive)));
         let retired = diesel::update(patient_identifiers::table.filter(patient_identifiers::id.eq_any(gone)));
         tx.run(retired.set(patient_identifiers::retired_at.eq(Utc::now())).execute(&mut tx.conn())).await?;
-        let added: Vec<_> = rows.into_iter().filter(|row| !stay.contains(&row.value_hash)).collect();
-        tx.run(diesel::insert_into(patient_identifiers::table).values(added).execute(&mut tx.conn())).await?;
+        add_identifiers(tx, &rows).await?;
         let named = diesel::update(patient_terms::table.filter(patient_terms::patient_id.eq(plan.id)));
         tx.run(named.set(patient_terms::terms.eq(terms(keys, plan))).execute(&mut tx.conn())).await?;
         Ok(())
     }
+}
+
+async fn add_identifiers(tx: &TenantTx, rows: &[IdentifierRow<'_>]) -> Result<()> {
+    // A statement has 65,535 parameters at most.
+    for some in rows.chunks(5_000) {
+        tx.run(diesel::insert_into(patient_identifiers::table).values(some).execute(&mut tx.conn())).await?;
+    }
+    Ok(())
 }
 
 /// Who has the exclusive identifiers that a batch brings.

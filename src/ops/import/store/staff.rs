@@ -56,11 +56,16 @@ impl Known {
 impl Store {
     /// Stores a batch of practitioners, and remembers for this run who they are.
     pub async fn practitioners(&mut self, batch: &[&ImportedPractitioner]) -> Result<Stored> {
-        let tx = self.begin().await?;
+        let (stored, ids) = self.transaction(async |tx| self.practitioners_once(tx, batch).await).await?;
+        self.practitioners.extend(batch.iter().map(|practitioner| practitioner.key.clone()).zip(ids));
+        Ok(stored)
+    }
+
+    async fn practitioners_once(&self, tx: &TenantTx, batch: &[&ImportedPractitioner]) -> Result<(Stored, Vec<StaffId>)> {
         let people: Vec<_> = batch.iter().map(|practitioner| self.practitioner(tx.keys(), practitioner)).collect();
-        let mut known = known(&tx, &people).await?;
-        let (mut stored, mut new) = (Stored::default(), Vec::new());
-        for (practitioner, person) in batch.iter().zip(&people) {
+        let mut known = known(tx, &people).await?;
+        let (mut stored, mut new, mut ids) = (Stored::default(), Vec::new(), Vec::with_capacity(people.len()));
+        for person in &people {
             let id = match known.id(person) {
                 Some(id) => {
                     stored.unchanged += 1;
@@ -74,11 +79,10 @@ impl Store {
                 }
             };
             known.add(person, id);
-            self.practitioners.insert(practitioner.key.clone(), id);
+            ids.push(id);
         }
-        add(&tx, new).await?;
-        tx.commit().await?;
-        Ok(stored)
+        add(tx, new).await?;
+        Ok((stored, ids))
     }
 
     /// The staff rows of authors, added where they are not there; in the order given.
