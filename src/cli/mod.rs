@@ -98,7 +98,7 @@ fn start(cli: Cli) -> Result<ExitCode, OpsError> {
     log_to_stderr(&settings)?;
     let context = Context { settings, profile: cli.profile, json: cli.json };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         // The server ends by itself on SIGINT, when it has answered; everything else stops here and goes on when it is run again.
         if matches!(cli.command, Command::Serve) {
             return dispatch(cli.command, context).await;
@@ -107,7 +107,10 @@ fn start(cli: Cli) -> Result<ExitCode, OpsError> {
             outcome = dispatch(cli.command, context) => outcome,
             _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(130)),
         }
-    })
+    });
+    // Whoever still waits for standard input is not waited for.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn dispatch(command: Command, context: Context) -> Result<ExitCode, OpsError> {
