@@ -5,6 +5,7 @@ mod cluster;
 mod fresh;
 mod migrate;
 mod intruder;
+mod import;
 mod site;
 mod tidy;
 mod walls;

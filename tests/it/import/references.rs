@@ -1,0 +1,148 @@
+//! Who is meant: references of every spelling, in any order of files and resources.
+
+use super::{Clinic, counts, encounter, file, ndjson, note, number, patient, practitioner, with};
+use cordon::tenant::Model;
+use serde_json::{Value, json};
+
+/// The notes of one patient and encounter by one doctor, whatever they were called by.
+async fn all_are_one(clinic: &Clinic<'_>, notes: i64) {
+    let sql = "select count(*) from clinical_notes n join patients p on p.id = n.patient_id join encounters e on e.id = n.encounter_id
+        join staff s on s.id = n.author_id and s.name = 'Dr. Max Wolf' where n.tenant_id = $1";
+    assert_eq!(clinic.one::<i64>(sql).await, notes);
+    assert_eq!((clinic.count("patients").await, clinic.count("encounters").await, clinic.count("staff").await), (1, 1, 1));
+}
+
+fn written(id: &str, patient: &str, encounter: &str, author: &str) -> Value {
+    let context = json!({ "encounter": [{ "reference": encounter }] });
+    with(note(id, patient, id), json!({ "context": context, "author": [{ "reference": author, "display": "Dr. Max Wolf" }] }))
+}
+
+#[tokio::test]
+async fn every_spelling_means_the_same() {
+    for clinic in Clinic::of_each().await {
+        let npi = "Practitioner?identifier=http://hl7.org/fhir/sid/us-npi|1";
+        let done = clinic
+            .import(&[
+                written("relative", "Patient/p", "Encounter/e", "Practitioner/d"),
+                written("urn", "urn:uuid:p", "urn:uuid:e", "urn:uuid:d"),
+                written("absolute", "https://ehr.example.org/fhir/Patient/p", "https://ehr.example.org/fhir/Encounter/e/_history/2", npi),
+                written(
+                    "conditional",
+                    "Patient?identifier=urn:mrn|mrn-p",
+                    "Encounter/e",
+                    "Practitioner?identifier=http%3A%2F%2Fhl7.org/fhir/sid/us-npi%7C1",
+                ),
+                with(
+                    written("logical", "Patient/p", "Encounter/e", "Practitioner/d"),
+                    json!({ "subject": { "identifier": { "system": "urn:mrn", "value": "mrn-p" } } }),
+                ),
+                encounter("e", "Patient?identifier=urn:mrn|mrn-p"),
+                patient("p"),
+                practitioner("d", "1", "Wolf"),
+            ])
+            .await;
+        assert_eq!((done.report.notes, done.rejects.len()), (counts(5, 0, 0, 0), 0), "{:?}", done.rejects);
+        all_are_one(&clinic, 5).await;
+    }
+}
+
+#[tokio::test]
+async fn full_urls_that_are_not_ids_are_understood() {
+    let clinic = Clinic::of(Model::Schema).await;
+    let entry = |url: &str, resource: Value| json!({ "fullUrl": url, "resource": resource, "request": { "method": "POST", "url": "x" } });
+    let (p, e, d) = (
+        "urn:uuid:0f000000-0000-4000-8000-000000000001",
+        "urn:uuid:0f000000-0000-4000-8000-000000000002",
+        "urn:uuid:0f000000-0000-4000-8000-000000000003",
+    );
+    let entries = vec![
+        entry("urn:uuid:0f000000-0000-4000-8000-000000000004", written("n", p, e, d)),
+        entry(e, encounter("visit-7", p)),
+        entry(d, practitioner("doctor-7", "1", "Wolf")),
+        entry(p, patient("patient-7")),
+    ];
+    let done = clinic.import_bundle(entries.clone()).await;
+    assert_eq!((done.report.notes, done.rejects.len()), (counts(1, 0, 0, 0), 0), "{:?}", done.rejects);
+    all_are_one(&clinic, 1).await;
+    // The same chart from a server that calls things by their ids.
+    let later = clinic.import(&[written("n", "Patient/patient-7", "Encounter/visit-7", "Practitioner/doctor-7")]).await;
+    assert_eq!(later.report.notes.rejected, 0);
+    all_are_one(&clinic, 1).await;
+}
+
+#[tokio::test]
+async fn files_and_resources_come_in_any_order() {
+    let resources = [
+        patient("p"),
+        encounter("e", "Patient/p"),
+        practitioner("d", "1", "Wolf"),
+        written("n", "Patient/p", "Encounter/e", "Practitioner/d"),
+    ];
+    for turn in 0..resources.len() {
+        let clinic = Clinic::of(Model::Shared).await;
+        let mut order = resources.to_vec();
+        order.rotate_left(turn);
+        let one_each: Vec<_> = order.iter().map(|resource| ndjson(std::slice::from_ref(resource))).collect();
+        let done = clinic.try_import(&one_each).await.unwrap();
+        assert_eq!((done.report.files, done.report.notes, done.rejects.len()), (4, counts(1, 0, 0, 0), 0));
+        all_are_one(&clinic, 1).await;
+        // And all together, backwards.
+        order.reverse();
+        assert_eq!(clinic.import(&order).await.report.notes, counts(0, 0, 1, 0));
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_said() {
+    let clinic = Clinic::of(Model::Schema).await;
+    let twin = |id: &str| with(patient(id), json!({ "identifier": [number("DL", "urn:dl", "1")] }));
+    let group = with(note("g", "Group/g", "x"), json!({}));
+    let done = clinic
+        .import(&[
+            patient("p"),
+            twin("a"),
+            twin("b"),
+            note("nobody", "Patient/none", "x"),
+            note("either", "Patient?identifier=urn:dl|1", "x"),
+            group,
+            encounter("lost", "Patient/none"),
+            // An encounter that is not in the source leaves the note with its patient.
+            with(note("loose", "Patient/p", "x"), json!({ "context": { "encounter": [{ "reference": "Encounter/none" }] } })),
+        ])
+        .await;
+    assert_eq!(done.report.notes, counts(1, 0, 0, 3));
+    let mut rejects = done.rejects.clone();
+    rejects.sort();
+    let expected = [
+        ("DocumentReference", "either", "patient_not_found"),
+        ("DocumentReference", "g", "subject_not_patient"),
+        ("DocumentReference", "nobody", "patient_not_found"),
+        ("Encounter", "lost", "patient_not_found"),
+    ];
+    assert_eq!(rejects, expected.map(|(kind, id, reason)| (kind.into(), id.into(), reason.into())));
+    // When it comes, the note is found its place.
+    let later = clinic
+        .import(&[
+            encounter("none", "Patient/p"),
+            with(note("loose", "Patient/p", "x"), json!({ "context": { "encounter": [{ "reference": "Encounter/none" }] } })),
+        ])
+        .await;
+    assert_eq!((later.report.encounters, later.report.notes), (counts(1, 0, 0, 0), counts(0, 1, 0, 0)));
+    assert_eq!(clinic.one::<i64>("select count(*) from clinical_notes where tenant_id = $1 and encounter_id is not null").await, 1);
+}
+
+#[tokio::test]
+async fn sound_resources_of_broken_files_come_in() {
+    let clinic = Clinic::of(Model::Schema).await;
+    let cut = format!("{}\n{}\n{}", patient("p"), note("n", "Patient/p", "kept"), &note("m", "Patient/p", "lost").to_string()[..120]);
+    let files = [
+        file("ndjson", &cut),
+        file("json", "%PDF-1.4 not at all"),
+        file("ndjson", ""),
+        file("json", "{\"resourceType\":\"Bundle\",\"entry\":["),
+    ];
+    let done = clinic.try_import(&files).await.unwrap();
+    assert_eq!((done.report.patients, done.report.notes.new), (counts(1, 0, 0, 0), 1), "{:?}", done.rejects);
+    assert!(done.reasons().contains(&"malformed_json") && done.reasons().contains(&"not_fhir"), "{:?}", done.rejects);
+    assert_eq!(done.report.rejects as usize, done.rejects.len());
+}
