@@ -1,7 +1,6 @@
 //! The layout and import rows of STYLE.md, checked over the text of the tree. What is forbidden is listed first, so that a change of
 //! the rules is a change of these tables. Each check is shown to fail on a line that breaks it.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Modules by row: a module imports only rows below its own.
