@@ -7,16 +7,26 @@ use diesel::sql_types::{BigInt, Integer};
 use diesel::{QueryableByName, sql_query};
 use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::PoolableConnection;
+use futures_util::FutureExt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::pin;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::Config;
 
 /// Sessions closed because their transaction did not end cleanly, since the start of the process.
 static CLOSED_UNCLEAN: AtomicU64 = AtomicU64::new(0);
+
+/// A session serves its own pool this long at least before its backend goes to another pool that waits, so that pools do not
+/// spend their time connecting.
+const TURN: Duration = Duration::from_millis(100);
+/// A server that is asked to cancel must take the request in this time.
+const CANCEL_WITHIN: Duration = Duration::from_secs(5);
+/// How often one who waits for a backend looks for an idle session.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// How many sessions were closed because their transaction did not end cleanly.
 pub fn closed_unclean() -> u64 {
@@ -47,34 +57,41 @@ impl From<&crate::config::Database> for Limits {
     }
 }
 
-/// The backends this process may hold on one PostgreSQL server.
+/// The backends this process may hold on one PostgreSQL server. One that ends may overlap, for the moment PostgreSQL takes to end it,
+/// with the one that takes its place.
 pub struct Budget {
     permits: Arc<Semaphore>,
     lanes: Mutex<Vec<Weak<Lane>>>,
+    waiting: AtomicUsize,
     limits: Limits,
 }
 
 impl Budget {
     /// A budget of `limits.backends`.
     pub fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { permits: Arc::new(Semaphore::new(limits.backends)), lanes: Mutex::default(), limits })
+        let permits = Arc::new(Semaphore::new(limits.backends));
+        Arc::new(Self { permits, lanes: Mutex::default(), waiting: AtomicUsize::new(0), limits })
     }
 
-    /// A permit for one more backend; when there is none, an idle session of some pool is closed for it.
-    async fn permit(&self) -> OwnedSemaphorePermit {
+    /// A permit for one more backend, first come, first served. While there is none, idle sessions of any pool are closed for it, and
+    /// other pools give up a session that comes back to them after its turn. `mine` counts those of the same pool who wait.
+    async fn permit(&self, mine: &AtomicUsize) -> OwnedSemaphorePermit {
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
             return permit;
         }
-        self.evict().await;
-        // The semaphore is never closed, so the only way on is a permit.
+        let _counted = [Counted::one(&self.waiting), Counted::one(mine)];
+        let mut permit = pin!(Arc::clone(&self.permits).acquire_owned());
         loop {
-            if let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await {
+            self.evict();
+            // The semaphore is never closed, so the only way on is a permit.
+            if let Ok(Ok(permit)) = tokio::time::timeout(LOOK_AGAIN, &mut permit).await {
                 return permit;
             }
         }
     }
 
-    async fn evict(&self) {
+    /// Closes an idle session, if there is one. Waits for nothing.
+    fn evict(&self) {
         let lanes: Vec<_> = {
             let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
             lanes.retain(|lane| lane.strong_count() > 0);
@@ -82,12 +99,28 @@ impl Budget {
         };
         for lane in lanes {
             if lane.0.state().idle_connections > 0
-                && let Ok(session) = lane.get().await
+                && let Some(Ok(session)) = lane.0.get().now_or_never()
             {
                 session.close();
                 return;
             }
         }
+    }
+}
+
+/// One in a count, for as long as it lives.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn one(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -124,16 +157,19 @@ impl bb8::ErrorSink<ConnectError> for Failures {
 
 impl Lane {
     async fn get(&self) -> Result<bb8::PooledConnection<'static, Manager>, LeaseError> {
+        let away = || LeaseError::Away(self.1.last.lock().unwrap_or_else(PoisonError::into_inner).clone());
         let mut session = pin!(self.0.get_owned());
+        let mut failed = false;
         loop {
             tokio::select! {
                 biased;
-                got = &mut session => return got.map_err(|_| LeaseError::Busy),
+                got = &mut session => return got.map_err(|_| if failed { away() } else { LeaseError::Busy }),
                 () = self.1.told.notified() => {
-                    // While other sessions live, one of them will come back.
+                    // While other sessions live, one of them may come back.
                     if self.0.state().connections == 0 {
-                        return Err(LeaseError::Away(self.1.last.lock().unwrap_or_else(PoisonError::into_inner).clone()));
+                        return Err(away());
                     }
+                    failed = true;
                 }
             }
         }
@@ -151,14 +187,15 @@ impl Pool {
     pub fn new(config: Config, budget: &Arc<Budget>) -> Self {
         let limits = budget.limits;
         let count = (limits.backends / 8).clamp(1, 8);
-        let mut config = config;
-        config.connect_timeout(limits.connect_timeout);
+        let waiting = Arc::new(AtomicUsize::new(0));
         let lanes: Vec<_> = (0..count)
-            .map(|_| {
-                let manager = Manager { config: config.clone(), budget: Arc::clone(budget) };
+            .map(|lane| {
+                // Together exactly the budget: a pool that has it all never waits for a backend of its own.
+                let size = limits.backends / count + usize::from(lane < limits.backends % count);
+                let manager = Manager { config: config.clone(), budget: Arc::clone(budget), waiting: Arc::clone(&waiting) };
                 let failures = Failures::default();
                 let pool = bb8::Pool::builder()
-                    .max_size(u32::try_from(limits.backends.div_ceil(count)).unwrap_or(u32::MAX))
+                    .max_size(u32::try_from(size).unwrap_or(u32::MAX))
                     .max_lifetime(limits.lifetime)
                     .idle_timeout(limits.idle)
                     .connection_timeout(limits.connect_timeout)
@@ -207,6 +244,30 @@ impl Pool {
 struct Manager {
     config: Config,
     budget: Arc<Budget>,
+    /// Who of this pool waits for a backend.
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Manager {
+    async fn open(&self, permit: OwnedSemaphorePermit) -> Result<Session, ConnectError> {
+        let pg = connect::open(&self.config).await?;
+        let about = About::of(&pg).await?;
+        Ok(Session {
+            pg,
+            pid: about.pid,
+            clock_ahead_ms: about.clock_ms - now_ms(),
+            state: AtomicU8::new(CLEAN),
+            opened: Instant::now(),
+            runtime: Handle::current(),
+            local: connect::is_local(&self.config),
+            permit: Some(permit),
+        })
+    }
+
+    /// Whether another pool waits for a backend and this session has had its turn here.
+    fn gives_up(&self, session: &Session) -> bool {
+        self.budget.waiting.load(Ordering::Relaxed) > self.waiting.load(Ordering::Relaxed) && session.opened.elapsed() >= TURN
+    }
 }
 
 impl bb8::ManageConnection for Manager {
@@ -214,11 +275,10 @@ impl bb8::ManageConnection for Manager {
     type Error = ConnectError;
 
     async fn connect(&self) -> Result<Session, ConnectError> {
-        let permit = self.budget.permit().await;
-        let pg = connect::open(&self.config).await?;
-        let about = About::of(&pg).await?;
-        let local = connect::is_local(&self.config);
-        Ok(Session { pg, pid: about.pid, clock_ahead_ms: about.clock_ms - now_ms(), state: AtomicU8::new(CLEAN), local, _permit: permit })
+        let permit = self.budget.permit(&self.waiting).await;
+        // All of it in time: a server may take the connection and then say nothing.
+        let opened = tokio::time::timeout(self.budget.limits.connect_timeout, self.open(permit)).await;
+        opened.unwrap_or_else(|_| Err(ConnectError::Session("no answer in time".into())))
     }
 
     async fn is_valid(&self, _session: &mut Session) -> Result<(), ConnectError> {
@@ -226,7 +286,7 @@ impl bb8::ManageConnection for Manager {
     }
 
     fn has_broken(&self, session: &mut Session) -> bool {
-        session.state.load(Ordering::Relaxed) != CLEAN || session.pg.is_broken()
+        session.state.load(Ordering::Relaxed) != CLEAN || session.pg.is_broken() || self.gives_up(session)
     }
 }
 
@@ -259,8 +319,11 @@ pub struct Session {
     pid: i32,
     clock_ahead_ms: i64,
     state: AtomicU8,
+    opened: Instant,
+    /// The one its socket belongs to: a lease may be dropped anywhere.
+    runtime: Handle,
     local: bool,
-    _permit: OwnedSemaphorePermit,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Session {
@@ -311,9 +374,14 @@ impl Drop for Lease {
             return;
         }
         CLOSED_UNCLEAN.fetch_add(1, Ordering::Relaxed);
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(connect::cancel(self.0.pg.cancel_token(), self.0.local));
-        }
+        let session = &mut *self.0;
+        let (token, local, permit) = (session.pg.cancel_token(), session.local, session.permit.take());
+        // The backend may be busy until it has heard of it, so its permit is given back only then. The token names this backend alone:
+        // another that gets its process id has another secret.
+        session.runtime.spawn(async move {
+            let _permit = permit;
+            let _ = tokio::time::timeout(CANCEL_WITHIN, connect::cancel(token, local)).await;
+        });
     }
 }
 
