@@ -47,7 +47,10 @@ impl Router {
             tracing::warn!(error = %error, database = place.1, "No session with a tenant database");
             // Its address or password may have changed: both are read again next time.
             if error != LeaseError::Busy {
-                self.pools.lock().unwrap_or_else(PoisonError::into_inner).remove(&place);
+                let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+                if pools.get(&place).is_some_and(|current| Arc::ptr_eq(current, &pool)) {
+                    pools.remove(&place);
+                }
             }
             Error::Unavailable
         })
