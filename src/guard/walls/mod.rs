@@ -72,8 +72,11 @@ impl Inspected {
         if self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&key) {
             return Ok(());
         }
+        // Given up half-way, the session is closed: its next user must not wait behind these queries.
+        session.begins();
         let mut down = common(session).await?;
         down.extend(around(session, &placement.schema).await?);
+        session.ended();
         if down.is_empty() {
             self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
             return Ok(());
