@@ -29,6 +29,7 @@ pub struct TenantTx {
     whereabouts: Whereabouts,
     pending: Mutex<Pending>,
     failed: AtomicBool,
+    over: AtomicBool,
 }
 
 /// What a transaction is opened with.
@@ -66,8 +67,8 @@ impl TenantTx {
                 }
             }
         };
-        let (head, pending, failed) = (head.boxed().shared(), Mutex::default(), AtomicBool::new(false));
-        Self { session, head, keys, tenant, schema, whereabouts, pending, failed }
+        let (head, pending, failed, over) = (head.boxed().shared(), Mutex::default(), AtomicBool::new(false), AtomicBool::new(false));
+        Self { session, head, keys, tenant, schema, whereabouts, pending, failed, over }
     }
 
     /// Through which queries are built and sent, always inside `run`.
@@ -88,6 +89,9 @@ impl TenantTx {
     /// Runs a query made with `conn`. What comes back was bound: if the head failed, its error wins and no row is returned.
     /// Queries run at once are pipelined. After an error the transaction can only be rolled back.
     pub async fn run<T>(&self, query: impl Future<Output = QueryResult<T>>) -> Result<T> {
+        if self.over.load(Ordering::Relaxed) {
+            return Err(Error::internal("A query came after its transaction", "it was not sent"));
+        }
         if self.failed.load(Ordering::Relaxed) {
             return Err(Error::Unavailable);
         }
@@ -126,16 +130,19 @@ impl TenantTx {
         };
         // `run` refuses after an error: a COMMIT of a failed transaction would answer ROLLBACK and look like success.
         self.run(async { (&mut self.conn()).batch_execute(&format!("{audit}COMMIT")).await }).await?;
-        self.session.ended();
+        self.ended();
         Ok(())
     }
 
     /// Undoes everything and makes the session reusable.
     pub async fn rollback(&self) -> Result<()> {
+        if self.over.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let _ = self.head.clone().await;
         match (&mut self.conn()).batch_execute("ROLLBACK").await {
             Ok(()) => {
-                self.session.ended();
+                self.ended();
                 Ok(())
             }
             Err(error) => {
@@ -143,6 +150,12 @@ impl TenantTx {
                 Err(classify(&error).error)
             }
         }
+    }
+
+    /// PostgreSQL has answered COMMIT or ROLLBACK. Nothing may be sent through this value any more.
+    fn ended(&self) {
+        self.over.store(true, Ordering::Relaxed);
+        self.session.ended();
     }
 }
 
