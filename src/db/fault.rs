@@ -43,6 +43,7 @@ fn by_text(message: &str) -> (Error, bool) {
         "placement changed" | "cached plan must not change result type" => (Error::PlacementChanged, true),
         "tenant suspended" => (Error::TenantSuspended, true),
         "tenant is being moved" => (Error::Unavailable, true),
+        "deadlock detected" => (Error::Unavailable, false),
         "canceling statement due to statement timeout" | "canceling statement due to lock timeout" => (Error::Timeout, false),
         text if text.starts_with("terminating connection") || text.starts_with("the database system is") => (Error::Unavailable, true),
         text if text.starts_with("could not extend file") || text.contains("No space left on device") => {
