@@ -1,11 +1,14 @@
 //! The integration tests: one binary, and one PostgreSQL for the whole run, which ends with it.
 #![cfg(test)]
 
+mod cancel;
 mod cluster;
+mod faults;
 mod fresh;
 mod migrate;
 mod intruder;
 mod import;
+mod pool;
 mod site;
 mod tidy;
 mod walls;

@@ -1,22 +1,31 @@
 //! A Cordon to test: made by `init` in a cluster, with tenants of its own for each test, and an HTTP server in front.
 
-use crate::{cluster, run_dir};
+use crate::{cluster, options, run_dir};
 use cordon::app::App;
+use cordon::audit::{Disclosure, Outcome, Whereabouts};
+use cordon::auth::Principal;
 use cordon::auth::dev::{Claims, DevIssuer};
 use cordon::config::Settings;
+use cordon::crypto::Sealed;
+use cordon::crypto::fields::{PatientName, PersonName};
 use cordon::db::cluster::Cluster;
-use cordon::guard::{Actor, BootCheck};
-use cordon::ids::TenantId;
+use cordon::db::schema::tenant::patients;
+use cordon::error::Result;
+use cordon::guard::{Actor, BootCheck, Guard, Purpose, RequestInfo, TenantHint, TenantTx};
+use cordon::ids::{RequestId, TenantId};
 use cordon::ops::init;
 use cordon::ops::operator::Operator;
 use cordon::ops::provision::{self, NewTenant};
 use cordon::tenant::{Model, Tenant};
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
 use secrecy::ExposeSecret;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::sync::OnceCell;
+use uuid::Uuid;
 
 /// All three ways to keep tenants apart.
 pub const MODELS: [Model; 3] = [Model::Shared, Model::Schema, Model::Database];
@@ -46,6 +55,13 @@ impl Site {
         let settings = Settings::load(Some(&profile(&directory, &made.key_file, &issuer)), Some("test")).unwrap();
         let operator = Operator::new(&settings).unwrap();
         Self { directory, settings, operator, issuer, admin }
+    }
+
+    /// An installation in a cluster of the test's own, which lives as long as the first value.
+    pub async fn alone(name: &str) -> (Cluster, Self) {
+        let cluster = Cluster::start(&options(name)).unwrap();
+        let site = Self::make(&cluster, &format!("{name}-site")).await;
+        (cluster, site)
     }
 
     /// A tenant with a slug nobody else has.
@@ -99,6 +115,81 @@ pub fn actor(tenant: TenantId, role: &str) -> Actor {
         acting: None,
         roles: vec![role.into()],
     }
+}
+
+/// A clinician of one tenant, as the verifier names one.
+pub fn clinician(tenant: TenantId) -> Principal {
+    Principal {
+        issuer: "test".into(),
+        subject: "someone".into(),
+        name: None,
+        tenants: vec![tenant],
+        roles: vec!["clinician".into()],
+        acting: None,
+        expires_at: chrono::Utc::now() + Duration::from_secs(600),
+    }
+}
+
+/// A guard for one operation, as HTTP gets it.
+pub async fn admitted(app: &App, tenant: TenantId) -> Result<Guard> {
+    let info = RequestInfo { request: RequestId::new(), whereabouts: Whereabouts::default() };
+    app.door.admit(&clinician(tenant), TenantHint::default(), info).await
+}
+
+/// Writes a patient of this name, as an import does.
+pub async fn plant(app: &App, tenant: TenantId, id: Uuid, name: &str) -> Result<()> {
+    let tx = app.door.work(tenant, &actor(tenant, "clinician"), Purpose::Import, RequestId::new()).await?;
+    let planted = insert(&tx, id, name).await;
+    match planted {
+        Ok(()) => tx.commit().await,
+        Err(error) => tx.rollback().await.and(Err(error)),
+    }
+}
+
+/// One row in an open transaction.
+pub async fn insert(tx: &TenantTx, id: Uuid, name: &str) -> Result<()> {
+    let sealed = tx.keys().seal::<PatientName>(id, &PersonName { family: None, given: Vec::new(), text: name.into() })?;
+    let row = (patients::tenant_id.eq(tx.tenant().0), patients::id.eq(id), patients::name_sealed.eq(Some(sealed)));
+    tx.run(diesel::insert_into(patients::table).values(row).execute(&mut tx.conn())).await.map(|_| ())
+}
+
+/// Names of the tenant's patients, read, opened and audited as an answer is.
+pub async fn names(app: &App, tenant: TenantId) -> Result<Vec<String>> {
+    let guard = admitted(app, tenant).await?;
+    let seen = seen(guard.read().await?).await;
+    match seen {
+        Ok(names) => guard.finish().await.map(|()| names),
+        Err(error) => {
+            guard.abandon().await;
+            Err(error)
+        }
+    }
+}
+
+/// Names of the patients that a transaction sees.
+pub async fn seen(tx: &TenantTx) -> Result<Vec<String>> {
+    let wanted = patients::table.select((patients::id, patients::name_sealed)).order(patients::id);
+    let rows: Vec<(Uuid, Option<Sealed<PatientName>>)> = tx.run(wanted.load(&mut tx.conn())).await?;
+    tx.disclose(Disclosure {
+        action: "patient.read",
+        patient: None,
+        resource_type: "patient",
+        resource_ids: rows.iter().map(|(id, _)| *id).collect(),
+        fields: vec!["name"],
+        outcome: Outcome::Success,
+    });
+    rows.iter().filter_map(|(id, sealed)| Some(tx.keys().open(*id, sealed.as_ref()?).map(|name| name.text))).collect()
+}
+
+/// The process id of the backend behind a transaction.
+pub async fn pid(tx: &TenantTx) -> Result<i32> {
+    let wanted = diesel::select(diesel::dsl::sql::<diesel::sql_types::Integer>("pg_backend_pid()"));
+    tx.run(wanted.get_result(&mut tx.conn())).await
+}
+
+/// A statement of the test's own, inside a transaction.
+pub async fn statement(tx: &TenantTx, text: &str) -> Result<usize> {
+    tx.run(diesel::sql_query(text).execute(&mut tx.conn())).await
 }
 
 /// A plain session.
