@@ -5,6 +5,7 @@ use diesel_async::AsyncPgConnection;
 use rustls_platform_verifier::BuilderVerifierExt;
 use secrecy::{ExposeSecret, SecretString};
 use std::sync::Arc;
+use std::time::Duration;
 pub use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 use tokio_postgres::{CancelToken, NoTls};
@@ -31,6 +32,8 @@ pub enum ConnectError {
 pub fn parse(url: &SecretString) -> Result<Config, ConnectError> {
     let mut config: Config = url.expose_secret().parse().map_err(|error: tokio_postgres::Error| ConnectError::Url(error.to_string()))?;
     config.application_name("cordon");
+    // A peer that went away without a word is noticed in seconds, not hours.
+    config.keepalives_idle(Duration::from_secs(30)).tcp_user_timeout(Duration::from_secs(10));
     Ok(config)
 }
 

@@ -60,7 +60,9 @@ pub struct Catalog {
 
 impl Catalog {
     /// A catalog behind `config`; nothing is read yet.
-    pub fn new(config: Config) -> Arc<Self> {
+    pub fn new(mut config: Config) -> Arc<Self> {
+        // Everyone with an unknown tenant waits for this one session.
+        config.options("-c statement_timeout=5000");
         Arc::new(Self { config, copy: RwLock::default(), session: Mutex::new(None) })
     }
 
