@@ -27,7 +27,7 @@ union all select format('PUBLIC has %s on schema public', p) from unnest('{USAGE
 union all select format('PUBLIC may use language %s', lanname) from pg_language where lanname in ('plpgsql', 'sql') and has_language_privilege('public', oid, 'USAGE')
 union all select format('PUBLIC may read %s', v.name) from public_view v where has_table_privilege('public', 'pg_catalog.' || v.name, 'SELECT')
 union all select format('PUBLIC may call %s', p.oid::regprocedure) from pg_proc p
-  where p.pronamespace = 'pg_catalog'::regnamespace and (p.proname in (select name from public_function) or p.proname like 'lo\_%')
+  where p.pronamespace = 'pg_catalog'::regnamespace and (p.proname in (select name from public_function) or p.proname like 'lo\_%' or p.proname ~ '^pg_(try_)?advisory_')
     and has_function_privilege('public', p.oid, 'EXECUTE')
 union all select format('function cordon.%s is missing', g.name) from guarded g
   where not exists (select from pg_proc p where p.pronamespace = 'cordon'::regnamespace and p.proname = g.name)

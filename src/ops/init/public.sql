@@ -13,9 +13,13 @@ declare
   f regprocedure;
 begin
   for f in select oid::regprocedure from pg_proc
-    where pronamespace = 'pg_catalog'::regnamespace and (proname like 'lo\_%' or proname in ('loread', 'lowrite', 'pg_notify'))
+    where pronamespace = 'pg_catalog'::regnamespace and (proname like 'lo\_%' or proname in ('loread', 'lowrite', 'pg_notify')
+      or proname ~ '^pg_(try_)?advisory_')
   loop
     execute format('revoke execute on function %s from public', f);
+    if f::text ~ '^pg_(try_)?advisory_' then      -- the fence's locks: one tenant's SQL could hold another's writers up
+      execute format('grant execute on function %s to cordon_guard, cordon_operator', f);
+    end if;
   end loop;
 end $$;
 revoke usage on language plpgsql, sql from public;
