@@ -8,7 +8,7 @@ use crate::ids::ServerId;
 use crate::tenant::{Placement, SchemaName};
 use diesel::sql_types::{Integer, Text};
 use diesel::{QueryableByName, sql_query};
-use diesel_async::RunQueryDsl;
+use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
@@ -32,8 +32,9 @@ struct Version {
 
 /// Walls that are down for every tenant of the session's database, in words.
 pub async fn common(session: &Session) -> Result<Vec<String>> {
+    settle(session).await?;
     let mut pg = session.pg();
-    let failed = |error| classify(&error).error;
+    let failed = |error| unfit(session, &error);
     let version: Version =
         sql_query("select current_setting('server_version_num')::int as number").get_result(&mut pg).await.map_err(failed)?;
     let mut down = read(sql_query(COMMON).load(&mut pg).await.map_err(failed)?);
@@ -43,8 +44,21 @@ pub async fn common(session: &Session) -> Result<Vec<String>> {
 
 /// Walls that are down around one schema, in words.
 pub async fn around(session: &Session, schema: &SchemaName) -> Result<Vec<String>> {
+    settle(session).await?;
     let rows = sql_query(PLACEMENT).bind::<Text, _>(schema.as_str()).load(&mut session.pg()).await;
-    rows.map(read).map_err(|error| classify(&error).error)
+    rows.map(read).map_err(|error| unfit(session, &error))
+}
+
+/// The look is taken without what the session's last user may have set: names and literals read differently under it.
+async fn settle(session: &Session) -> Result<()> {
+    let plain = "reset all; set search_path = ''; set standard_conforming_strings = on; set quote_all_identifiers = off";
+    (&mut session.pg()).batch_execute(plain).await.map_err(|error| unfit(session, &error))
+}
+
+/// A session that cannot look is not used again: someone may have left something on it.
+fn unfit(session: &Session, error: &diesel::result::Error) -> Error {
+    session.close();
+    classify(error).error
 }
 
 fn read(rows: Vec<Down>) -> Vec<String> {
