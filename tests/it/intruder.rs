@@ -1,6 +1,7 @@
 //! An intruder: sessions under the server's own logins, tickets made with the real key, and charts worth stealing.
 
 use crate::site::{Site, actor, open};
+use aws_lc_rs::digest::{SHA256, digest};
 use cordon::app::App;
 use cordon::audit::hex;
 use cordon::crypto::fields::{EncounterReason, IdentifierValue, NoteBody, NoteTitle, PatientBirthDate, PatientName, PersonName};
@@ -207,34 +208,46 @@ pub struct Intruder {
     pub session: Client,
     pub superuser: Client,
     pub pid: i32,
+    /// The blocks of the HMAC key: inner and outer.
+    key: [Vec<u8>; 2],
 }
 
 impl Intruder {
     pub async fn enter(site: &Site, login: &Config) -> Self {
-        let session = open(login).await;
-        let superuser = site.superuser(login.get_dbname().unwrap()).await;
+        Self::take(open(login).await, site.superuser(login.get_dbname().unwrap()).await).await
+    }
+
+    /// With a session that is there.
+    pub async fn take(session: Client, superuser: Client) -> Self {
         let pid = session.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
-        Self { session, superuser, pid }
+        let row = superuser.query_one("select ipad, opad from cordon.binding_keys", &[]).await.unwrap();
+        Self { session, superuser, pid, key: [row.get(0), row.get(1)] }
     }
 
     /// A ticket as the guard writes it.
-    pub async fn ticket(&self, ticket: &Ticket) -> String {
-        let now: i64 = self.superuser.query_one("select (extract(epoch from clock_timestamp()) * 1000)::int8", &[]).await.unwrap().get(0);
+    pub fn ticket(&self, ticket: &Ticket) -> String {
         let (id, who) = (Uuid::now_v7(), hex(br#"["test","intruder",null,null]"#));
         let Ticket { kid, good_for_ms, generation, tenant, roles, purpose } = ticket;
-        format!("v1.{kid}.{}.{generation}.{tenant}.{id}.{roles}.{purpose}.{id}.{who}", now + good_for_ms)
+        let expiry = chrono::Utc::now().timestamp_millis() + good_for_ms;
+        format!("v1.{kid}.{expiry}.{generation}.{tenant}.{id}.{roles}.{purpose}.{id}.{who}")
     }
 
     /// The MAC of a message under the database's key.
-    pub async fn mac(&self, message: &str) -> String {
-        let mac = "select encode(sha256(opad || sha256(ipad || convert_to($1, 'utf8'))), 'hex') from cordon.binding_keys";
-        self.superuser.query_one(mac, &[&message]).await.unwrap().get(0)
+    pub fn mac(&self, message: &str) -> String {
+        let [inner, outer] = &self.key;
+        let sum = |block: &[u8], text: &[u8]| digest(&SHA256, &[block, text].concat());
+        hex(sum(outer, sum(inner, message.as_bytes()).as_ref()).as_ref())
+    }
+
+    /// The key's blocks, to look for in what PostgreSQL says.
+    pub fn key(&self) -> &[Vec<u8>; 2] {
+        &self.key
     }
 
     /// The statement that binds this session.
-    pub async fn bind(&self, ticket: &Ticket) -> String {
-        let text = self.ticket(ticket).await;
-        let mac = self.mac(&format!("ticket.{text}.{}", self.pid)).await;
+    pub fn bind(&self, ticket: &Ticket) -> String {
+        let text = self.ticket(ticket);
+        let mac = self.mac(&format!("ticket.{text}.{}", self.pid));
         format!("select cordon.bind('{text}', '{mac}')")
     }
 
@@ -245,7 +258,7 @@ impl Intruder {
 
     /// Bound to a tenant for `purpose`.
     pub async fn run_as(&self, chart: &Chart, purpose: &'static str, sql: &str) -> Result<String, Refusal> {
-        let bind = self.bind(&Ticket::of(chart.tenant.id, purpose)).await;
+        let bind = self.bind(&Ticket::of(chart.tenant.id, purpose));
         self.run(chart.schema(), &bind, sql).await
     }
 

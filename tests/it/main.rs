@@ -4,11 +4,17 @@
 mod cancel;
 mod cluster;
 mod faults;
+mod attacks;
+mod boot;
+mod cluster;
+mod fence;
 mod fresh;
 mod import;
 mod intruder;
 mod migrate;
 mod pool;
+mod planted;
+mod sights;
 mod site;
 mod tidy;
 mod walls;

@@ -166,7 +166,7 @@ impl Place {
 
     async fn attempt(&self, bound: bool, purpose: &'static str, sql: &str) -> Result<String, Refusal> {
         let bind = match bound {
-            true => self.intruder.bind(&Ticket::of(self.neighbour.tenant.id, purpose)).await,
+            true => self.intruder.bind(&Ticket::of(self.neighbour.tenant.id, purpose)),
             false => String::new(),
         };
         // The wrong path on top: the victim's schema, whoever is bound.
@@ -257,10 +257,10 @@ async fn bindings_are_not_forged(place: &Place) {
     let (intruder, victim) = (&place.intruder, &place.victim);
     let genuine = Ticket::of(victim.tenant.id, "read");
     let read = "select count(*) from patients";
-    assert!(intruder.run(victim.schema(), &intruder.bind(&genuine).await, read).await.is_ok(), "the ticket maker works");
+    assert!(intruder.run(victim.schema(), &intruder.bind(&genuine), read).await.is_ok(), "the ticket maker works");
 
-    let text = intruder.ticket(&genuine).await;
-    let mac = intruder.mac(&format!("ticket.{text}.{}", intruder.pid)).await;
+    let text = intruder.ticket(&genuine);
+    let mac = intruder.mac(&format!("ticket.{text}.{}", intruder.pid));
     let neighbour = place.neighbour.tenant.id.to_string();
     let mut forged: Vec<(String, String)> = [
         text.replacen("clinician", "clinician,auditor", 1),
@@ -280,7 +280,7 @@ async fn bindings_are_not_forged(place: &Place) {
     let elsewhere =
         [format!("ticket.{text}.{}", intruder.pid + 1), format!("ticket.{text}."), format!("tx.{text}.{}", intruder.pid), text.clone()];
     for message in elsewhere {
-        forged.push((text.clone(), intruder.mac(&message).await));
+        forged.push((text.clone(), intruder.mac(&message)));
     }
     let genuine_but = |change: fn(&mut Ticket)| {
         let mut ticket = genuine.clone();
@@ -296,8 +296,8 @@ async fn bindings_are_not_forged(place: &Place) {
         out_of_place.push(Ticket { purpose, ..genuine.clone() });
     }
     for ticket in &out_of_place {
-        let text = intruder.ticket(ticket).await;
-        let mac = intruder.mac(&format!("ticket.{text}.{}", intruder.pid)).await;
+        let text = intruder.ticket(ticket);
+        let mac = intruder.mac(&format!("ticket.{text}.{}", intruder.pid));
         forged.push((text, mac));
     }
     for (text, mac) in &forged {
@@ -306,7 +306,7 @@ async fn bindings_are_not_forged(place: &Place) {
     }
 
     // What a bound transaction leaves in its settings is good for that transaction only.
-    let bind = intruder.bind(&genuine).await;
+    let bind = intruder.bind(&genuine);
     let settings = "select current_setting('app.claims'), current_setting('app.binding')";
     let said = intruder.run(victim.schema(), &bind, settings).await.unwrap();
     let (claims, binding) = said.lines().last().unwrap().split_once('\t').unwrap();

@@ -1,0 +1,246 @@
+//! The fence in the database: no late writer, suspension without a notification, a stale generation; and provisioning that can be killed
+//! at any step.
+
+use crate::intruder::{Chart, Intruder, Ticket, login};
+use crate::site::{MODELS, Site, actor};
+use cordon::app::App;
+use cordon::auth::Principal;
+use cordon::db::cluster::Cluster;
+use cordon::db::schema::tenant::{note_types, patients};
+use cordon::error::Error;
+use cordon::guard::{BootCheck, Guard, Purpose, RequestInfo, TenantHint};
+use cordon::ids::{RequestId, TenantId};
+use cordon::ops::init;
+use cordon::ops::provision::{self, NewTenant};
+use cordon::tenant::{Model, State};
+use diesel::{ExpressionMethods, QueryDsl};
+use diesel_async::RunQueryDsl;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+#[tokio::test]
+async fn l37_late_writer() {
+    let site = Site::shared().await;
+    for model in MODELS {
+        let app = site.app(BootCheck::On);
+        let chart = Chart::of(site, &app, model).await;
+        let superuser = site.superuser(&chart.placement().database).await;
+        let flip = async || provision::suspend(&site.operator, &chart.tenant.slug).await.map(|_| ()).unwrap();
+        let (written, last) = writers_and_a_flip(&app, &chart, &superuser, flip).await;
+        println!("{:8} suspended after {written} writes", model.as_str());
+        assert!(written > 0 && last.iter().all(|error| *error == Error::TenantSuspended), "{last:?}");
+        assert_eq!(write(&app, chart.tenant.id).await, Err(Error::TenantSuspended));
+
+        provision::resume(&site.operator, &chart.tenant.slug).await.unwrap();
+        let bump = async || {
+            let id = chart.tenant.id;
+            let sql = format!(
+                "begin; select pg_advisory_xact_lock(hashtextextended('{id}', 7)); update cordon.tenants set generation = 2 where tenant_id = '{id}'; commit"
+            );
+            superuser.batch_execute(&sql).await.unwrap();
+        };
+        let (written, last) = writers_and_a_flip(&app, &chart, &superuser, bump).await;
+        assert!(written > 0 && last.iter().all(|error| *error == Error::PlacementChanged), "{last:?}");
+        let guard = admit(&app, chart.tenant.id).await.unwrap();
+        assert_eq!(read(&guard).await, Err(Error::PlacementChanged));
+    }
+}
+
+/// Six writers until each is stopped; `flip` in the middle. When it has returned, whatever will ever be there is there.
+async fn writers_and_a_flip(app: &Arc<App>, chart: &Chart, superuser: &Client, flip: impl AsyncFn()) -> (u32, Vec<Error>) {
+    let written = Arc::new(AtomicU32::new(0));
+    let writers: Vec<_> = (0..6)
+        .map(|_| {
+            let (app, tenant, written) = (Arc::clone(app), chart.tenant.id, Arc::clone(&written));
+            tokio::spawn(async move {
+                loop {
+                    match write(&app, tenant).await {
+                        Ok(()) => written.fetch_add(1, Ordering::Relaxed),
+                        Err(error) => return error,
+                    };
+                }
+            })
+        })
+        .collect();
+    while AtomicU32::load(&written, Ordering::Relaxed) < 30 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    flip().await;
+    let snapshot: String = superuser.query_one("select pg_current_snapshot()::text", &[]).await.unwrap().get(0);
+    let mut last = Vec::new();
+    for writer in writers {
+        last.push(writer.await.unwrap());
+    }
+    let late = format!(
+        "select count(*) from {}.patients where tenant_id = '{}' and not pg_visible_in_snapshot(changed_in, '{snapshot}')",
+        chart.schema(),
+        chart.tenant.id
+    );
+    assert_eq!(superuser.query_one(&late, &[]).await.unwrap().get::<_, i64>(0), 0, "a row was committed after the flip");
+    (AtomicU32::load(&written, Ordering::Relaxed), last)
+}
+
+async fn write(app: &App, tenant: TenantId) -> Result<(), Error> {
+    let tx = app.door.work(tenant, &actor(tenant, "clinician"), Purpose::Write, RequestId::new()).await?;
+    let row = diesel::insert_into(patients::table).values((patients::tenant_id.eq(tenant.0), patients::id.eq(Uuid::now_v7())));
+    let outcome = tx.run(row.execute(&mut tx.conn())).await;
+    match outcome {
+        Ok(_) => tx.commit().await,
+        Err(error) => tx.rollback().await.and(Err(error)),
+    }
+}
+
+async fn admit(app: &Arc<App>, tenant: TenantId) -> Result<Guard, Error> {
+    let principal = Principal {
+        issuer: "test".into(),
+        subject: "someone".into(),
+        name: None,
+        tenants: vec![tenant],
+        roles: vec!["clinician".into()],
+        acting: None,
+        expires_at: chrono::Utc::now() + Duration::from_secs(600),
+    };
+    let info = RequestInfo { request: RequestId::new(), whereabouts: Default::default() };
+    app.door.admit(&principal, TenantHint::default(), info).await
+}
+
+async fn read(guard: &Guard) -> Result<usize, Error> {
+    let tx = guard.read().await?;
+    let ids: Vec<Uuid> = tx.run(patients::table.select(patients::id).load(&mut tx.conn())).await?;
+    guard.finish().await?;
+    Ok(ids.len())
+}
+
+/// One app hears of changes, the other never does: both stop serving, both start again.
+#[tokio::test]
+async fn suspension_holds_where_the_notification_was_lost() {
+    let site = Site::shared().await;
+    let (deaf, hearing) = (site.app(BootCheck::On), site.app(BootCheck::On));
+    hearing.run_beside();
+    for model in MODELS {
+        let chart = Chart::of(site, &deaf, model).await;
+        let (id, slug) = (chart.tenant.id, &chart.tenant.slug);
+        for app in [&deaf, &hearing] {
+            assert_eq!(read(&admit(app, id).await.unwrap()).await, Ok(1));
+        }
+        let in_flight = admit(&deaf, id).await.unwrap();
+        provision::suspend(&site.operator, slug).await.unwrap();
+        assert_eq!(read(&in_flight).await, Err(Error::TenantSuspended), "{model}: opened after the suspension");
+        assert_eq!(read(&admit(&deaf, id).await.unwrap()).await, Err(Error::TenantSuspended), "{model}: not heard of");
+        within_a_second(async || matches!(admit(&hearing, id).await, Err(Error::TenantSuspended))).await;
+        provision::resume(&site.operator, slug).await.unwrap();
+        within_a_second(async || match admit(&hearing, id).await {
+            Ok(guard) => read(&guard).await == Ok(1),
+            Err(_) => false,
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_running_app_hears_of_a_new_tenant() {
+    let site = Site::shared().await;
+    let app = site.app(BootCheck::On);
+    app.run_beside();
+    let chart = Chart::of(site, &app, Model::Schema).await;
+    within_a_second(async || read(&admit(&app, chart.tenant.id).await.unwrap()).await == Ok(1)).await;
+    assert!(matches!(admit(&app, TenantId::new()).await, Err(Error::TenantMismatch)));
+}
+
+async fn within_a_second(condition: impl AsyncFn() -> bool) {
+    let began = Instant::now();
+    while !condition().await {
+        assert!(began.elapsed() < Duration::from_secs(1), "longer than a second");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn purposes_of_keepers_are_not_the_servers() {
+    let site = Site::shared().await;
+    let app = site.app(BootCheck::On);
+    for model in MODELS {
+        let chart = Chart::of(site, &app, model).await;
+        let tenant = chart.tenant.id;
+        let tx = app.door.work(tenant, &actor(tenant, "migrate"), Purpose::Migrate, RequestId::new()).await.unwrap();
+        let refused = tx.run(note_types::table.select(note_types::code).load::<String>(&mut tx.conn())).await;
+        assert_eq!(refused, Err(Error::Internal), "{model}");
+        let intruder = Intruder::enter(site, &login(site, &app, &chart.tenant).await).await;
+        for purpose in ["migrate", "move", "restore", "reseal", "purge", "backup", "seal"] {
+            let refused = intruder.run(chart.schema(), &intruder.bind(&Ticket::of(tenant, purpose)), "select 1").await.unwrap_err();
+            assert_eq!((refused.code.as_str(), refused.message.as_str()), ("42501", "binding refused"), "{purpose}");
+        }
+    }
+}
+
+/// Polls a future `polls` times at most and drops it then, as a kill would.
+async fn killed_after<F: Future>(future: F, polls: usize) -> Option<F::Output> {
+    let (mut future, mut left) = (pin!(future), polls);
+    std::future::poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        future.as_mut().poll(context).map(Some)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn provisioning_resumes_after_a_kill_at_any_step() {
+    let site = Site::shared().await;
+    for (model, step) in [(Model::Shared, 1), (Model::Schema, 1), (Model::Database, 3)] {
+        let new = NewTenant { slug: format!("killed-{model}"), name: "A clinic".into(), model, server: None, plan: "standard".into() };
+        let mut polls = step;
+        // What a killed run left on the server may still be at work: a failure is one more kill.
+        while !matches!(killed_after(provision::create(&site.operator, &new), polls).await, Some(Ok(_))) {
+            polls += step;
+            assert!(polls < 1_000, "it never finishes");
+        }
+        println!("{:8} provisioned after kills at 1…{polls} polls", model.as_str());
+        let tenant = provision::create(&site.operator, &new).await.unwrap();
+        assert_eq!(tenant.state, State::Active);
+        let same: Vec<_> = provision::list(&site.operator).await.unwrap().into_iter().filter(|other| other.slug == new.slug).collect();
+        assert_eq!((same.len(), same[0].id), (1, tenant.id));
+        let control = site.superuser("cordon_control").await;
+        let count = |table: &str, column: &str| format!("select count(*) from cordon_catalog.{table} where {column} = '{}'", tenant.id);
+        for (query, wanted) in [(count("placements", "tenant_id"), 1), (count("wrapped_keys", "tenant_id"), 3)] {
+            assert_eq!(control.query_one(&query, &[]).await.unwrap().get::<_, i64>(0), wanted, "{query}");
+        }
+        // A chart goes in and comes out, the walls are looked at, the types of notes are there once.
+        let app = site.app(BootCheck::On);
+        let chart = Chart::write(&app, tenant).await;
+        let guard = admit(&app, chart.tenant.id).await.unwrap();
+        assert_eq!(read(&guard).await, Ok(1));
+        let tx = app.door.work(chart.tenant.id, &actor(chart.tenant.id, "clinician"), Purpose::Read, RequestId::new()).await.unwrap();
+        assert_eq!(tx.run(note_types::table.count().get_result::<i64>(&mut tx.conn())).await, Ok(12));
+        tx.commit().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn init_resumes_after_a_kill_at_any_step() {
+    let cluster = Cluster::start(&crate::options("killed-init")).unwrap();
+    let admin: tokio_postgres::Config = secrecy::ExposeSecret::expose_secret(&cluster.superuser_url("postgres")).parse().unwrap();
+    let directory = crate::run_dir().join("killed-init-site");
+    let mut polls = 1;
+    while !matches!(killed_after(init::run(&admin, &directory), polls).await, Some(Ok(_))) {
+        polls += 3;
+        assert!(polls < 2_000, "it never finishes");
+    }
+    println!("init done after kills at 1…{polls} polls");
+    let site = Site::make(&cluster, "killed-init-site").await;
+    assert_eq!(site.app(BootCheck::On).walls().await.unwrap(), Vec::<String>::new());
+    let servers = site.superuser("cordon_control").await.query_one("select count(*) from cordon_catalog.servers", &[]).await.unwrap();
+    assert_eq!(servers.get::<_, i64>(0), 1);
+    for model in MODELS {
+        let app = site.app(BootCheck::On);
+        let chart = Chart::of(&site, &app, model).await;
+        assert_eq!(read(&admit(&app, chart.tenant.id).await.unwrap()).await, Ok(1));
+    }
+}
