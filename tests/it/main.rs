@@ -9,6 +9,7 @@ mod boot;
 mod cluster;
 mod fence;
 mod fresh;
+mod migrate;
 mod import;
 mod intruder;
 mod migrate;
