@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 /// Compares, or writes.
-fn prove(path: &str, wanted: &str) {
+pub fn prove(path: &str, wanted: &str) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(file, wanted).unwrap();

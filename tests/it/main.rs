@@ -2,6 +2,8 @@
 #![cfg(test)]
 
 mod cancel;
+mod chart;
+mod charts;
 mod cluster;
 mod faults;
 mod attacks;
@@ -16,6 +18,10 @@ mod migrate;
 mod pool;
 mod planted;
 mod sights;
+mod http;
+mod injection;
+mod isolation;
+mod server;
 mod site;
 mod tidy;
 mod walls;

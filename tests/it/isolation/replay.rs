@@ -1,0 +1,197 @@
+//! Everything of one tenant is put as another into every hole of the schema, in all pairs of models. The answer must be that for
+//! something that does not exist, byte for byte.
+
+use super::holes::{FORMS, Form, Hole, Sdl};
+use super::table::{self, sdl};
+use super::world::{Clinic, World, strange_cursor, stranger};
+use crate::server::Reply;
+use futures_util::StreamExt;
+use serde_json::json;
+use std::collections::BTreeMap;
+
+/// A value of a neighbour, and one like it that is nobody's.
+struct Replay<'a> {
+    hole: &'a Hole,
+    form: Form,
+    /// What it is compared with: the same for all values of a kind.
+    kind: String,
+    theirs: Question,
+    nobodys: Question,
+}
+
+struct Question {
+    value: String,
+    /// Values of the root's other arguments; the asker's own where there is none.
+    root: BTreeMap<&'static str, String>,
+}
+
+#[tokio::test]
+async fn l17_every_field_replayed() {
+    let world = World::get().await;
+    let sdl = Sdl::of(&sdl(world));
+    let holes = sdl.holes();
+    let roots: Vec<_> = holes.iter().filter(|hole| hole.at_root()).map(|hole| hole.root().name.clone()).collect();
+    let with_arguments = sdl.roots().iter().filter(|root| !root.arguments.is_empty());
+    with_arguments.for_each(|root| assert!(roots.contains(&root.name), "{} is not walked", root.name));
+    let mut tried = 0;
+    for a in &world.mine {
+        for hole in &holes {
+            own_value_is_reached(world, &sdl, hole, a).await;
+        }
+    }
+    for (a, b) in world.pairs() {
+        let replays: Vec<_> = holes.iter().flat_map(|hole| replays(hole, a)).collect();
+        tried += replays.len();
+        let strange: BTreeMap<_, _> =
+            replays.iter().map(|replay| ((replay.hole.name(), replay.form as u8, &replay.kind), replay)).collect();
+        let strange = futures_util::stream::iter(strange)
+            .map(async |(key, replay)| (key, ask(world, &sdl, replay, &replay.nobodys, b).await.told()))
+            .buffer_unordered(6);
+        let strange: BTreeMap<_, _> = strange.collect().await;
+        for ((hole, _, kind), answer) in &strange {
+            let wanted = if kind.as_str() == "cursor" { "INVALID_INPUT" } else { "" };
+            assert!(answer.says(wanted), "{hole} is not reached with a {kind}: {answer:?}");
+        }
+        let mut answers = futures_util::stream::iter(&replays)
+            .map(async |replay| (replay, ask(world, &sdl, replay, &replay.theirs, b).await.told()))
+            .buffer_unordered(6);
+        while let Some((replay, answer)) = answers.next().await {
+            let what = format!("{} {:?} {} as {}: {}", replay.hole.name(), replay.form, replay.kind, b.mark, replay.theirs.value);
+            assert_eq!(&answer, &strange[&(replay.hole.name(), replay.form as u8, &replay.kind)], "{what}");
+            assert!(!answer.says(&a.mark), "{what}: {answer:?}");
+        }
+    }
+    println!("{} holes, {tried} pairs of a neighbour's value and a hole tried", holes.len());
+    table::prove_tried(tried);
+}
+
+/// The values that fit a hole by their type, whatever they are of.
+fn replays<'a>(hole: &'a Hole, a: &Clinic) -> Vec<Replay<'a>> {
+    let mut found = Vec::new();
+    let mut add = |kind: &str, value: &str, strange: String, forms: &[Form], root: &[(&'static str, String, String)]| {
+        let root_of = |which: fn(&(&'static str, String, String)) -> String| root.iter().map(|part| (part.0, which(part))).collect();
+        found.extend(forms.iter().map(|form| Replay {
+            hole,
+            form: *form,
+            kind: kind.to_owned(),
+            theirs: Question { value: value.to_owned(), root: root_of(|part| part.1.clone()) },
+            nobodys: Question { value: strange.clone(), root: root_of(|part| part.2.clone()) },
+        }));
+    };
+    let plain = [Form::Variable];
+    let forms = if hole.at_root() { &FORMS[..] } else { &plain[..] };
+    match (hole.kind.as_str(), hole.argument.as_str()) {
+        ("ID", _) => {
+            for (kind, id) in &a.ids {
+                add(&format!("id {kind}"), id, stranger(*kind), if a.id(*kind) == id { forms } else { &plain }, &[]);
+            }
+            for bare in [a.tenant.id.to_string(), a.tenant.slug.clone(), a.number().to_owned()] {
+                add("no id", &bare, "no-id-at-all".into(), forms, &[]);
+            }
+        }
+        ("String", "after" | "before") => {
+            for (list, cursor) in &a.cursors {
+                add("cursor", cursor, strange_cursor(), forms, &[]);
+                if list != own_list(hole) {
+                    continue;
+                }
+                // The cursor of this very list, under the neighbour's own parent.
+                let kind = match hole.root().name.as_str() {
+                    "encounter" => 'e',
+                    "note" => 'n',
+                    "node" => hole.way[1].on.as_deref().map(first).unwrap(),
+                    _ => 'p',
+                };
+                let root = if hole.root().name == "patientByIdentifier" {
+                    ("value", a.number().to_owned(), "nobodys-number".to_owned())
+                } else {
+                    ("id", a.id(kind).to_owned(), stranger(kind))
+                };
+                add(&format!("cursor below, {list}"), cursor, strange_cursor(), &plain, &[root]);
+            }
+        }
+        ("String", "system" | "value") => {
+            for (system, value) in &a.identifiers {
+                if hole.argument == "value" {
+                    let root = ("system", system.clone(), "http://nobody.test/id".to_owned());
+                    add("identifier", value, "nobodys-number".into(), forms, &[root]);
+                } else {
+                    let root = ("value", value.clone(), "nobodys-number".to_owned());
+                    add("identifier", system, "http://nobody.test/id".into(), forms, &[root]);
+                }
+            }
+            for other in [a.number(), a.id('p'), &a.tenant.slug, &a.tenant.id.to_string(), &a.cursors["Patient.notes"]] {
+                add("text", other, "nobodys-number".into(), forms, &[]);
+            }
+        }
+        other => panic!("{}: teach the replay what a neighbour's {other:?} is", hole.name()),
+    }
+    found
+}
+
+async fn ask(world: &World, sdl: &Sdl, replay: &Replay<'_>, question: &Question, b: &Clinic) -> Reply {
+    let on = leads_on(replay.hole);
+    let fill = |argument: &str| question.root.get(argument).cloned().unwrap_or_else(|| b.fills(argument, &on));
+    let body = replay.hole.question(sdl, replay.form, &question.value, fill);
+    Reply::to(world.server.post(&b.token).json(&body)).await
+}
+
+/// The walk is worth something only where the same question with one's own value is answered from the chart.
+async fn own_value_is_reached(world: &World, sdl: &Sdl, hole: &Hole, a: &Clinic) {
+    let on = leads_on(hole);
+    let value = match hole.argument.as_str() {
+        "after" | "before" => a.cursors[own_list(hole)].clone(),
+        argument => a.fills(argument, &on),
+    };
+    let body = hole.question(sdl, Form::Variable, &value, |argument| a.fills(argument, &on));
+    let reply = Reply::to(world.server.post(&a.token).json(&body)).await;
+    let json = reply.json();
+    // Before the newest there is nothing.
+    assert!(
+        reply.status == 200 && json.get("errors").is_none() && (reply.says(&a.mark) || hole.argument == "before"),
+        "{}: {body} {reply:?}",
+        hole.name()
+    );
+}
+
+/// The type whose id a root must be given so that the way goes on.
+fn leads_on(hole: &Hole) -> String {
+    match (hole.root().of.as_str(), hole.way.get(1)) {
+        ("Node", Some(step)) => step.on.clone().unwrap(),
+        ("Node", None) => "Patient".into(),
+        (of, _) => of.to_owned(),
+    }
+}
+
+/// The list whose pages a hole bounds.
+fn own_list(hole: &Hole) -> &'static str {
+    match (hole.way.last().unwrap().field.name.as_str(), parent(hole)) {
+        ("encounters", _) => "Patient.encounters",
+        (_, "Encounter") => "Encounter.notes",
+        (_, _) => "Patient.notes",
+    }
+}
+
+fn parent(hole: &Hole) -> &str {
+    let before = hole.way.iter().rev().nth(1).map(|step| step.field.of.as_str());
+    hole.way.last().and_then(|step| step.on.as_deref()).or(before).unwrap_or("Query")
+}
+
+fn first(on: &str) -> char {
+    on.to_lowercase().trim_start_matches("clinical").chars().next().unwrap_or('?')
+}
+
+/// What a question looks like; for those who read the output of a failure.
+#[test]
+fn a_hole_is_filled() {
+    let sdl = Sdl::of("type Query { patient(id: ID!): Patient } type Patient { id: ID! notes(first: Int, after: String): NoteConnection! }
+        type NoteConnection { edges: [NoteEdge!]! nodes: [Note!]! } type NoteEdge { cursor: String! node: Note! } type Note { body: String }");
+    let holes = sdl.holes();
+    let names: Vec<_> = holes.iter().map(Hole::name).collect();
+    assert_eq!(names, ["patient(id)", "patient.notes(after)"]);
+    let question = holes[1].question(&sdl, Form::Fragment, "c", |_| "p".into());
+    let query = "query Q($id: ID! $hole: String) { a: patient(id: $id) { notes(first: 2 after: $hole) { ...F } } } \
+        fragment F on NoteConnection { __typename edges { __typename cursor node { __typename body } } }";
+    assert_eq!(question["query"].as_str().unwrap(), query);
+    assert_eq!(question["variables"], json!({ "hole": "c", "id": "p" }));
+}
