@@ -257,9 +257,12 @@ async fn every_read_is_in_the_log() {
         assert!(fields("patient").contains(&"name".to_owned()) && fields("encounter").contains(&"reason".to_owned()));
 
         // What is not there, and what is not allowed, is written down too; who I am is nobody's record.
-        let absent = server.reply(&token, &format!("{{ note(id: \"{}\") {{ body }} }}", stranger('n')), Value::Null).await;
-        let rows = audit(site, &tenant, &absent).await;
-        assert!(rows.len() == 1 && rows[0]["outcome"] == "not_found" && rows[0]["resource_ids"].as_array().unwrap().len() == 1, "{rows:?}");
+        for (root, kind) in [("patient", 'p'), ("encounter", 'e'), ("note", 'n'), ("node", 'n')] {
+            let absent = server.reply(&token, &format!("{{ {root}(id: \"{}\") {{ id }} }}", stranger(kind)), Value::Null).await;
+            let rows = audit(site, &tenant, &absent).await;
+            let named = rows.first().and_then(|row| row["resource_ids"].as_array()).map_or(0, Vec::len);
+            assert!(rows.len() == 1 && rows[0]["outcome"] == "not_found" && named == 1, "{root}: {rows:?}");
+        }
         let partner = site.token(&[tenant.id], "partner", "machine");
         let denied = server.reply(&partner, &by_number("auditzq"), Value::Null).await;
         assert_eq!(denied.outcome(), (200, "FORBIDDEN".into()));
