@@ -4,6 +4,8 @@
 mod cancel;
 mod chart;
 mod charts;
+mod at_rest;
+mod cli;
 mod cluster;
 mod faults;
 mod attacks;
@@ -22,6 +24,8 @@ mod http;
 mod injection;
 mod isolation;
 mod server;
+mod server;
+mod shared_data;
 mod site;
 mod tidy;
 mod walls;

@@ -1,0 +1,186 @@
+//! What lies on disk: names and words that were imported are in no file of PostgreSQL, WAL included, and in no dump.
+
+use crate::import::{Clinic, encounter, note, patient, report, with};
+use crate::options;
+use crate::site::{MODELS, Site};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use cordon::db::cluster::{Binaries, Cluster, Durability, Options};
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Stands in clear in a table, to show that the search finds what is there.
+const CONTROL: &str = "Kontrollwort-in-clear-4711";
+/// Syllables, in several scripts, of which no two charts have the same.
+const SCRIPTS: [&str; 5] = ["Zaphenath", "Ødegårdsvangen", "山田小百合", "Ξενοφώντος", "Шостаковичу"];
+
+/// A planted text and how to tell it: the spellings it must not be found by.
+struct Planted(Vec<String>);
+
+impl Planted {
+    fn word(&mut self, kind: &str, chart: usize) -> String {
+        let text = format!("{}{kind}{chart}q", SCRIPTS[(chart + self.0.len()) % SCRIPTS.len()]);
+        self.0.push(text.clone());
+        text
+    }
+
+    /// UTF-8, UTF-16 both ways, hex, and base64 wherever it begins in a longer text.
+    fn spellings(&self) -> Vec<(Vec<u8>, String)> {
+        let mut all = Vec::new();
+        for text in &self.0 {
+            let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+            let wide = |order: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(order).collect::<Vec<u8>>();
+            let mut spelled = vec![
+                text.clone().into_bytes(),
+                wide(u16::to_le_bytes),
+                wide(u16::to_be_bytes),
+                hex.to_uppercase().into_bytes(),
+                hex.into_bytes(),
+            ];
+            for before in 0..3 {
+                let padded = [&b"\0\0"[..before], text.as_bytes()].concat();
+                let encoded = STANDARD.encode(&padded);
+                // The letters that depend on what stands before and after are left out.
+                let (from, to) = ((before * 8).div_ceil(6), padded.len() * 8 / 6);
+                spelled.push(encoded[from..to].as_bytes().to_vec());
+            }
+            all.extend(spelled.into_iter().map(|bytes| (bytes, text.clone())));
+        }
+        all
+    }
+}
+
+/// A chart in which every text that is somebody's is planted.
+fn chart(planted: &mut Planted, at: usize) -> Vec<Value> {
+    let mut word = |kind: &str| planted.word(kind, at);
+    let birth_date = format!("19{:02}-11-{:02}", 10 + at, 3 + at);
+    let (p, e) = (format!("p{at}"), format!("e{at}"));
+    let subject = format!("Patient/{p}");
+    let mrn = json!([{ "system": "urn:mrn", "value": word("mrn") }, { "system": "http://hl7.org/fhir/sid/us-ssn", "value": word("ssn") }]);
+    let names =
+        json!([{ "family": word("family"), "given": [word("given"), word("middle")] }, { "use": "maiden", "text": word("maiden") }]);
+    let phone =
+        json!([{ "system": "phone", "value": word("phone") }, { "system": "email", "value": format!("{}@example.org", word("mail")) }]);
+    let address = json!([{ "line": [word("street")], "city": word("city"), "text": word("address") }]);
+    let person = json!({ "name": names, "identifier": mrn, "telecom": phone, "address": address, "birthDate": birth_date });
+    let visit = json!({ "reasonCode": [{ "text": word("reason") }], "type": [{ "text": word("visit") }] });
+    let author = json!([{ "reference": subject, "display": word("author") }]);
+    let title = json!({ "description": word("title"), "author": author, "category": [{ "text": word("category") }],
+        "type": { "text": word("type"), "coding": [{ "system": "http://loinc.org", "code": "34117-2" }] },
+        "context": { "encounter": [{ "reference": format!("Encounter/{e}"), "display": word("display") }] } });
+    let body = format!("{} was seen for {}.\n{}", word("body"), word("body-reason"), word("last-line"));
+    vec![
+        with(patient(&p), person),
+        with(encounter(&e, &subject), visit),
+        with(note(&format!("n{at}"), &subject, &body), title),
+        report(&format!("r{at}"), &subject, &word("report")),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_planted_is_found_on_disk_or_in_a_dump() {
+    let options = Options { durability: Durability::Durable, ..options("at-rest") };
+    let cluster = Cluster::start(&options).unwrap();
+    let site = Site::make(&cluster, "at-rest-site").await;
+    let mut planted = Planted(Vec::new());
+    let charts: Vec<Value> = (0..5).flat_map(|at| chart(&mut planted, at)).collect();
+    // Dates of birth are told by their whole text; a year and a day may stand anywhere.
+    planted.0.extend(charts.iter().filter_map(|resource| resource["birthDate"].as_str().map(str::to_owned)));
+    assert!(planted.0.iter().collect::<BTreeSet<_>>().len() >= 100, "{} words", planted.0.len());
+
+    for model in MODELS {
+        let clinic = Clinic::at(&site, model).await;
+        let done = clinic.import(&charts).await;
+        assert_eq!((done.report.notes.new, done.rejects.len()), (10, 0), "{:?}", done.rejects);
+        // Once more, changed: updates leave old rows behind.
+        let changed: Vec<Value> =
+            charts.iter().map(|resource| with(resource.clone(), json!({ "status": "amended", "gender": "male" }))).collect();
+        clinic.import(&changed).await;
+        assert_eq!(clinic.count("note_versions").await, 20);
+        assert!(clinic.notes().await.iter().any(|note| note.bodies[0].contains(&planted.0[planted.0.len() - 7])), "it can be read");
+    }
+    let superuser = site.superuser("cordon_data").await;
+    let control = format!("create table public.control as select '{CONTROL}'::text as word");
+    for sql in [&control, "vacuum", "analyze"] {
+        superuser.batch_execute(sql).await.unwrap();
+    }
+
+    let binaries = Binaries::find(options.binaries.as_deref()).unwrap();
+    let databases = superuser.query("select datname::text from pg_database where datallowconn", &[]).await.unwrap();
+    let mut places = Vec::new();
+    for row in &databases {
+        let database: String = row.get(0);
+        let dump = options.dir.with_extension(format!("{database}.dump"));
+        let dumped = Command::new(binaries.program("pg_dump"))
+            .arg(cluster.superuser_url(&database).expose_secret())
+            .arg("-f")
+            .arg(&dump)
+            .output()
+            .unwrap();
+        assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
+        places.push(dump);
+    }
+    superuser.batch_execute("checkpoint").await.unwrap();
+    drop(superuser);
+    cluster.stop();
+    files_below(&options.dir, &mut places);
+    assert!(places.iter().any(|path| path.components().any(|part| part.as_os_str() == "pg_wal")), "WAL is looked at");
+
+    let (mut found, mut bytes) = (BTreeSet::new(), 0);
+    let (texts, words) = (planted.spellings(), Planted(vec![CONTROL.into()]).spellings());
+    let (wanted, control) = (Search::of(&texts), Search::of(&words));
+    let mut controls = 0;
+    for place in &places {
+        let content = std::fs::read(place).unwrap();
+        bytes += content.len();
+        found.extend(wanted.found_in(&content).into_iter().map(|word| format!("{word} in {}", place.display())));
+        controls += usize::from(!control.found_in(&content).is_empty());
+    }
+    assert_eq!(found, BTreeSet::new());
+    assert!(controls >= 3, "the control word is in the table, in WAL and in the dump: {controls}");
+    println!("{} texts in 8 spellings each: none in {} files, {} MB", planted.0.len(), places.len(), bytes >> 20);
+}
+
+fn files_below(directory: &Path, files: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            files_below(&entry.path(), files);
+        } else if entry.file_type().unwrap().is_file() {
+            files.push(entry.path());
+        }
+    }
+}
+
+/// Many texts at once: by their first four bytes.
+struct Search<'p> {
+    by_head: std::collections::HashMap<[u8; 4], Vec<&'p (Vec<u8>, String)>>,
+    heads: Vec<bool>,
+}
+
+impl<'p> Search<'p> {
+    fn of(spellings: &'p [(Vec<u8>, String)]) -> Self {
+        let mut search = Self { by_head: std::collections::HashMap::new(), heads: vec![false; 1 << 16] };
+        for spelled in spellings {
+            let head = *spelled.0.first_chunk::<4>().unwrap();
+            search.heads[usize::from(u16::from_be_bytes([head[0], head[1]]))] = true;
+            search.by_head.entry(head).or_default().push(spelled);
+        }
+        search
+    }
+
+    fn found_in(&self, content: &[u8]) -> BTreeSet<&'p str> {
+        let mut found = BTreeSet::new();
+        for (at, head) in content.windows(4).enumerate() {
+            if self.heads[usize::from(u16::from_be_bytes([head[0], head[1]]))]
+                && let Some(candidates) = self.by_head.get(head)
+            {
+                found.extend(candidates.iter().filter(|(bytes, _)| content[at..].starts_with(bytes)).map(|(_, text)| text.as_str()));
+            }
+        }
+        found
+    }
+}
