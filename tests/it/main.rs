@@ -1,31 +1,28 @@
 //! The integration tests: one binary, and one PostgreSQL for the whole run, which ends with it.
 #![cfg(test)]
 
+mod at_rest;
+mod attacks;
+mod boot;
 mod cancel;
 mod chart;
 mod charts;
-mod at_rest;
 mod cli;
 mod cluster;
 mod faults;
-mod attacks;
-mod boot;
-mod cluster;
 mod fence;
 mod fresh;
-mod migrate;
-mod import;
-mod intruder;
-mod migrate;
-mod pool;
-mod planted;
-mod sights;
 mod http;
+mod import;
 mod injection;
+mod intruder;
 mod isolation;
-mod server;
+mod migrate;
+mod planted;
+mod pool;
 mod server;
 mod shared_data;
+mod sights;
 mod site;
 mod tidy;
 mod walls;
