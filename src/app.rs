@@ -64,7 +64,11 @@ impl App {
     pub async fn walls(&self) -> crate::error::Result<Vec<String>> {
         let mut down = Vec::new();
         for (server, id, database) in self.catalog.shared_schemas().await? {
-            let session = self.router.lease_shared(id, &database).await?;
+            // Its tenants are unavailable, the others are not; what stands there is looked at when it is first used.
+            let Ok(session) = self.router.lease_shared(id, &database).await else {
+                tracing::error!(server = %server, "A PostgreSQL server is away; its tenants are not served until it is back");
+                continue;
+            };
             let walls = walls::common(&session).await?.into_iter().chain(walls::around(&session, &SchemaName::shared()).await?);
             down.extend(walls.map(|wall| format!("{server}: {wall}")));
         }

@@ -72,12 +72,17 @@ impl Api {
     }
 
     /// Parses and measures a question; the errors are those of `Answer::Refused`.
-    pub fn prepare(&self, question: Question) -> Result<Prepared, String> {
+    pub fn prepare(&self, mut question: Question) -> Result<Prepared, String> {
         let mut document = limits::parse(&question.query, &self.limits).map_err(refused)?;
-        let asked = Asked::of(&document, question.operation_name.as_deref(), &question.variables);
-        if let Some(variable) = asked.and_then(|asked| asked.unset()) {
-            return Err(failure(Error::invalid(format!("variables.{variable}"), "must have a value")));
+        let mut defaults = Vec::new();
+        if let Some(asked) = Asked::of(&document, question.operation_name.as_deref(), &question.variables) {
+            if let Some(variable) = asked.unset() {
+                return Err(failure(Error::invalid(format!("variables.{variable}"), "must have a value")));
+            }
+            defaults = asked.defaults();
         }
+        // The executor looks at sent variables only when it decides on @skip and @include.
+        question.variables.extend(defaults);
         shape::mark_types(&mut document);
         Ok(Prepared { question, document })
     }

@@ -38,7 +38,8 @@ impl PatientQuery {
         #[graphql(desc = "The identifier.")] value: String,
     ) -> Result<Option<Patient>> {
         let tx = admit(ctx, "patientByIdentifier").await?;
-        match rows::by_identifier(tx, &system, &value).await? {
+        let found = rows::by_identifier(tx, &system, &value).await;
+        match found.inspect_err(|_| Record::Patient.not_found(tx, Vec::new()))? {
             Some(id) => Patient::read(ctx, "patientByIdentifier", id).await,
             None => {
                 Record::Patient.not_found(tx, Vec::new());

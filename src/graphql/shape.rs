@@ -148,6 +148,12 @@ impl<'a> Asked<'a> {
         unset.map(|variable| &variable.node.name.node)
     }
 
+    /// The defaults of variables that were not sent.
+    pub fn defaults(&self) -> Vec<(Name, Value)> {
+        let unsent = self.operation.variable_definitions.iter().filter(|variable| !self.variables.contains_key(&variable.node.name.node));
+        unsent.filter_map(|variable| Some((variable.node.name.node.clone(), variable.node.default_value()?.clone()))).collect()
+    }
+
     fn left_out(&self, directives: &[Positioned<Directive>]) -> bool {
         directives.iter().any(|directive| match directive.node.name.node.as_str() {
             "skip" => self.condition(&directive.node),
@@ -268,6 +274,14 @@ mod tests {
         assert_eq!(unset("$a: ID, $b: ID!", json!({"a": "1"})), Some("b".into()));
         assert_eq!(unset("$b: ID! = 1", json!({"b": null})), Some("b".into()));
         assert_eq!(unset("$b: ID!", json!({"b": "1", "later": 1})), None);
+    }
+
+    #[test]
+    fn defaults_are_of_what_was_not_sent() {
+        let document = parse_query("query ($a: Boolean = true, $b: Int = 2, $c: ID) { patient { id } }").unwrap();
+        let variables = Variables::from_json(json!({"b": 3}));
+        let defaults = Asked::of(&document, None, &variables).unwrap().defaults();
+        assert_eq!(defaults, [(Name::new("a"), Value::Boolean(true))]);
     }
 
     #[test]

@@ -14,6 +14,12 @@ impl Operation {
     /// Begins a row.
     pub async fn begin(control: &mut AsyncPgConnection, kind: &str, tenant: Option<TenantId>, subject: &str) -> Result<Self> {
         let id = Uuid::now_v7();
+        let killed =
+            operations::table.filter(operations::kind.eq(kind).and(operations::subject.eq(subject)).and(operations::state.eq("running")));
+        diesel::update(killed)
+            .set((operations::state.eq("failed"), operations::error.eq("interrupted"), operations::ended_at.eq(chrono::Utc::now())))
+            .execute(control)
+            .await?;
         diesel::insert_into(operations::table)
             .values((
                 operations::id.eq(id),

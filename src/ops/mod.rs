@@ -61,7 +61,12 @@ impl From<ConnectError> for OpsError {
 
 impl From<diesel::result::Error> for OpsError {
     fn from(error: diesel::result::Error) -> Self {
-        Self::Failed(format!("PostgreSQL: {error}"))
+        match error {
+            diesel::result::Error::DatabaseError(diesel::result::DatabaseErrorKind::UniqueViolation, _) => {
+                Self::Refused("it is there already, or was made at the same time".into())
+            }
+            other => Self::Failed(format!("PostgreSQL: {other}")),
+        }
     }
 }
 

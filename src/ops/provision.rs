@@ -15,7 +15,7 @@ use crate::tenant::catalog::{CHANNEL, tenant_rows};
 use crate::tenant::keys::context;
 use crate::tenant::{Model, Placement, SchemaName, State, Tenant, is_slug, own_database_name};
 use diesel::prelude::*;
-use diesel::sql_types::{Integer, Text};
+use diesel::sql_types::{Array, Integer, Text};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use uuid::Uuid;
 
@@ -45,6 +45,8 @@ pub async fn create(operator: &Operator, new: &NewTenant) -> Result<Tenant> {
     let mut control = operator.control().await?;
     let server = operator.server(new.server.as_deref()).await?;
     let tenant = register(&mut control, new, &server).await?;
+    take_turn(&mut control, tenant.id).await?;
+    let tenant = find(&mut control, &new.slug).await?;
     let placement = placed(&tenant)?.clone();
     if tenant.state == State::Active {
         return Ok(tenant);
@@ -88,8 +90,8 @@ async fn build(
     log.step(control, "note types").await?;
     note_types::add(operator, server, tenant).await?;
     log.step(control, "open").await?;
-    set_fence(&mut session, tenant.id, "active").await?;
-    set_state(control, tenant.id, State::Active).await
+    set_fence(&mut session, tenant.id, &["provisioning", "active"], "active").await?;
+    set_state(control, tenant.id, &[State::Provisioning, State::Active], State::Active).await
 }
 
 /// Stops serving a tenant: the fence first, so that it holds from the next transaction on, whoever hears of it.
@@ -105,6 +107,8 @@ pub async fn resume(operator: &Operator, slug: &str) -> Result<Tenant> {
 async fn flip(operator: &Operator, slug: &str, kind: &str, from: State, to: State) -> Result<Tenant> {
     let mut control = operator.control().await?;
     let tenant = find(&mut control, slug).await?;
+    take_turn(&mut control, tenant.id).await?;
+    let tenant = find(&mut control, slug).await?;
     if tenant.state != from && tenant.state != to {
         return Err(OpsError::Refused(format!("tenant {slug} is {}", tenant.state)));
     }
@@ -115,11 +119,11 @@ async fn flip(operator: &Operator, slug: &str, kind: &str, from: State, to: Stat
         // Suspending, the catalog follows the fence; resuming, the fence comes last: in between nobody is served.
         let mut session = operator.session(&server, &placement.database).await?;
         if to == State::Suspended {
-            set_fence(&mut session, tenant.id, to.as_str()).await?;
-            set_state(&mut control, tenant.id, to).await
+            set_fence(&mut session, tenant.id, &["active", "suspended"], to.as_str()).await?;
+            set_state(&mut control, tenant.id, &[from, to], to).await
         } else {
-            set_state(&mut control, tenant.id, to).await?;
-            set_fence(&mut session, tenant.id, to.as_str()).await
+            set_state(&mut control, tenant.id, &[from, to], to).await?;
+            set_fence(&mut session, tenant.id, &["active", "suspended"], to.as_str()).await
         }
     }
     .await;
@@ -229,6 +233,7 @@ async fn make_own_database(
              create role {name} login nosuperuser nobypassrls nocreatedb nocreaterole noreplication noinherit; end if; end $$"
         ))
         .await?;
+    session.batch_execute(&format!("alter role {name} set lc_messages = 'C'")).await?;
     set_password(&mut session, &name, &password).await?;
     copy_template(&mut session, &name).await?;
     allow_logins(&mut session, &name, &[&name, "cordon_keeper", "cordon_operator"]).await?;
@@ -251,32 +256,48 @@ async fn copy_template(session: &mut AsyncPgConnection, name: &str) -> Result<()
 }
 
 /// Flips the fence under its exclusive lock: when this returns, no transaction bound before is still writing.
-async fn set_fence(session: &mut AsyncPgConnection, tenant: TenantId, state: &str) -> Result<()> {
-    session
+async fn set_fence(session: &mut AsyncPgConnection, tenant: TenantId, from: &[&str], state: &str) -> Result<()> {
+    let changed = session
         .transaction::<_, diesel::result::Error, _>(async |session| {
-            diesel::sql_query("select pg_advisory_xact_lock(hashtextextended($1, 7))")
+            diesel::sql_query("select set_config('lock_timeout', '30s', true), pg_advisory_xact_lock(hashtextextended($1, 7))")
                 .bind::<Text, _>(tenant.to_string())
                 .execute(session)
                 .await?;
-            let changed = diesel::sql_query("update cordon.tenants set state = $2 where tenant_id = $1")
+            diesel::sql_query("update cordon.tenants set state = $2 where tenant_id = $1 and state = any ($3)")
                 .bind::<diesel::sql_types::Uuid, _>(tenant)
                 .bind::<Text, _>(state)
+                .bind::<Array<Text>, _>(from)
                 .execute(session)
-                .await?;
-            if changed == 1 { Ok(()) } else { Err(diesel::result::Error::NotFound) }
+                .await
         })
         .await?;
+    if changed == 1 { Ok(()) } else { Err(elsewhere()) }
+}
+
+/// Operations on one tenant run one after the other, as long as the session lives.
+async fn take_turn(control: &mut AsyncPgConnection, tenant: TenantId) -> Result<()> {
+    let turn = diesel::sql_query("select pg_advisory_lock(hashtextextended('cordon.tenant.' || $1, 7))");
+    turn.bind::<Text, _>(tenant.to_string()).execute(control).await?;
     Ok(())
 }
 
-/// Writes the state and tells every replica.
-async fn set_state(control: &mut AsyncPgConnection, tenant: TenantId, state: State) -> Result<()> {
-    diesel::update(tenants::table.filter(tenants::id.eq(tenant)))
-        .set((tenants::state.eq(state.as_str()), tenants::updated_at.eq(diesel::dsl::now)))
-        .execute(control)
+fn elsewhere() -> OpsError {
+    OpsError::Refused("the tenant's state was changed by another operation".into())
+}
+
+/// Writes the state and tells every replica: both, or neither. Only from `from`, so that a slow operation cannot undo a later one.
+async fn set_state(control: &mut AsyncPgConnection, tenant: TenantId, from: &[State], to: State) -> Result<()> {
+    let from: Vec<_> = from.iter().map(|state| state.as_str()).collect();
+    let changed = control
+        .transaction::<_, diesel::result::Error, _>(async |control| {
+            let row = tenants::table.filter(tenants::id.eq(tenant).and(tenants::state.eq_any(from)));
+            let set = (tenants::state.eq(to.as_str()), tenants::updated_at.eq(diesel::dsl::now));
+            let changed = diesel::update(row).set(set).execute(control).await?;
+            control.batch_execute(&format!("notify {CHANNEL}, '{tenant}'")).await?;
+            Ok(changed)
+        })
         .await?;
-    control.batch_execute(&format!("notify {CHANNEL}, '{tenant}'")).await?;
-    Ok(())
+    if changed == 1 { Ok(()) } else { Err(elsewhere()) }
 }
 
 fn placed(tenant: &Tenant) -> Result<&Placement> {

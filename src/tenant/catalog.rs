@@ -47,7 +47,7 @@ pub struct WrappedKey {
 
 #[derive(Default)]
 struct Copy {
-    tenants: HashMap<TenantId, Arc<Tenant>>,
+    tenants: HashMap<TenantId, (Arc<Tenant>, Instant)>,
     missed: HashMap<TenantId, Instant>,
 }
 
@@ -56,6 +56,8 @@ pub struct Catalog {
     config: Config,
     copy: RwLock<Copy>,
     session: Mutex<Option<AsyncPgConnection>>,
+    /// Held from the reading of a row to its place in the copy, so that an older row cannot come in after a newer one.
+    refreshing: Mutex<()>,
 }
 
 impl Catalog {
@@ -63,7 +65,7 @@ impl Catalog {
     pub fn new(mut config: Config) -> Arc<Self> {
         // Everyone with an unknown tenant waits for this one session.
         config.options("-c statement_timeout=5000");
-        Arc::new(Self { config, copy: RwLock::default(), session: Mutex::new(None) })
+        Arc::new(Self { config, copy: RwLock::default(), session: Mutex::new(None), refreshing: Mutex::new(()) })
     }
 
     /// The tenant, from memory where it is known, else from the catalog. `None`: there is no such tenant.
@@ -76,14 +78,15 @@ impl Catalog {
 
     /// Reads the tenant anew, as after the fence said that its placement changed.
     pub async fn refresh(&self, id: TenantId) -> Result<Option<Arc<Tenant>>> {
+        let _turn = self.refreshing.lock().await;
         let mut reading = self.reading().await?;
-        let rows = tenant_rows(&mut reading.session, Some(id)).await;
+        let rows = in_time(tenant_rows(&mut reading.session, Some(id))).await;
         let found = reading.done(rows)?.into_iter().next().map(Arc::new);
         let mut copy = self.copy.write().unwrap_or_else(PoisonError::into_inner);
         match &found {
             Some(tenant) => {
                 copy.missed.remove(&id);
-                copy.tenants.insert(id, Arc::clone(tenant));
+                copy.tenants.insert(id, (Arc::clone(tenant), Instant::now()));
             }
             None => {
                 copy.tenants.remove(&id);
@@ -94,22 +97,26 @@ impl Catalog {
         Ok(found)
     }
 
-    /// `Some(None)`: looked up a moment ago and not there.
+    /// `Some(None)`: looked up a moment ago and not there. A tenant that is not active is looked at again soon: that it is may have been
+    /// told when nobody listened.
     fn known(&self, id: TenantId) -> Option<Option<Arc<Tenant>>> {
         let copy = self.copy.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(tenant) = copy.tenants.get(&id) {
-            return Some(Some(Arc::clone(tenant)));
+        if let Some((tenant, looked)) = copy.tenants.get(&id) {
+            let good = tenant.state == State::Active || looked.elapsed() < MISS_FLOOR;
+            return good.then(|| Some(Arc::clone(tenant)));
         }
         copy.missed.get(&id).filter(|when| when.elapsed() < MISS_FLOOR).map(|_| None)
     }
 
     /// Every tenant, read anew.
     pub async fn refresh_all(&self) -> Result<Vec<Arc<Tenant>>> {
+        let _turn = self.refreshing.lock().await;
         let mut reading = self.reading().await?;
-        let rows = tenant_rows(&mut reading.session, None).await;
+        let rows = in_time(tenant_rows(&mut reading.session, None)).await;
         let all: Vec<_> = reading.done(rows)?.into_iter().map(Arc::new).collect();
         let mut copy = self.copy.write().unwrap_or_else(PoisonError::into_inner);
-        *copy = Copy { tenants: all.iter().map(|tenant| (tenant.id, Arc::clone(tenant))).collect(), missed: HashMap::new() };
+        *copy =
+            Copy { tenants: all.iter().map(|tenant| (tenant.id, (Arc::clone(tenant), Instant::now()))).collect(), missed: HashMap::new() };
         Ok(all)
     }
 
@@ -117,7 +124,7 @@ impl Catalog {
     pub async fn server(&self, id: ServerId) -> Result<Server> {
         let mut reading = self.reading().await?;
         let wanted = servers::table.select((servers::id, servers::address, servers::app_password)).filter(servers::id.eq(id));
-        let found = wanted.first(&mut reading.session).await.optional();
+        let found = in_time(wanted.first(&mut reading.session)).await.optional();
         let (id, address, app_password) = reading.done(found)?.ok_or(Error::Unavailable)?;
         Ok(Server { id, address, app_password })
     }
@@ -126,7 +133,7 @@ impl Catalog {
     pub async fn shared_schemas(&self) -> Result<Vec<(String, ServerId, String)>> {
         let mut reading = self.reading().await?;
         let wanted = servers::table.select((servers::name, servers::id, servers::data_database)).order(servers::name);
-        let found = wanted.load(&mut reading.session).await;
+        let found = in_time(wanted.load(&mut reading.session)).await;
         reading.done(found)
     }
 
@@ -134,7 +141,7 @@ impl Catalog {
     pub async fn own_password(&self, placement: PlacementId) -> Result<Vec<u8>> {
         let mut reading = self.reading().await?;
         let wanted = placements::table.select(placements::app_password).filter(placements::id.eq(placement));
-        let found: QueryResult<Option<Option<Vec<u8>>>> = wanted.first(&mut reading.session).await.optional();
+        let found: QueryResult<Option<Option<Vec<u8>>>> = in_time(wanted.first(&mut reading.session)).await.optional();
         reading.done(found)?.flatten().ok_or(Error::Unavailable)
     }
 
@@ -144,7 +151,7 @@ impl Catalog {
         let wanted = wrapped_keys::table
             .select((wrapped_keys::kind, wrapped_keys::version, wrapped_keys::wrapped))
             .filter(wrapped_keys::tenant_id.eq(tenant.0));
-        let found = wanted.load(&mut reading.session).await;
+        let found = in_time(wanted.load(&mut reading.session)).await;
         reading.done(found)
     }
 
@@ -156,7 +163,7 @@ impl Catalog {
             .filter(wrapped_keys::kind.eq("binding").and(wrapped_keys::server_id.eq(server.0)))
             .filter(wrapped_keys::database_name.eq(database))
             .order(wrapped_keys::version.desc());
-        let found = wanted.first(&mut reading.session).await.optional();
+        let found = in_time(wanted.first(&mut reading.session)).await.optional();
         reading.done(found)?.ok_or(Error::Unavailable)
     }
 
@@ -165,7 +172,8 @@ impl Catalog {
         use diesel::sql_types::{BigInt, Text};
         let mut reading = self.reading().await?;
         let count = diesel::sql_query("select cordon_catalog.note_security_event($1, '', $2)");
-        let counted = count.bind::<Text, _>(kind).bind::<BigInt, _>(times).execute(&mut reading.session).await;
+        let counted = count.bind::<Text, _>(kind).bind::<BigInt, _>(times);
+        let counted = in_time(counted.execute(&mut reading.session)).await;
         reading.done(counted).map(|_| ())
     }
 
@@ -248,6 +256,12 @@ impl Reading<'_> {
             }
         }
     }
+}
+
+/// A server that has taken a question and says nothing more must not hold up everyone who waits for the session.
+async fn in_time<T>(query: impl Future<Output = QueryResult<T>>) -> QueryResult<T> {
+    let late = || diesel::result::Error::QueryBuilderError("the catalog does not answer".into());
+    tokio::time::timeout(Duration::from_secs(5), query).await.unwrap_or_else(|_| Err(late()))
 }
 
 type TenantRow = (TenantId, String, String, String, String);

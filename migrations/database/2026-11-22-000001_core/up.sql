@@ -74,6 +74,9 @@ begin
       raise exception 'a write binds in read committed' using errcode = '25001';
     end if;
     perform pg_advisory_xact_lock_shared(hashtextextended(p[5], 7));
+    if p[8] = 'import' then      -- imports into one tenant take turns: what one has stored the other finds
+      perform pg_advisory_xact_lock(hashtextextended(p[5], 8));
+    end if;
   end if;
   select t.state, t.generation into fence from cordon.tenants t where t.tenant_id = p[5]::uuid;
   if not found or fence.generation <> p[4]::int or fence.state = 'moved' then

@@ -5,10 +5,12 @@ use super::migrate::{self, CONTROL, Target};
 use super::operator::{Operator, fresh_password, set_password};
 use super::server::{self, make_database, open_as_admin};
 use super::{OpsError, Result};
-use crate::crypto::{KeyFile, Kms};
+use crate::crypto::{KekId, KeyFile, Kms};
 use crate::db::connect::Config;
 use crate::db::migrate::{Direction, Set};
-use diesel_async::SimpleAsyncConnection;
+use crate::tenant::keys::context;
+use diesel::OptionalExtension;
+use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use secrecy::{ExposeSecret, SecretString};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -38,6 +40,7 @@ pub async fn run(admin: &Config, directory: &Path) -> Result<Made> {
         operator_env: directory.join("operator.env"),
         key_file: directory.join("keys.json"),
     };
+    refuse_strange_keys(admin, &made.key_file).await?;
     if !made.key_file.exists() {
         KeyFile::init(&made.key_file)?;
     }
@@ -58,6 +61,34 @@ pub async fn run(admin: &Config, directory: &Path) -> Result<Made> {
     migrate::run(&operator, &catalog, Direction::Up).await?;
     server::add(&operator, FIRST_SERVER, admin, &operator_password).await?;
     Ok(made)
+}
+
+/// An installation that is there was made with a key file; with another one, its passwords would be changed and its keys be lost to it.
+async fn refuse_strange_keys(admin: &Config, key_file: &Path) -> Result<()> {
+    #[derive(diesel::QueryableByName)]
+    struct First {
+        #[diesel(sql_type = diesel::sql_types::Uuid)]
+        id: uuid::Uuid,
+        #[diesel(sql_type = diesel::sql_types::Binary)]
+        app_password: Vec<u8>,
+    }
+    let mut superuser = open_as_admin(admin, "postgres").await?;
+    let there = "select datname::text from pg_database where datname = 'cordon_control'";
+    if diesel::sql_query(there).execute(&mut superuser).await? == 0 {
+        return Ok(());
+    }
+    let mut control = open_as_admin(admin, CONTROL).await?;
+    let made = "select 1 from pg_class where oid = to_regclass('cordon_catalog.servers')";
+    if diesel::sql_query(made).execute(&mut control).await? == 0 {
+        return Ok(());
+    }
+    let first = "select id, app_password from cordon_catalog.servers order by created_at limit 1";
+    let Some(First { id, app_password }) = diesel::sql_query(first).get_result(&mut control).await.optional()? else { return Ok(()) };
+    let opened = KeyFile::new(key_file).unwrap(KekId::System, &context("app", id, 1), &app_password).await;
+    opened.map(|_| ()).map_err(|_| {
+        let file = key_file.display();
+        OpsError::Refused(format!("Cordon is installed here, and {file} is not its key file: name the directory that has it with --out"))
+    })
 }
 
 /// What `init` runs as superuser, for a DBA to read first; databases are made beside it.

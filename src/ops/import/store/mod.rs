@@ -14,8 +14,6 @@ use crate::guard::{Actor, Door, Purpose, TenantTx};
 use crate::ids::{EncounterId, PatientId, RequestId, StaffId, TenantId};
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
-use diesel::sql_query;
-use diesel::sql_types::Text;
 use diesel_async::RunQueryDsl;
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -67,11 +65,9 @@ impl Store {
         self.attempt(&batch).await
     }
 
-    /// Two imports into one tenant take turns, batch by batch: what one has stored the other finds.
+    /// Two imports into one tenant take turns, batch by batch (see `cordon.bind`): what one has stored the other finds.
     async fn attempt<T>(&self, batch: &impl AsyncFn(&TenantTx) -> Result<T>) -> Result<T> {
         let tx = self.door.work(self.tenant, &self.actor, Purpose::Import, self.request).await?;
-        let turn = sql_query("select pg_advisory_xact_lock(hashtextextended($1, 8))").bind::<Text, _>(self.tenant.to_string());
-        tx.run(turn.execute(&mut tx.conn())).await?;
         let done = batch(&tx).await?;
         tx.commit().await?;
         Ok(done)
