@@ -151,7 +151,7 @@ impl<'a> Asked<'a> {
     /// The defaults of variables that were not sent.
     pub fn defaults(&self) -> Vec<(Name, Value)> {
         let unsent = self.operation.variable_definitions.iter().filter(|variable| !self.variables.contains_key(&variable.node.name.node));
-        unsent.filter_map(|variable| Some((variable.node.name.node.clone(), variable.node.default_value()?.clone()))).collect()
+        unsent.filter_map(|variable| Some((variable.node.name.node.clone(), variable.node.default_value.as_ref()?.node.clone()))).collect()
     }
 
     fn left_out(&self, directives: &[Positioned<Directive>]) -> bool {
