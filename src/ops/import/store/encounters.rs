@@ -1,6 +1,6 @@
 //! Encounters into rows.
 
-use super::{Store, Stored, fingerprint, without_repeats};
+use super::{Store, Stored, fingerprint, look_up, without_repeats};
 use crate::crypto::fields::{EncounterReason, EncounterSource};
 use crate::crypto::{Sealed, TenantKeys};
 use crate::db::schema::tenant::encounters;
@@ -10,7 +10,9 @@ use crate::guard::TenantTx;
 use crate::ids::{EncounterId, PatientId, TenantId};
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
+use diesel::sql_types::{self, Binary, Nullable, Timestamptz};
 use diesel_async::RunQueryDsl;
+use futures_util::try_join;
 use std::collections::HashMap;
 
 #[derive(Insertable)]
@@ -37,10 +39,17 @@ struct Content<'a> {
     source_hash: Vec<u8>,
 }
 
+#[derive(QueryableByName)]
 struct Known {
+    #[diesel(sql_type = Binary)]
+    key: Vec<u8>,
+    #[diesel(sql_type = sql_types::Uuid)]
     id: EncounterId,
+    #[diesel(sql_type = sql_types::Uuid)]
     patient: PatientId,
+    #[diesel(sql_type = Nullable<Binary>)]
     hash: Option<Vec<u8>>,
+    #[diesel(sql_type = Timestamptz)]
     ordered_at: DateTime<Utc>,
 }
 
@@ -57,9 +66,9 @@ impl Store {
 
     async fn encounters_once(&self, tx: &TenantTx, batch: &[&ImportedEncounter]) -> Result<Stored> {
         let keys = tx.keys();
-        let patients = self.find_patients(tx, &batch.iter().map(|encounter| &encounter.patient).collect::<Vec<_>>()).await?;
         let source_keys: Vec<_> = batch.iter().map(|encounter| self.key(keys, &encounter.key)).collect();
-        let known = known(tx, &source_keys).await?;
+        let patients: Vec<_> = batch.iter().map(|encounter| &encounter.patient).collect();
+        let (patients, known) = try_join!(self.find_patients(tx, &patients), known(tx, &source_keys))?;
         let (mut stored, mut new) = (Stored::default(), Vec::new());
         for (index, (encounter, source_key)) in batch.iter().zip(source_keys).enumerate() {
             let Some(patient_id) = patients.get(&encounter.patient).copied() else {
@@ -93,11 +102,9 @@ impl Store {
 }
 
 async fn known(tx: &TenantTx, source_keys: &[Vec<u8>]) -> Result<HashMap<Vec<u8>, Known>> {
-    let columns =
-        (encounters::source_key.assume_not_null(), encounters::id, encounters::patient_id, encounters::source_hash, encounters::ordered_at);
-    let query = encounters::table.select(columns).filter(encounters::source_key.eq_any(source_keys));
-    let rows: Vec<(Vec<u8>, EncounterId, PatientId, Option<Vec<u8>>, DateTime<Utc>)> = tx.run(query.load(&mut tx.conn())).await?;
-    Ok(rows.into_iter().map(|(key, id, patient, hash, ordered_at)| (key, Known { id, patient, hash, ordered_at })).collect())
+    let by_source = each!("key, id, patient_id as patient, source_hash as hash, ordered_at", "encounters", "source_key = key limit 1");
+    let rows: Vec<Known> = look_up(tx, by_source, source_keys).await?;
+    Ok(rows.into_iter().map(|row| (row.key.clone(), row)).collect())
 }
 
 /// One without a beginning is listed where it was first seen.

@@ -1,19 +1,35 @@
 //! The importer's database half: batches of mapped resources become rows of one tenant, each batch in one import transaction.
 //! What is there with the same content is left alone; what changed becomes a new version; what cannot be placed is refused by name.
 
+/// Looks keys up one by one. `= any(…)` reads all of a tenant's rows, batch after batch, while PostgreSQL has no statistics of a new tenant.
+macro_rules! each {
+    ($columns:literal, $table:literal, $condition:literal) => {
+        concat!(
+            "select ",
+            $columns,
+            " from unnest($1) as wanted(key) cross join lateral (select * from ",
+            $table,
+            " where tenant_id = $2 and ",
+            $condition,
+            ") there"
+        )
+    };
+}
+
 mod encounters;
 mod notes;
 mod patients;
 mod staff;
 
 use crate::crypto::TenantKeys;
-use crate::db::schema::tenant::{encounters as encounters_table, patient_identifiers, patients as patients_table};
 use crate::error::{Error, Result};
 use crate::fhir::{Identifier, SourceRef};
 use crate::guard::{Actor, Door, Purpose, TenantTx};
 use crate::ids::{EncounterId, PatientId, RequestId, StaffId, TenantId};
 use chrono::{DateTime, Utc};
-use diesel::prelude::*;
+use diesel::pg::Pg;
+use diesel::sql_types::{self, Array, Binary, Nullable, Timestamptz};
+use diesel::{QueryableByName, sql_query};
 use diesel_async::RunQueryDsl;
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -87,27 +103,19 @@ impl Store {
                 SourceRef::Identifier(identifier) => by_identifier.insert(identifier_hash(tx.keys(), identifier), *reference),
             };
         }
-        let mut found = HashMap::new();
-        let keys: Vec<_> = by_key.keys().cloned().collect();
-        let query = patients_table::table
-            .select((patients_table::source_key.assume_not_null(), patients_table::id))
-            .filter(patients_table::source_key.eq_any(keys));
-        let rows: Vec<(Vec<u8>, PatientId)> = tx.run(query.load(&mut tx.conn())).await?;
-        found.extend(rows.into_iter().filter_map(|(key, id)| Some(((*by_key.get(&key)?).clone(), id))));
-        if !by_identifier.is_empty() {
-            let hashes: Vec<_> = by_identifier.keys().cloned().collect();
-            let query = patient_identifiers::table
-                .select((patient_identifiers::value_hash, patient_identifiers::patient_id))
-                .filter(patient_identifiers::value_hash.eq_any(hashes).and(patient_identifiers::retired_at.is_null()));
-            let rows: Vec<(Vec<u8>, PatientId)> = tx.run(query.load(&mut tx.conn())).await?;
-            let mut carriers: HashMap<Vec<u8>, HashSet<PatientId>> = HashMap::new();
-            rows.into_iter().for_each(|(hash, id)| {
-                carriers.entry(hash).or_default().insert(id);
-            });
-            for (hash, ids) in carriers {
-                if let (Some(reference), 1, Some(id)) = (by_identifier.get(&hash), ids.len(), ids.iter().next()) {
-                    found.insert((*reference).clone(), *id);
-                }
+        let by_source = each!("key, id", "patients", "source_key = key limit 1");
+        let carrying = each!("key, patient_id as id", "patient_identifiers", "value_hash = key and retired_at is null limit 2");
+        let (rows, carriers): (Vec<FoundPatient>, Vec<FoundPatient>) =
+            futures_util::try_join!(look_up(tx, by_source, by_key.keys()), look_up(tx, carrying, by_identifier.keys()))?;
+        let mut found: HashMap<SourceRef, PatientId> =
+            rows.into_iter().filter_map(|row| Some(((*by_key.get(&row.key)?).clone(), row.id))).collect();
+        let mut ids: HashMap<Vec<u8>, HashSet<PatientId>> = HashMap::new();
+        carriers.into_iter().for_each(|row| {
+            ids.entry(row.key).or_default().insert(row.id);
+        });
+        for (hash, ids) in ids {
+            if let (Some(reference), 1, Some(id)) = (by_identifier.get(&hash), ids.len(), ids.iter().next()) {
+                found.insert((*reference).clone(), *id);
             }
         }
         Ok(found)
@@ -122,27 +130,44 @@ impl Store {
                 SourceRef::Identifier(_) => None,
             })
             .collect();
-        let keys: Vec<_> = by_key.keys().cloned().collect();
-        let query = encounters_table::table
-            .select((
-                encounters_table::source_key.assume_not_null(),
-                encounters_table::id,
-                encounters_table::patient_id,
-                encounters_table::started_at,
-            ))
-            .filter(encounters_table::source_key.eq_any(keys));
-        let rows: Vec<(Vec<u8>, EncounterId, PatientId, Option<DateTime<Utc>>)> = tx.run(query.load(&mut tx.conn())).await?;
-        Ok(rows
-            .into_iter()
-            .filter_map(|(key, id, patient, started_at)| Some(((*by_key.get(&key)?).clone(), FoundEncounter { id, patient, started_at })))
-            .collect())
+        let by_source = each!("key, id, patient_id as patient, started_at", "encounters", "source_key = key limit 1");
+        let rows: Vec<FoundEncounter> = look_up(tx, by_source, by_key.keys()).await?;
+        Ok(rows.into_iter().filter_map(|row| Some(((*by_key.get(&row.key)?).clone(), row))).collect())
     }
 }
 
+/// Runs a statement of `each!`.
+async fn look_up<'k, R>(tx: &TenantTx, text: &str, keys: impl IntoIterator<Item = &'k Vec<u8>>) -> Result<Vec<R>>
+where
+    R: QueryableByName<Pg> + Send + 'static,
+{
+    let keys: Vec<&[u8]> = keys.into_iter().map(Vec::as_slice).collect();
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    let query = sql_query(text).bind::<Array<Binary>, _>(keys).bind::<sql_types::Uuid, _>(tx.tenant());
+    tx.run(query.load(&mut tx.conn())).await
+}
+
+/// A patient by one of its keys.
+#[derive(QueryableByName)]
+struct FoundPatient {
+    #[diesel(sql_type = Binary)]
+    key: Vec<u8>,
+    #[diesel(sql_type = sql_types::Uuid)]
+    id: PatientId,
+}
+
 /// An encounter a note refers to.
+#[derive(QueryableByName)]
 struct FoundEncounter {
+    #[diesel(sql_type = Binary)]
+    key: Vec<u8>,
+    #[diesel(sql_type = sql_types::Uuid)]
     id: EncounterId,
+    #[diesel(sql_type = sql_types::Uuid)]
     patient: PatientId,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
     started_at: Option<DateTime<Utc>>,
 }
 

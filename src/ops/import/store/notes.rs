@@ -1,6 +1,6 @@
 //! Notes into rows: signed history, each content a version of its own.
 
-use super::{FoundEncounter, Store, Stored, fingerprint, without_repeats};
+use super::{FoundEncounter, Store, Stored, fingerprint, look_up, without_repeats};
 use crate::crypto::fields::{NoteBody, NoteSource, NoteTitle};
 use crate::crypto::{Sealed, TenantKeys};
 use crate::db::schema::tenant::{clinical_notes, note_types, note_versions};
@@ -10,7 +10,9 @@ use crate::guard::TenantTx;
 use crate::ids::{EncounterId, NoteId, PatientId, StaffId, TenantId, VersionId};
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
+use diesel::sql_types::{self, Binary, Integer, Nullable};
 use diesel_async::RunQueryDsl;
+use futures_util::try_join;
 use std::collections::{BTreeMap, HashMap};
 
 #[derive(Insertable)]
@@ -50,10 +52,17 @@ struct VersionRow {
     body_sealed: Sealed<NoteBody>,
 }
 
+#[derive(QueryableByName)]
 struct Known {
+    #[diesel(sql_type = Binary)]
+    key: Vec<u8>,
+    #[diesel(sql_type = sql_types::Uuid)]
     id: NoteId,
+    #[diesel(sql_type = sql_types::Uuid)]
     patient: PatientId,
+    #[diesel(sql_type = Nullable<Binary>)]
     hash: Option<Vec<u8>>,
+    #[diesel(sql_type = Integer)]
     version: i32,
 }
 
@@ -81,10 +90,11 @@ impl Store {
 
     async fn notes_once(&self, tx: &TenantTx, batch: &[&ImportedNote]) -> Result<Stored> {
         let (tenant, keys) = (tx.tenant(), tx.keys());
-        let patients = self.find_patients(tx, &batch.iter().map(|note| &note.patient).collect::<Vec<_>>()).await?;
-        let encounters = self.find_encounters(tx, &batch.iter().filter_map(|note| note.encounter.as_ref()).collect::<Vec<_>>()).await?;
         let source_keys: Vec<_> = batch.iter().map(|note| self.key(keys, &note.key)).collect();
-        let known = known(tx, &source_keys).await?;
+        let patients: Vec<_> = batch.iter().map(|note| &note.patient).collect();
+        let encounters: Vec<_> = batch.iter().filter_map(|note| note.encounter.as_ref()).collect();
+        let (patients, encounters, known) =
+            try_join!(self.find_patients(tx, &patients), self.find_encounters(tx, &encounters), known(tx, &source_keys))?;
         let mut stored = Stored::default();
 
         let (mut placed, mut changed) = (Vec::new(), Vec::new());
@@ -146,16 +156,13 @@ impl Store {
 }
 
 async fn known(tx: &TenantTx, source_keys: &[Vec<u8>]) -> Result<HashMap<Vec<u8>, Known>> {
-    let columns = (
-        clinical_notes::source_key.assume_not_null(),
-        clinical_notes::id,
-        clinical_notes::patient_id,
-        clinical_notes::source_hash,
-        clinical_notes::current_version,
+    let by_source = each!(
+        "key, id, patient_id as patient, source_hash as hash, current_version as version",
+        "clinical_notes",
+        "source_key = key limit 1"
     );
-    let query = clinical_notes::table.select(columns).filter(clinical_notes::source_key.eq_any(source_keys));
-    let rows: Vec<(Vec<u8>, NoteId, PatientId, Option<Vec<u8>>, i32)> = tx.run(query.load(&mut tx.conn())).await?;
-    Ok(rows.into_iter().map(|(key, id, patient, hash, version)| (key, Known { id, patient, hash, version })).collect())
+    let rows: Vec<Known> = look_up(tx, by_source, source_keys).await?;
+    Ok(rows.into_iter().map(|row| (row.key.clone(), row)).collect())
 }
 
 /// The kinds of notes that are met for the first time; one that is there keeps its name.

@@ -1,6 +1,6 @@
 //! Patients into rows: the chart's head, its identifiers and the blind terms of its name.
 
-use super::{Store, Stored, fingerprint, identifier_hash, without_repeats};
+use super::{FoundPatient, Store, Stored, fingerprint, identifier_hash, look_up, without_repeats};
 use crate::crypto::fields::{IdentifierValue, PatientBirthDate, PatientContact, PatientName, PatientSource, PersonName};
 use crate::crypto::{Sealed, TenantKeys};
 use crate::db::schema::tenant::{patient_identifiers, patient_terms, patients};
@@ -10,6 +10,7 @@ use crate::guard::TenantTx;
 use crate::ids::{PatientId, TenantId};
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
+use diesel::sql_types::{self, Binary, Nullable};
 use diesel_async::RunQueryDsl;
 use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
@@ -59,6 +60,16 @@ struct TermsRow {
     terms: Vec<i64>,
 }
 
+#[derive(QueryableByName)]
+struct Known {
+    #[diesel(sql_type = Binary)]
+    key: Vec<u8>,
+    #[diesel(sql_type = sql_types::Uuid)]
+    id: PatientId,
+    #[diesel(sql_type = Nullable<Binary>)]
+    hash: Option<Vec<u8>>,
+}
+
 struct Planned<'a> {
     patient: &'a ImportedPatient,
     id: PatientId,
@@ -81,11 +92,9 @@ impl Store {
     async fn patients_once(&self, tx: &TenantTx, batch: &[&ImportedPatient]) -> Result<Stored> {
         let keys = tx.keys();
         let source_keys: Vec<_> = batch.iter().map(|patient| self.key(keys, &patient.key)).collect();
-        let query = patients::table
-            .select((patients::source_key.assume_not_null(), patients::id, patients::source_hash))
-            .filter(patients::source_key.eq_any(&source_keys));
-        let rows: Vec<(Vec<u8>, PatientId, Option<Vec<u8>>)> = tx.run(query.load(&mut tx.conn())).await?;
-        let known: HashMap<_, _> = rows.into_iter().map(|(key, id, hash)| (key, (id, hash))).collect();
+        let by_source = each!("key, id, source_hash as hash", "patients", "source_key = key limit 1");
+        let rows: Vec<Known> = look_up(tx, by_source, &source_keys).await?;
+        let known: HashMap<_, _> = rows.into_iter().map(|row| (row.key, (row.id, row.hash))).collect();
 
         let mut stored = Stored::default();
         let taken = owners(tx, batch).await?;
@@ -175,12 +184,9 @@ async fn add_identifiers(tx: &TenantTx, rows: &[IdentifierRow<'_>]) -> Result<()
 /// Who has the exclusive identifiers that a batch brings.
 async fn owners(tx: &TenantTx, batch: &[&ImportedPatient]) -> Result<HashMap<Vec<u8>, PatientId>> {
     let hashes: Vec<_> = batch.iter().flat_map(|patient| exclusive(tx.keys(), patient)).collect();
-    let query = patient_identifiers::table
-        .select((patient_identifiers::value_hash, patient_identifiers::patient_id))
-        .filter(patient_identifiers::value_hash.eq_any(hashes))
-        .filter(patient_identifiers::exclusive.and(patient_identifiers::retired_at.is_null()));
-    let rows: Vec<(Vec<u8>, PatientId)> = tx.run(query.load(&mut tx.conn())).await?;
-    Ok(rows.into_iter().collect())
+    let holding = each!("key, patient_id as id", "patient_identifiers", "value_hash = key and exclusive and retired_at is null limit 1");
+    let rows: Vec<FoundPatient> = look_up(tx, holding, &hashes).await?;
+    Ok(rows.into_iter().map(|row| (row.key, row.id)).collect())
 }
 
 fn exclusive(keys: &TenantKeys, patient: &ImportedPatient) -> impl Iterator<Item = Vec<u8>> {

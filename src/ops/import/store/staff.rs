@@ -1,7 +1,7 @@
 //! Practitioners into staff who never log in.
 //! Two sources give the same number to different doctors, so who somebody is takes a number or an id in the source *and* a name.
 
-use super::{Store, Stored};
+use super::{Store, Stored, look_up};
 use crate::crypto::TenantKeys;
 use crate::db::schema::tenant::staff;
 use crate::error::Result;
@@ -9,6 +9,7 @@ use crate::fhir::{Author, Identifier, ImportedPractitioner, SourceRef};
 use crate::guard::TenantTx;
 use crate::ids::{StaffId, TenantId};
 use diesel::prelude::*;
+use diesel::sql_types::{self, Binary, Nullable};
 use diesel_async::RunQueryDsl;
 use std::collections::HashMap;
 
@@ -167,19 +168,26 @@ async fn add(tx: &TenantTx, new: Vec<NewRow>) -> Result<()> {
 async fn known(tx: &TenantTx, people: &[Person]) -> Result<Known> {
     let keys: Vec<_> = people.iter().filter_map(|person| person.source_key.clone()).collect();
     let numbers: Vec<_> = people.iter().filter_map(|person| person.identifier_key.clone()).collect();
-    let columns = (staff::id, staff::source_key, staff::identifier_key);
-    let by_key = staff::table.select(columns).filter(staff::source_key.eq_any(keys));
-    let by_number = staff::table.select(columns).filter(staff::identifier_key.eq_any(numbers));
-    let (some, others): (Vec<Row>, Vec<Row>) =
-        futures_util::try_join!(tx.run(by_key.load(&mut tx.conn())), tx.run(by_number.load(&mut tx.conn())))?;
+    let by_key = each!("id, source_key, identifier_key", "staff", "source_key = key limit 1");
+    let by_number = each!("id, source_key, identifier_key", "staff", "identifier_key = key limit 1");
+    let (some, others): (Vec<FoundStaff>, Vec<FoundStaff>) =
+        futures_util::try_join!(look_up(tx, by_key, &keys), look_up(tx, by_number, &numbers))?;
     let mut known = Known::default();
-    for (id, source_key, identifier_key) in some.into_iter().chain(others) {
+    for FoundStaff { id, source_key, identifier_key } in some.into_iter().chain(others) {
         known.add(&Person { source_key, identifier_key, name: None }, id);
     }
     Ok(known)
 }
 
-type Row = (StaffId, Option<Vec<u8>>, Option<Vec<u8>>);
+#[derive(QueryableByName)]
+struct FoundStaff {
+    #[diesel(sql_type = sql_types::Uuid)]
+    id: StaffId,
+    #[diesel(sql_type = Nullable<Binary>)]
+    source_key: Option<Vec<u8>>,
+    #[diesel(sql_type = Nullable<Binary>)]
+    identifier_key: Option<Vec<u8>>,
+}
 
 /// A name without title, case and spacing: "Dr. Ann Lee" and "Ann  LEE" are one.
 fn plain(name: Option<&str>) -> String {
