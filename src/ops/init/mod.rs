@@ -73,7 +73,7 @@ async fn refuse_strange_keys(admin: &Config, key_file: &Path) -> Result<()> {
         app_password: Vec<u8>,
     }
     let mut superuser = open_as_admin(admin, "postgres").await?;
-    let there = "select datname::text from pg_database where datname = 'cordon_control'";
+    let there = "select datname::text from pg_database where datname = 'cordon_control' and datallowconn";
     if diesel::sql_query(there).execute(&mut superuser).await? == 0 {
         return Ok(());
     }
