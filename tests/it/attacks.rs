@@ -199,20 +199,47 @@ async fn l08_generic_plans_follow_the_binding() {
             "select p.id from generate_series(1, (select count(*)::int from patients)) g, lateral (select id from patients limit 1) p",
             "select id from patients where tenant_id = (select cordon.current_tenant()) union all select patient_id from encounters",
         ];
+        let session = &scene.intruder.session;
+        let head = async |chart: &Chart| {
+            let bind = scene.intruder.bind(&Ticket::of(chart.tenant.id, "read"));
+            session.batch_execute(&format!("begin; set local search_path = {}, pg_temp; {bind}", chart.schema())).await.unwrap();
+        };
         for mode in ["force_generic_plan", "auto"] {
             scene.intruder.say(&format!("set plan_cache_mode = {mode}")).await.unwrap();
-            for (at, form) in forms.iter().enumerate() {
-                let name = format!("form_{mode}_{at}");
-                let execute = format!("execute {name}");
-                let first = scene.intruder.run_as(&scene.a, "read", &format!("prepare {name} as {form}; {execute}")).await.unwrap();
+            for form in forms {
+                head(&scene.a).await;
+                let wrapped = format!("select string_agg(x::text, ' ') from ({form}) x");
+                let statement = session.prepare(&wrapped).await.unwrap();
+                let first: String = session.query_one(&statement, &[]).await.unwrap().get(0);
+                session.batch_execute("commit").await.unwrap();
                 assert!(first.contains(&scene.a.patient.to_string()), "{form}");
                 for _ in 0..10 {
-                    let said = scene.intruder.run_as(&scene.b, "read", &execute).await.unwrap();
+                    head(&scene.b).await;
+                    let said: String = session.query_one(&statement, &[]).await.unwrap().get(0);
+                    session.batch_execute("commit").await.unwrap();
                     assert!(said.contains(&scene.b.patient.to_string()) && !said.contains(&scene.a.patient.to_string()), "{form}");
                 }
-                let refused = scene.intruder.run(scene.b.schema(), "", &execute).await.unwrap_err();
-                assert_eq!(refused.code, "42501", "{form}");
+                let refused = session.query(&statement, &[]).await.unwrap_err();
+                assert_eq!(refused.code().unwrap().code(), "42501", "{form}");
             }
+        }
+    }
+}
+
+#[tokio::test]
+async fn l36_a_session_with_something_planted_is_not_bound() {
+    let site = Site::shared().await;
+    for model in TOGETHER {
+        for (planted, cleared) in [
+            ("prepare planted as select 1", "deallocate planted"),
+            ("declare planted cursor with hold for select id from patients", "close planted"),
+        ] {
+            let scene = Scene::of(site, model).await;
+            scene.intruder.run_as(&scene.b, "read", planted).await.unwrap();
+            let refused = scene.intruder.run_as(&scene.a, "read", "select id from patients").await.unwrap_err();
+            assert_eq!((refused.code.as_str(), refused.message.as_str()), ("42501", "binding refused"), "{planted}");
+            scene.intruder.say(cleared).await.unwrap();
+            scene.intruder.run_as(&scene.a, "read", "select id from patients").await.unwrap();
         }
     }
 }

@@ -56,6 +56,10 @@ begin
   if coalesce(current_setting('app.binding', true), '') <> '' then
     raise exception 'already bound' using errcode = '42501';
   end if;
+  -- A PREPARE or a held cursor carries rows of whoever left it here. The driver's own statements do not come from SQL.
+  if exists (select from pg_prepared_statement() s where s.from_sql) or exists (select from pg_cursor() c where c.is_holdable) then
+    raise exception 'binding refused' using errcode = '42501';
+  end if;
   select true into genuine from cordon.binding_keys k
     where k.kid::text = p[2] and p[1] = 'v1' and array_length(p, 1) = 10
       and encode(sha256(k.opad || sha256(k.ipad || convert_to('ticket.' || ticket || '.' || pg_backend_pid(), 'utf8'))), 'hex') = mac;

@@ -14,6 +14,9 @@ use std::sync::{Mutex, PoisonError};
 
 const COMMON: &str = include_str!("common.sql");
 const PLACEMENT: &str = include_str!("placement.sql");
+/// What the bodies of functions are compared with. A migration that replaces a function is added here.
+const DATABASE_SET: &str = include_str!("../../../migrations/database/2026-11-22-000001_core/up.sql");
+const TENANT_SET: &str = include_str!("../../../migrations/tenant/2026-11-22-000002_audit/up.sql");
 
 /// Lowest minor version of each major one: below, INSERT … ON CONFLICT DO UPDATE reads past row security (CVE-2026-120154).
 const MINIMUM: [(i32, i32); 4] = [(15, 150_020), (16, 160_016), (17, 170_012), (18, 180_007)];
@@ -37,7 +40,7 @@ pub async fn common(session: &Session) -> Result<Vec<String>> {
     let failed = |error| unfit(session, &error);
     let version: Version =
         sql_query("select current_setting('server_version_num')::int as number").get_result(&mut pg).await.map_err(failed)?;
-    let mut down = read(sql_query(COMMON).load(&mut pg).await.map_err(failed)?);
+    let mut down = read(sql_query(COMMON).bind::<Text, _>(DATABASE_SET).load(&mut pg).await.map_err(failed)?);
     down.extend(too_old(version.number));
     Ok(down)
 }
@@ -45,7 +48,7 @@ pub async fn common(session: &Session) -> Result<Vec<String>> {
 /// Walls that are down around one schema, in words.
 pub async fn around(session: &Session, schema: &SchemaName) -> Result<Vec<String>> {
     settle(session).await?;
-    let rows = sql_query(PLACEMENT).bind::<Text, _>(schema.as_str()).load(&mut session.pg()).await;
+    let rows = sql_query(PLACEMENT).bind::<Text, _>(schema.as_str()).bind::<Text, _>(TENANT_SET).load(&mut session.pg()).await;
     rows.map(read).map_err(|error| unfit(session, &error))
 }
 

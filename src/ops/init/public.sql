@@ -6,6 +6,7 @@ revoke select on pg_stat_activity, pg_stat_replication, pg_stat_ssl, pg_stat_gss
   pg_stats_ext_exprs from public;
 revoke execute on function pg_stat_get_activity(int), pg_stat_get_backend_activity(int), pg_stat_get_backend_client_addr(int),
   pg_stat_get_backend_client_port(int), pg_prepared_statement(), pg_cursor() from public;
+grant execute on function pg_prepared_statement(), pg_cursor() to cordon_guard;      -- bind() refuses a session with something planted on it
 grant select on pg_stat_activity, pg_stat_replication to pg_monitor;
 grant execute on function pg_stat_get_activity(int), pg_stat_get_backend_activity(int) to pg_monitor;
 do $$

@@ -18,8 +18,12 @@ begin
     end if;
     execute format('alter role %I %s nosuperuser nobypassrls noreplication %s', role.name, role.login,
       case role.name when 'cordon_operator' then 'createdb createrole inherit' else 'nocreatedb nocreaterole noinherit' end);
+    if role.login = 'login' then      -- the server reads some of PostgreSQL's messages
+      execute format('alter role %I set lc_messages = ''C''', role.name);
+    end if;
   end loop;
 end $$;
+grant set on parameter lc_messages to cordon_operator;      -- for the logins of tenants with a database to themselves
 grant cordon_owner, cordon_guard, cordon_search to cordon_operator;
 -- Errors are told apart by their words where a library hides their codes.
 grant set on parameter lc_messages to cordon_operator;
