@@ -1,5 +1,6 @@
 //! References: which resource is meant, by the key it has in the source (`Patient/abc`) or by an identifier.
-//! `urn:uuid:…`, relative, absolute and versioned references to the same resource give the same key.
+//! `urn:uuid:…`, relative and versioned references to the same resource give the same key; so do absolute ones, where the input shows that
+//! they lead to that resource and not to one with the same id on another server.
 
 use super::element::{Identifier, Text, Token, said};
 use super::{Defect, Kind};
@@ -9,7 +10,7 @@ use std::collections::HashMap;
 /// The resource meant.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub enum SourceRef {
-    /// By type and id in the source: `Patient/abc`.
+    /// By type and id in the source: `Patient/abc`. By its whole address, if that lies elsewhere.
     Key(String),
     /// By an identifier: `Practitioner?identifier=system|value`, or a logical reference.
     Identifier(Identifier),
@@ -20,11 +21,14 @@ pub enum SourceRef {
 pub struct Aliases(HashMap<Box<str>, Box<str>>);
 
 impl Aliases {
-    /// Notes that `full_url` stands for the resource with this id.
-    pub fn add(&mut self, full_url: &str, kind: Kind, id: &str) {
-        let key = format!("{}/{id}", kind.name());
-        if implied(full_url, kind).as_deref() != Some(&key) {
-            self.0.insert(full_url.into(), key.into());
+    /// Notes that `full_url` stands for the resource with this id, or for the one whose id only the `fullUrl` tells.
+    pub fn add(&mut self, full_url: &str, kind: Kind, id: Option<&str>) {
+        let implied = implied(full_url, kind).filter(|key| is_of(key, kind));
+        let Some(key) = id.map(|id| format!("{}/{id}", kind.name())).or_else(|| implied.clone()) else { return };
+        // Nothing that is read refers to a note.
+        let referred_to = !matches!(kind, Kind::DocumentReference | Kind::DiagnosticReport);
+        if implied.as_ref() != Some(&key) || (referred_to && base(full_url).is_some()) {
+            self.0.insert(unversioned(full_url).into(), key.into());
         }
     }
 }
@@ -74,10 +78,13 @@ impl Place<'_> {
             let same_type = address.rsplit('/').next() == Some(expected.name());
             return same_type.then(|| by_query(query)).flatten().map(SourceRef::Identifier);
         }
-        if let Some(key) = self.aliases.0.get(text) {
+        if let Some(key) = self.aliases.0.get(unversioned(text)) {
             return Some(SourceRef::Key(key.to_string()));
         }
-        implied(text, expected).map(SourceRef::Key)
+        let key = implied(text, expected)?;
+        // Another server's Patient/1 is another patient.
+        let elsewhere = base(text).is_some_and(|server| self.full_url.and_then(base) != Some(server));
+        Some(SourceRef::Key(if elsewhere { unversioned(text).to_owned() } else { key }))
     }
 }
 
@@ -96,6 +103,7 @@ pub(super) struct Reference<'a> {
 
 /// Whether a key is that of a resource of this type.
 pub(super) fn is_of(key: &str, kind: Kind) -> bool {
+    let key = base(key).and_then(|server| key.strip_prefix(server)).unwrap_or(key);
     key.strip_prefix(kind.name()).is_some_and(|rest| rest.starts_with('/'))
 }
 
@@ -104,12 +112,30 @@ fn implied(address: &str, expected: Kind) -> Option<String> {
     if let Some(id) = address.strip_prefix("urn:uuid:").or_else(|| address.strip_prefix("urn:oid:")) {
         return Some(format!("{}/{id}", expected.name()));
     }
-    let address = address.split_once('#').map_or(address, |(address, _)| address);
-    let address = address.split_once("/_history/").map_or(address, |(address, _)| address);
+    let (kind, id) = typed(unversioned(address))?;
+    Some(format!("{kind}/{id}"))
+}
+
+/// The server an absolute address lies on, up to the slash before the type.
+fn base(address: &str) -> Option<&str> {
+    let address = unversioned(address);
+    let (kind, id) = typed(address)?;
+    let server = address.get(..address.len() - kind.len() - id.len() - 1)?;
+    server.contains("://").then_some(server)
+}
+
+/// Type and id at the end of an address.
+fn typed(address: &str) -> Option<(&str, &str)> {
     let mut segments = address.rsplit('/');
     let (id, kind) = (segments.next()?, segments.next()?);
     let typed = kind.starts_with(|c: char| c.is_ascii_uppercase()) && kind.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    (typed && !id.is_empty()).then(|| format!("{kind}/{id}"))
+    (typed && !id.is_empty()).then_some((kind, id))
+}
+
+/// An address without what names a version or a part.
+fn unversioned(address: &str) -> &str {
+    let address = address.split_once('#').map_or(address, |(address, _)| address);
+    address.split_once("/_history/").map_or(address, |(address, _)| address)
 }
 
 /// `identifier=system|value`, percent-encoded or not.
@@ -148,13 +174,33 @@ mod tests {
     #[test]
     fn every_spelling_gives_one_key() {
         let none = Aliases::default();
-        for text in ["Patient/p1", "urn:uuid:p1", "https://ehr.example.org/fhir/Patient/p1", "Patient/p1/_history/3", " Patient/p1 "] {
+        for text in ["Patient/p1", "urn:uuid:p1", "Patient/p1/_history/3", " Patient/p1 "] {
             assert_eq!(resolve(&none, text, Kind::Patient), Some(SourceRef::Key("Patient/p1".into())), "{text}");
         }
         assert_eq!(resolve(&none, "Group/g", Kind::Patient), Some(SourceRef::Key("Group/g".into())));
         for text in ["", "p1", "#p1", "Patient/", "Patient?name=Ann"] {
             assert_eq!(resolve(&none, text, Kind::Patient), None, "{text}");
         }
+    }
+
+    #[test]
+    fn an_absolute_reference_leads_to_its_own_server() {
+        let mut aliases = Aliases::default();
+        aliases.add("https://b.example/fhir/Patient/p2", Kind::Patient, None);
+        let from = |full_url, text: &str| {
+            let json = serde_json::json!({ "reference": text }).to_string();
+            match (Place { full_url, aliases: &aliases }).subject(Some(&serde_json::from_str(&json).unwrap())) {
+                Ok(SourceRef::Key(key)) => key,
+                other => panic!("{other:?}"),
+            }
+        };
+        let here = Some("https://a.example/fhir/DocumentReference/n");
+        assert_eq!(from(here, "https://a.example/fhir/Patient/p1/_history/2"), "Patient/p1");
+        assert_eq!(from(here, "https://b.example/fhir/Patient/p1"), "https://b.example/fhir/Patient/p1");
+        assert_eq!(from(here, "https://b.example/fhir/Patient/p2"), "Patient/p2");
+        assert_eq!(from(None, "https://a.example/fhir/Patient/p1/_history/2"), "https://a.example/fhir/Patient/p1");
+        assert_eq!(from(Some("urn:uuid:0f"), "http://a.example/Patient/p1#x"), "http://a.example/Patient/p1");
+        assert_eq!(from(here, "Patient/p1"), "Patient/p1");
     }
 
     #[test]
@@ -176,10 +222,11 @@ mod tests {
     #[test]
     fn aliases_hold_only_what_the_address_does_not_tell() {
         let mut aliases = Aliases::default();
-        aliases.add("urn:uuid:p1", Kind::Patient, "p1");
-        aliases.add("http://a/Patient/p1", Kind::Patient, "p1");
+        aliases.add("urn:uuid:p1", Kind::Patient, Some("p1"));
+        aliases.add("Patient/p1", Kind::Patient, Some("p1"));
+        aliases.add("http://a/DocumentReference/n", Kind::DocumentReference, Some("n"));
         assert_eq!(aliases, Aliases::default());
-        aliases.add("urn:uuid:0f", Kind::Patient, "p1");
+        aliases.add("urn:uuid:0f", Kind::Patient, Some("p1"));
         assert_eq!(resolve(&aliases, "urn:uuid:0f", Kind::Patient), Some(SourceRef::Key("Patient/p1".into())));
     }
 

@@ -198,8 +198,8 @@ impl Reader {
             Some(kind) => {
                 facts.kinds.insert(kind);
                 *self.counted.entry(kind).or_default() += 1;
-                if let (Some(address), Some(id)) = (address, &glance.id) {
-                    facts.aliases.add(address, kind, id);
+                if let Some(address) = address {
+                    facts.aliases.add(address, kind, glance.id.as_deref());
                 }
             }
             // The Bundle around the entries is no resource of its own.
