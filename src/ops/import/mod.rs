@@ -37,7 +37,7 @@ pub struct Report {
     pub skipped: BTreeMap<String, u64>,
     /// Lines of the file of rejects, those without a known type included.
     pub rejects: u64,
-    /// How long it took.
+    /// How long it took, to the millisecond.
     pub seconds: f64,
     /// Notes read, new or not, by the time it took.
     pub notes_per_second: f64,

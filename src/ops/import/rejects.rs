@@ -3,9 +3,9 @@
 
 use crate::fhir::Defect;
 use serde::{Serialize, Serializer};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -65,9 +65,13 @@ pub struct Reject {
 pub struct Rejects(BufWriter<File>);
 
 impl Rejects {
-    /// Starts an empty file.
+    /// Starts an empty file; one that is there becomes its owner's alone.
     pub fn create(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        // A terminal or a pipe is not ours to close to others.
+        if file.metadata()?.is_file() {
+            file.set_permissions(Permissions::from_mode(0o600))?;
+        }
         Ok(Self(BufWriter::new(file)))
     }
 
@@ -94,12 +98,13 @@ fn as_code<S: Serializer>(reason: &Reason, serializer: S) -> Result<S::Ok, S::Er
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_line_a_reject_for_the_owner_only() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rejects.ndjson");
+        std::fs::write(&path, "of an earlier run").unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
         let mut rejects = Rejects::create(&path).unwrap();
         let reject =
             Reject { source: "a.json".into(), line: Some(3), type_name: Some("Patient".into()), id: None, reason: Defect::NoId.into() };

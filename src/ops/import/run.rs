@@ -72,7 +72,7 @@ pub async fn run(source: Source, mut store: Store, mut rejects: Option<Rejects>,
     if let Some(rejects) = rejects {
         rejects.finish()?;
     }
-    report.seconds = begun.elapsed().as_secs_f64();
+    report.seconds = begun.elapsed().as_millis() as f64 / 1000.0;
     let notes = report.notes.new + report.notes.updated + report.notes.unchanged;
     report.notes_per_second = (notes as f64 / report.seconds.max(0.001)).round();
     Ok(report)
