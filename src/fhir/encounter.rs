@@ -1,6 +1,6 @@
 //! Encounters: when a patient was seen, how and why.
 
-use super::element::{Coding, Concept, Meta, Period, Provenance, Text, code_like, said};
+use super::element::{Coding, Concept, Identifier, Meta, Period, Provenance, Text, Token, code_like, said};
 use super::reference::Reference;
 use super::{Defect, Kind, Place, SourceRef, fingerprint, read};
 use chrono::{DateTime, Utc};
@@ -12,6 +12,8 @@ use serde_json::Value;
 pub struct ImportedEncounter {
     /// `Encounter/<id>` in the source.
     pub key: String,
+    /// The first of its numbers that says whose number it is.
+    pub identifier: Option<Identifier>,
     /// Whose.
     pub patient: SourceRef,
     /// How far it got.
@@ -82,6 +84,9 @@ impl ImportedEncounter {
         let reason = reasons.iter().chain(&kinds).find_map(Concept::wording).map(str::to_owned);
         let status = wire.status.as_ref().map(Text::as_str);
         drop((kinds, reasons));
+        let numbers = wire.identifier.iter().map(Token::deserialize).collect::<Result<Vec<_>, _>>()?;
+        let identifier = numbers.iter().filter_map(Token::identifier).find(|number| !number.system.is_empty());
+        drop(numbers);
         let source = Provenance::new(wire.id.as_ref().map(Text::as_str), wire.meta)
             .keep("identifier", Value::Array(wire.identifier))
             .keep("status", status.map(Value::from))
@@ -92,6 +97,7 @@ impl ImportedEncounter {
             .keep("period", wire.period.as_ref().map(Period::as_given));
         Ok(Self {
             key,
+            identifier,
             patient,
             status: EncounterStatus::of(status),
             class: wire.class.as_ref().and_then(|class| code_like(said(&class.code))),

@@ -195,7 +195,8 @@ begin
     if old.status = 'DRAFT' then
       return new;
     end if;
-    if new.status <> 'DRAFT' and cordon.purpose() = 'import' then
+    -- An import has the last word on the notes that an import brought, and on no other.
+    if new.status <> 'DRAFT' and cordon.purpose() = 'import' and new.source_key = old.source_key then
       return new;
     end if;
     if new.status in ('SIGNED', 'AMENDED', 'RETRACTED') and old.status <> 'RETRACTED'

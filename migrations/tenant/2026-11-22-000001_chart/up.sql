@@ -87,6 +87,7 @@ create table encounters (
   ended_at timestamptz,
   ordered_at timestamptz not null,      -- started_at, else when the row was made: what lists are sorted by
   source_key bytea,
+  identifier_key bytea,                 -- blind index of its number in the source, which some references give instead of its id
   source_hash bytea,
   source_sealed bytea,
   created_at timestamptz not null default now(),
@@ -99,6 +100,7 @@ create table encounters (
   foreign key (tenant_id, patient_id) references patients
 );
 create index on encounters (tenant_id, patient_id, ordered_at desc, id desc);
+create index on encounters (tenant_id, identifier_key) where identifier_key is not null;
 create index on encounters (tenant_id, changed_in);
 
 create table note_types (
@@ -157,6 +159,9 @@ create table note_versions (
   foreign key (tenant_id, author_id) references staff
 );
 create index on note_versions (tenant_id, changed_in);
+-- What a note says it is at is there; a note and its first version are made in one transaction.
+alter table clinical_notes add foreign key (tenant_id, id, current_version) references note_versions (tenant_id, note_id, number)
+  deferrable initially deferred;
 
 call cordon.enclose('staff');
 call cordon.enclose('patients', audited => true);

@@ -60,6 +60,7 @@ diesel::table! {
         ended_at -> Nullable<Timestamptz>,
         ordered_at -> Timestamptz,
         source_key -> Nullable<Bytea>,
+        identifier_key -> Nullable<Bytea>,
         source_hash -> Nullable<Bytea>,
         source_sealed -> Nullable<Bytea>,
         created_at -> Timestamptz,

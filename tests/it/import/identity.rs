@@ -41,6 +41,66 @@ async fn one_record_number_belongs_to_one_patient() {
 }
 
 #[tokio::test]
+async fn two_people_under_one_id_do_not_become_one_chart() {
+    for clinic in Clinic::of_each().await {
+        let stranger = |numbers: Value| {
+            let other = json!({ "name": [{ "family": "Wu", "given": ["Max"] }], "birthDate": "1950-03-04", "identifier": numbers });
+            with(patient("p"), other)
+        };
+        let (visit, written) = (encounter("e2", "Patient/p"), note("n2", "Patient/p", "of the stranger"));
+        clinic.import(&[patient("p"), encounter("e", "Patient/p"), note("n", "Patient/p", "of Ann")]).await;
+        let before = clinic.last_change().await;
+        // With another record number, with the same one, with none.
+        for numbers in [json!([number("MR", "urn:other", "1")]), json!([number("MR", "urn:mrn", "mrn-p")]), json!([])] {
+            let done = clinic.import(&[stranger(numbers), visit.clone(), written.clone()]).await;
+            assert_eq!((done.report.patients, done.report.notes), (counts(0, 0, 0, 1), counts(0, 0, 0, 1)));
+            assert_eq!(done.reasons(), ["identity_changed", "patient_refused", "patient_refused"]);
+        }
+        assert_eq!(clinic.last_change().await, before, "nothing of the stranger was written");
+        // Under the name of another source they have charts of their own.
+        let files = [super::ndjson(&[stranger(json!([number("MR", "urn:other", "1")])), visit, written])];
+        let elsewhere = clinic.try_import_from("lakeside", &files).await.unwrap();
+        assert_eq!((elsewhere.report.patients, elsewhere.report.notes), (counts(1, 0, 0, 0), counts(1, 0, 0, 0)));
+        // Ann may marry, and may get another number.
+        let married = with(patient("p"), json!({ "name": [{ "family": "Wolf", "given": ["Ann"] }] }));
+        let renumbered = with(married.clone(), json!({ "identifier": [number("MR", "urn:new", "9")] }));
+        for changed in [married, renumbered] {
+            assert_eq!(clinic.import(&[changed, note("n", "Patient/p", "of Ann")]).await.report.patients, counts(0, 1, 0, 0));
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_files_of_one_run_keep_two_people_apart() {
+    let clinic = Clinic::of(Model::Shared).await;
+    let other = json!({ "name": [{ "family": "Wu" }], "birthDate": "1950-03-04", "identifier": [number("MR", "urn:other", "1")] });
+    let files = [
+        super::ndjson(&[patient("p"), patient("q"), note("nq", "Patient/q", "x")]),
+        super::ndjson(&[with(patient("p"), other), note("np", "Patient/p", "whose?")]),
+    ];
+    let done = clinic.try_import(&files).await.unwrap();
+    assert_eq!((done.report.patients, done.report.notes), (counts(2, 0, 0, 1), counts(1, 0, 0, 1)));
+    assert_eq!(done.reasons(), ["identity_changed", "patient_refused"]);
+}
+
+#[tokio::test]
+async fn a_number_given_up_may_be_taken_over() {
+    for clinic in Clinic::of_each().await {
+        let with_number = |id: &str, value: &str| numbered(id, json!([number("MR", "urn:mrn", value)]));
+        clinic.import(&[with_number("a", "1"), with_number("b", "2"), with_number("c", "3")]).await;
+        // Whoever comes first; a new chart, too; and two that change numbers.
+        let done = clinic.import(&[with_number("new", "1"), with_number("b", "3"), with_number("c", "2"), with_number("a", "4")]).await;
+        assert_eq!((done.report.patients, done.rejects.len()), (counts(1, 3, 0, 0), 0), "{:?}", done.rejects);
+        // Who is refused gives nothing up.
+        let refused = clinic.import(&[with_number("a", "5"), with_number("b", "4"), with_number("c", "4"), with_number("d", "2")]).await;
+        assert_eq!(refused.report.patients, counts(0, 2, 0, 2), "{:?}", refused.rejects);
+        assert_eq!(refused.reasons(), ["duplicate_identifier", "duplicate_identifier"]);
+        let living = "select count(*) from patient_identifiers where tenant_id = $1 and retired_at is null";
+        assert_eq!(clinic.one::<i64>(living).await, 4);
+    }
+}
+
+#[tokio::test]
 async fn an_encounter_of_someone_else_takes_no_note() {
     for clinic in Clinic::of_each().await {
         let context = json!({ "context": { "encounter": [{ "reference": "Encounter/e" }] } });

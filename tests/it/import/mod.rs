@@ -84,8 +84,14 @@ impl<'s> Clinic<'s> {
     }
 
     pub async fn try_import(&self, files: &[PathBuf]) -> Result<Outcome, OpsError> {
+        self.try_import_from("fhir", files).await
+    }
+
+    /// Imports what another system sends.
+    pub async fn try_import_from(&self, source: &str, files: &[PathBuf]) -> Result<Outcome, OpsError> {
         let rejects = run_dir().join(format!("{}.rejects", Uuid::now_v7()));
-        let report = import::run(Source::open(files).unwrap(), self.store(), Some(Rejects::create(&rejects)?), |_| {}).await?;
+        let store = Store::new(Arc::clone(&self.app.door), self.tenant.id, source);
+        let report = import::run(Source::open(files).unwrap(), store, Some(Rejects::create(&rejects)?), |_| {}).await?;
         let lines = std::fs::read_to_string(rejects)?;
         let rejects = lines.lines().map(|line| {
             let line: Value = serde_json::from_str(line).unwrap();

@@ -25,7 +25,7 @@ async fn every_spelling_means_the_same() {
             .import(&[
                 written("relative", "Patient/p", "Encounter/e", "Practitioner/d"),
                 written("urn", "urn:uuid:p", "urn:uuid:e", "urn:uuid:d"),
-                written("absolute", "https://ehr.example.org/fhir/Patient/p", "https://ehr.example.org/fhir/Encounter/e/_history/2", npi),
+                written("versioned", "Patient/p/_history/3", "Encounter/e/_history/2", npi),
                 written(
                     "conditional",
                     "Patient?identifier=urn:mrn|mrn-p",
@@ -43,6 +43,63 @@ async fn every_spelling_means_the_same() {
             .await;
         assert_eq!((done.report.notes, done.rejects.len()), (counts(5, 0, 0, 0), 0), "{:?}", done.rejects);
         all_are_one(&clinic, 5).await;
+    }
+}
+
+#[tokio::test]
+async fn an_absolute_reference_means_the_chart_of_its_own_server() {
+    let clinic = Clinic::of(Model::Schema).await;
+    let entry = |url: &str, resource: Value| json!({ "fullUrl": url, "resource": resource });
+    let (here, there) = ("https://a.example/fhir", "https://b.example/fhir");
+    let at = |server: &str, kind: &str, id: &str| format!("{server}/{kind}/{id}");
+    let by = |id: &str, server: &str| {
+        let (p, e, d) = (at(server, "Patient", "p"), at(server, "Encounter", "e"), at(server, "Practitioner", "d"));
+        written(id, &p, &e, &d)
+    };
+    let chart = vec![
+        entry(&at(here, "Patient", "p"), patient("p")),
+        entry(&at(here, "Encounter", "e"), encounter("e", &at(here, "Patient", "p"))),
+        entry(&at(here, "Practitioner", "d"), practitioner("d", "1", "Wolf")),
+        entry(&at(here, "DocumentReference", "n"), by("n", here)),
+        entry("urn:uuid:0f000000-0000-4000-8000-000000000001", by("m", here)),
+        entry(&at(here, "DocumentReference", "x"), by("x", there)),
+    ];
+    let done = clinic.import_bundle(chart).await;
+    assert_eq!(done.report.notes, counts(2, 0, 0, 1));
+    assert_eq!(done.rejects, [("DocumentReference".into(), "x".into(), "patient_not_found".into())]);
+    all_are_one(&clinic, 2).await;
+    // Later and alone: what stands on the server knows its neighbours, what stands nowhere does not.
+    let later = clinic.import_bundle(vec![entry(&at(here, "DocumentReference", "n"), by("n", here))]).await;
+    assert_eq!((later.report.notes.rejected, later.report.notes.new), (0, 0));
+    assert_eq!(clinic.import(&[by("y", here)]).await.reasons(), ["patient_not_found"]);
+}
+
+#[tokio::test]
+async fn encounters_are_found_by_their_number() {
+    for clinic in Clinic::of_each().await {
+        let visit = |id: &str, value: &str| {
+            let numbers = json!([{ "value": "of nobody" }, { "system": "urn:visit", "value": value }]);
+            with(encounter(id, "Patient/p"), json!({ "identifier": numbers }))
+        };
+        let at = |id: &str, encounter: Value| with(note(id, "Patient/p", id), json!({ "context": { "encounter": [encounter] } }));
+        let by_query = |value: &str| json!({ "reference": format!("Encounter?identifier=urn:visit|{value}") });
+        let input = [
+            at("conditional", by_query("1")),
+            at("logical", json!({ "identifier": { "system": "urn:visit", "value": "1" } })),
+            at("either", by_query("2")),
+            at("neither", by_query("3")),
+            patient("p"),
+            visit("e", "1"),
+            visit("f", "2"),
+            visit("g", "2"),
+        ];
+        let done = clinic.import(&input).await;
+        assert_eq!((done.report.notes, done.rejects.len()), (counts(4, 0, 0, 0), 0), "{:?}", done.rejects);
+        let placed = "select count(*) from clinical_notes n join encounters e on e.id = n.encounter_id where n.tenant_id = $1";
+        assert_eq!(clinic.one::<i64>(placed).await, 2);
+        let where_to = "select count(distinct encounter_id) from clinical_notes where tenant_id = $1";
+        assert_eq!(clinic.one::<i64>(where_to).await, 1);
+        assert_eq!(clinic.import(&input).await.report.notes, counts(0, 0, 4, 0));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Encounters into rows.
 
-use super::{Store, Stored, fingerprint, look_up, without_repeats};
+use super::{Store, Stored, encounter_number, fingerprint, look_up, without_repeats};
 use crate::crypto::fields::{EncounterReason, EncounterSource};
 use crate::crypto::{Sealed, TenantKeys};
 use crate::db::schema::tenant::encounters;
@@ -35,6 +35,7 @@ struct Content<'a> {
     started_at: Option<DateTime<Utc>>,
     ended_at: Option<DateTime<Utc>>,
     ordered_at: DateTime<Utc>,
+    identifier_key: Option<Vec<u8>>,
     source_sealed: Option<Sealed<EncounterSource>>,
     source_hash: Vec<u8>,
 }
@@ -72,7 +73,7 @@ impl Store {
         let (mut stored, mut new) = (Stored::default(), Vec::new());
         for (index, (encounter, source_key)) in batch.iter().zip(source_keys).enumerate() {
             let Some(patient_id) = patients.get(&encounter.patient).copied() else {
-                stored.refused.push((index, "patient_not_found"));
+                stored.refused.push((index, self.nobody(&encounter.patient)));
                 continue;
             };
             let hash = fingerprint(keys, "encounter", encounter.fingerprint())?;
@@ -122,6 +123,7 @@ fn content<'a>(
         started_at: encounter.started_at,
         ended_at: encounter.ended_at,
         ordered_at: encounter.started_at.unwrap_or(otherwise),
+        identifier_key: encounter.identifier.as_ref().map(|number| encounter_number(keys, number)),
         source_sealed: Some(keys.seal(id.0, &encounter.source.clone().into_json())?),
         source_hash,
     })

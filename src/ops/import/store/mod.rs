@@ -17,6 +17,7 @@ macro_rules! each {
 }
 
 mod encounters;
+mod identity;
 mod notes;
 mod patients;
 mod staff;
@@ -48,6 +49,8 @@ pub struct Store {
     source: String,
     /// Practitioners of this input, by their key in the source.
     practitioners: HashMap<String, StaffId>,
+    /// Keys under which this input had somebody other than the one who is there: nothing more of this run is taken under them.
+    refused: HashSet<String>,
 }
 
 /// What became of a batch.
@@ -67,7 +70,15 @@ impl Store {
     /// A store for one run. `source` keeps the ids of one sending system apart from those of another.
     pub fn new(door: Arc<Door>, tenant: TenantId, source: &str) -> Self {
         let actor = Actor::command(tenant, "import");
-        Self { door, tenant, actor, request: RequestId::new(), source: source.to_owned(), practitioners: HashMap::new() }
+        Self {
+            door,
+            tenant,
+            actor,
+            request: RequestId::new(),
+            source: source.to_owned(),
+            practitioners: HashMap::new(),
+            refused: HashSet::new(),
+        }
     }
 
     /// Runs a batch in a transaction of its own; again, if it lost a race.
@@ -94,10 +105,19 @@ impl Store {
         keys.blind("source", &[&self.source, key]).to_vec()
     }
 
-    /// The patients that references mean; an identifier that several patients carry means none.
+    /// Why nobody is found for a reference.
+    fn nobody(&self, reference: &SourceRef) -> &'static str {
+        if self.is_refused(reference) { "patient_refused" } else { "patient_not_found" }
+    }
+
+    fn is_refused(&self, reference: &SourceRef) -> bool {
+        matches!(reference, SourceRef::Key(key) if self.refused.contains(key))
+    }
+
+    /// The patients that references mean; an identifier that several patients carry means none, nor does a key refused in this run.
     async fn find_patients(&self, tx: &TenantTx, wanted: &[&SourceRef]) -> Result<HashMap<SourceRef, PatientId>> {
         let (mut by_key, mut by_identifier) = (HashMap::new(), HashMap::new());
-        for reference in wanted {
+        for reference in wanted.iter().filter(|reference| !self.is_refused(reference)) {
             match reference {
                 SourceRef::Key(key) => by_key.insert(self.key(tx.keys(), key), *reference),
                 SourceRef::Identifier(identifier) => by_identifier.insert(identifier_hash(tx.keys(), identifier), *reference),
@@ -121,18 +141,28 @@ impl Store {
         Ok(found)
     }
 
-    /// The encounters that references mean, with whose they are and when they began.
+    /// The encounters that references mean, with whose they are and when they began; a number that several have means none.
     async fn find_encounters(&self, tx: &TenantTx, wanted: &[&SourceRef]) -> Result<HashMap<SourceRef, FoundEncounter>> {
-        let by_key: HashMap<Vec<u8>, &SourceRef> = wanted
-            .iter()
-            .filter_map(|reference| match reference {
-                SourceRef::Key(key) => Some((self.key(tx.keys(), key), *reference)),
-                SourceRef::Identifier(_) => None,
-            })
-            .collect();
+        let (mut by_key, mut by_number) = (HashMap::new(), HashMap::new());
+        for reference in wanted {
+            match reference {
+                SourceRef::Key(key) => by_key.insert(self.key(tx.keys(), key), *reference),
+                SourceRef::Identifier(number) => by_number.insert(encounter_number(tx.keys(), number), *reference),
+            };
+        }
         let by_source = each!("key, id, patient_id as patient, started_at", "encounters", "source_key = key limit 1");
-        let rows: Vec<FoundEncounter> = look_up(tx, by_source, by_key.keys()).await?;
-        Ok(rows.into_iter().filter_map(|row| Some(((*by_key.get(&row.key)?).clone(), row))).collect())
+        let carrying = each!("key, id, patient_id as patient, started_at", "encounters", "identifier_key = key limit 2");
+        let (rows, carriers): (Vec<FoundEncounter>, Vec<FoundEncounter>) =
+            futures_util::try_join!(look_up(tx, by_source, by_key.keys()), look_up(tx, carrying, by_number.keys()))?;
+        let mut found: HashMap<_, _> = rows.into_iter().filter_map(|row| Some(((*by_key.get(&row.key)?).clone(), row))).collect();
+        let mut numbered: HashMap<Vec<u8>, Vec<FoundEncounter>> = HashMap::new();
+        carriers.into_iter().for_each(|row| numbered.entry(row.key.clone()).or_default().push(row));
+        for (number, mut carriers) in numbered {
+            if let (Some(reference), 1, Some(only)) = (by_number.get(&number), carriers.len(), carriers.pop()) {
+                found.insert((*reference).clone(), only);
+            }
+        }
+        Ok(found)
     }
 }
 
@@ -174,6 +204,11 @@ struct FoundEncounter {
 /// Blind index of an identifier: the same that `patientByIdentifier` looks for.
 fn identifier_hash(keys: &TenantKeys, identifier: &Identifier) -> Vec<u8> {
     keys.blind("identifier", &[&identifier.system, &identifier.value]).to_vec()
+}
+
+/// Blind index of an encounter's number, which may be anybody's: it is not the one of patients.
+fn encounter_number(keys: &TenantKeys, number: &Identifier) -> Vec<u8> {
+    keys.blind("encounter-number", &[&number.system, &number.value]).to_vec()
 }
 
 /// Cuts a batch into runs in which no key repeats, so that a resource that comes twice meets its first self in the database.

@@ -100,7 +100,7 @@ impl Store {
         let (mut placed, mut changed) = (Vec::new(), Vec::new());
         for (index, (note, key)) in batch.iter().zip(source_keys).enumerate() {
             let Some(patient) = patients.get(&note.patient).copied() else {
-                stored.refused.push((index, "patient_not_found"));
+                stored.refused.push((index, self.nobody(&note.patient)));
                 continue;
             };
             // An encounter that is not in the source leaves the note where it belongs, with its patient; what it said is kept.

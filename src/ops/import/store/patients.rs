@@ -1,5 +1,7 @@
 //! Patients into rows: the chart's head, its identifiers and the blind terms of its name.
+//! An id of the source is no proof of who somebody is: a chart is changed only by what is plainly the same person.
 
+use super::identity::{self, Face};
 use super::{FoundPatient, Store, Stored, fingerprint, identifier_hash, look_up, without_repeats};
 use crate::crypto::fields::{IdentifierValue, PatientBirthDate, PatientContact, PatientName, PatientSource, PersonName};
 use crate::crypto::{Sealed, TenantKeys};
@@ -75,17 +77,35 @@ struct Planned<'a> {
     id: PatientId,
     key: Vec<u8>,
     hash: Vec<u8>,
-    known: bool,
+    /// Index in the batch.
+    index: usize,
+    /// Exclusive numbers it brings.
+    exclusive: HashSet<Vec<u8>>,
+    /// What is there, unless it is new.
+    before: Option<&'a [Living]>,
 }
 
+/// An identifier that a chart has now.
+struct Living {
+    id: Uuid,
+    hash: Vec<u8>,
+    exclusive: bool,
+}
+
+/// The key is known, and who comes under it is not who is there.
+const IDENTITY_CHANGED: &str = "identity_changed";
+
 impl Store {
-    /// Stores a batch of patients.
-    pub async fn patients(&self, batch: &[&ImportedPatient]) -> Result<Stored> {
+    /// Stores a batch of patients, and remembers for this run whose key turned out to mean somebody else.
+    pub async fn patients(&mut self, batch: &[&ImportedPatient]) -> Result<Stored> {
         let (mut stored, mut offset) = (Stored::default(), 0);
         for run in without_repeats(batch, |patient| patient.key.clone()) {
             stored.absorb(self.transaction(async |tx| self.patients_once(tx, run).await).await?, offset);
             offset += run.len();
         }
+        let changed = stored.refused.iter().filter(|(_, reason)| *reason == IDENTITY_CHANGED);
+        let keys = changed.filter_map(|(index, _)| batch.get(*index)).map(|patient| patient.key.clone());
+        self.refused.extend(keys);
         Ok(stored)
     }
 
@@ -96,10 +116,7 @@ impl Store {
         let rows: Vec<Known> = look_up(tx, by_source, &source_keys).await?;
         let known: HashMap<_, _> = rows.into_iter().map(|row| (row.key, (row.id, row.hash))).collect();
 
-        let mut stored = Stored::default();
-        let taken = owners(tx, batch).await?;
-        let mut claimed: HashMap<Vec<u8>, PatientId> = HashMap::new();
-        let mut planned = Vec::new();
+        let (mut stored, mut changed, mut plans) = (Stored::default(), Vec::new(), Vec::new());
         for (index, (patient, key)) in batch.iter().zip(source_keys).enumerate() {
             let hash = fingerprint(keys, "patient", patient.fingerprint())?;
             let before = known.get(&key);
@@ -107,17 +124,29 @@ impl Store {
                 stored.unchanged += 1;
                 continue;
             }
+            changed.extend(before.map(|(id, _)| *id));
             let id = before.map_or_else(PatientId::new, |(id, _)| *id);
-            let mine: Vec<_> = exclusive(keys, patient).collect();
-            let elsewhere = |hash: &Vec<u8>| taken.get(hash).or_else(|| claimed.get(hash)).is_some_and(|owner| *owner != id);
-            if mine.iter().any(elsewhere) {
-                stored.refused.push((index, "duplicate_identifier"));
-                continue;
-            }
-            claimed.extend(mine.into_iter().map(|hash| (hash, id)));
-            planned.push(Planned { patient: *patient, id, key, hash, known: before.is_some() });
+            plans.push(Planned { patient: *patient, id, key, hash, index, exclusive: exclusive(keys, patient).collect(), before: None });
         }
-        let (changed, new): (Vec<_>, Vec<_>) = planned.into_iter().partition(|plan| plan.known);
+        let there = living(tx, &changed).await?;
+        let faces = faces(tx, &changed).await?;
+        plans
+            .iter_mut()
+            .for_each(|plan| plan.before = faces.contains_key(&plan.id).then(|| there.get(&plan.id).map_or(&[][..], Vec::as_slice)));
+        plans.retain(|plan| {
+            let Some((before, face)) = plan.before.zip(faces.get(&plan.id)) else { return true };
+            let numbers: HashSet<_> = before.iter().filter(|number| number.exclusive).map(|number| number.hash.clone()).collect();
+            let same = identity::same(face, &numbers, &Face::new(person(plan.patient), plan.patient.birth_date.clone()), &plan.exclusive);
+            if !same {
+                stored.refused.push((plan.index, IDENTITY_CHANGED));
+            }
+            same
+        });
+        let (plans, twice) = without_duplicates(plans, &owners(tx, batch).await?);
+        stored.refused.extend(twice.into_iter().map(|index| (index, "duplicate_identifier")));
+        // What one gives up another may take over, in whatever order the two come.
+        retire(tx, &plans).await?;
+        let (changed, new): (Vec<_>, Vec<_>) = plans.into_iter().partition(|plan| plan.before.is_some());
         self.insert(tx, &new).await?;
         for plan in &changed {
             self.update(tx, plan).await?;
@@ -153,24 +182,92 @@ impl Store {
         let bump = (patients::version.eq(patients::version + 1), patients::updated_at.eq(diesel::dsl::now));
         tx.run(diesel::update(row).set((content(keys, plan)?, bump)).execute(&mut tx.conn())).await?;
 
-        let living = patient_identifiers::patient_id.eq(plan.id).and(patient_identifiers::retired_at.is_null());
-        let columns = (patient_identifiers::id, patient_identifiers::value_hash, patient_identifiers::exclusive);
-        let query = patient_identifiers::table.select(columns).filter(living);
-        let there: Vec<(Uuid, Vec<u8>, bool)> = tx.run(query.load(&mut tx.conn())).await?;
+        let stay: HashSet<_> = plan.before.unwrap_or_default().iter().map(|number| (&number.hash, number.exclusive)).collect();
         let mut rows = identifier_rows(tx.tenant(), keys, plan)?;
-        let wanted: HashSet<_> = rows.iter().map(|row| (row.value_hash.clone(), row.exclusive)).collect();
-        let (stay, gone): (Vec<_>, Vec<_>) =
-            there.into_iter().partition(|(_, hash, exclusive)| wanted.contains(&(hash.clone(), *exclusive)));
-        let gone: Vec<_> = gone.into_iter().map(|(id, ..)| id).collect();
-        let stay: HashSet<_> = stay.into_iter().map(|(_, hash, exclusive)| (hash, exclusive)).collect();
-        rows.retain(|row| !stay.contains(&(row.value_hash.clone(), row.exclusive)));
-        let retired = diesel::update(patient_identifiers::table.filter(patient_identifiers::id.eq_any(gone)));
-        tx.run(retired.set(patient_identifiers::retired_at.eq(Utc::now())).execute(&mut tx.conn())).await?;
+        rows.retain(|row| !stay.contains(&(&row.value_hash, row.exclusive)));
         add_identifiers(tx, &rows).await?;
         let named = diesel::update(patient_terms::table.filter(patient_terms::patient_id.eq(plan.id)));
         tx.run(named.set(patient_terms::terms.eq(terms(keys, plan))).execute(&mut tx.conn())).await?;
         Ok(())
     }
+}
+
+/// Who the patients are that are there.
+async fn faces(tx: &TenantTx, ids: &[PatientId]) -> Result<HashMap<PatientId, Face>> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let columns = (patients::id, patients::name_sealed, patients::birth_date_sealed);
+    let query = patients::table.select(columns).filter(patients::id.eq_any(ids));
+    let rows: Vec<(PatientId, Option<Sealed<PatientName>>, Option<Sealed<PatientBirthDate>>)> = tx.run(query.load(&mut tx.conn())).await?;
+    let open = |(id, name, birth_date): (PatientId, Option<Sealed<PatientName>>, Option<Sealed<PatientBirthDate>>)| {
+        let name = name.map(|sealed| tx.keys().open(id.0, &sealed)).transpose()?;
+        let birth_date = birth_date.map(|sealed| tx.keys().open(id.0, &sealed)).transpose()?;
+        Ok((id, Face::new(name, birth_date)))
+    };
+    rows.into_iter().map(open).collect()
+}
+
+async fn living(tx: &TenantTx, ids: &[PatientId]) -> Result<HashMap<PatientId, Vec<Living>>> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let columns =
+        (patient_identifiers::patient_id, patient_identifiers::id, patient_identifiers::value_hash, patient_identifiers::exclusive);
+    let now = patient_identifiers::patient_id.eq_any(ids).and(patient_identifiers::retired_at.is_null());
+    let rows: Vec<(PatientId, Uuid, Vec<u8>, bool)> =
+        tx.run(patient_identifiers::table.select(columns).filter(now).load(&mut tx.conn())).await?;
+    let mut found: HashMap<_, Vec<_>> = HashMap::new();
+    for (patient, id, hash, exclusive) in rows {
+        found.entry(patient).or_default().push(Living { id, hash, exclusive });
+    }
+    Ok(found)
+}
+
+/// Takes out those who bring a number that somebody else has and keeps. Gives their indices.
+fn without_duplicates<'a>(plans: Vec<Planned<'a>>, taken: &HashMap<Vec<u8>, PatientId>) -> (Vec<Planned<'a>>, Vec<usize>) {
+    // Who is refused gives up nothing, which may refuse others in turn.
+    let mut refused: HashSet<PatientId> = HashSet::new();
+    loop {
+        let accepted = || plans.iter().filter(|plan| !refused.contains(&plan.id));
+        let leaving: HashMap<_, _> = accepted().filter(|plan| plan.before.is_some()).map(|plan| (plan.id, &plan.exclusive)).collect();
+        let mut claimed: HashMap<&Vec<u8>, PatientId> = HashMap::new();
+        let mut more = Vec::new();
+        for plan in accepted() {
+            let kept = |owner: &PatientId, hash: &Vec<u8>| leaving.get(owner).is_none_or(|brought| brought.contains(hash));
+            let elsewhere = |hash: &Vec<u8>| {
+                let owner = taken.get(hash).filter(|owner| kept(owner, hash)).or_else(|| claimed.get(hash));
+                owner.is_some_and(|owner| *owner != plan.id)
+            };
+            if plan.exclusive.iter().any(elsewhere) {
+                more.push(plan.id);
+            } else {
+                claimed.extend(plan.exclusive.iter().map(|hash| (hash, plan.id)));
+            }
+        }
+        if more.is_empty() {
+            break;
+        }
+        refused.extend(more);
+    }
+    let (twice, plans): (Vec<_>, Vec<_>) = plans.into_iter().partition(|plan| refused.contains(&plan.id));
+    (plans, twice.into_iter().map(|plan| plan.index).collect())
+}
+
+/// Ends the identifiers that changed patients have no more.
+async fn retire(tx: &TenantTx, plans: &[Planned<'_>]) -> Result<()> {
+    let mut gone = Vec::new();
+    for plan in plans {
+        let hashes = plan.patient.identifiers.iter().map(|number| (identifier_hash(tx.keys(), &number.identifier), number.exclusive));
+        let wanted: HashSet<_> = hashes.collect();
+        let before = plan.before.unwrap_or_default().iter();
+        gone.extend(before.filter(|number| !wanted.contains(&(number.hash.clone(), number.exclusive))).map(|number| number.id));
+    }
+    if !gone.is_empty() {
+        let retired = diesel::update(patient_identifiers::table.filter(patient_identifiers::id.eq_any(gone)));
+        tx.run(retired.set(patient_identifiers::retired_at.eq(Utc::now())).execute(&mut tx.conn())).await?;
+    }
+    Ok(())
 }
 
 async fn add_identifiers(tx: &TenantTx, rows: &[IdentifierRow<'_>]) -> Result<()> {
