@@ -1,6 +1,10 @@
 //! The same input again, and changed input: nothing twice, nothing lost.
 
 use super::{Clinic, StoredNote, attachment, counts, encounter, note, patient, practitioner, report, with};
+use cordon::guard::{Actor, Purpose};
+use cordon::ids::RequestId;
+use diesel::sql_query;
+use diesel_async::RunQueryDsl;
 use serde_json::{Value, json};
 
 fn chart() -> Vec<Value> {
@@ -171,4 +175,26 @@ async fn a_patients_numbers_follow_the_source() {
     let owner: String =
         clinic.one("select patient_id::text from patient_identifiers where tenant_id = $1 and exclusive and retired_at is null").await;
     assert_eq!(owner, clinic.one::<String>("select id::text from patients where tenant_id = $1 order by id limit 1").await);
+}
+
+#[tokio::test]
+async fn an_import_may_change_what_an_import_brought_and_no_more() {
+    for clinic in Clinic::of_each().await {
+        clinic.import(&[patient("p"), note("n", "Patient/p", "text")]).await;
+        let attempt = async |change: &str| {
+            let (tenant, door) = (clinic.tenant.id, &clinic.app.door);
+            let tx = door.work(tenant, &Actor::command(tenant, "import"), Purpose::Import, RequestId::new()).await.unwrap();
+            let done = tx.run(sql_query(format!("update clinical_notes set {change}")).execute(&mut tx.conn())).await;
+            match done {
+                Ok(rows) => tx.commit().await.map(|()| rows),
+                Err(refused) => Err(refused),
+            }
+        };
+        assert_eq!(attempt("status = 'RETRACTED'").await.unwrap(), 1);
+        assert_eq!(attempt("status = 'SIGNED'").await.unwrap(), 1);
+        for change in ["source_key = null", "source_key = '\\x00'", "status = 'DRAFT'", "current_version = 2"] {
+            assert!(attempt(change).await.is_err(), "{change}");
+        }
+        assert_eq!(clinic.notes().await[0].current_version, 1);
+    }
 }
