@@ -1,6 +1,7 @@
 //! How fast charts come in, and how much memory that takes: `cordon import` of generated NDJSON into a sealed schema tenant on a durable
 //! PostgreSQL, beside the floor of the same run: the same rows written by INSERT … SELECT, without client, walls and sealing.
 //! `CORDON_BENCH_NOTES` or `CORDON_BENCH_BYTES` set the size. The input is a file of the same seed every time, removed afterwards.
+#![expect(clippy::print_stdout, clippy::indexing_slicing, reason = "a bench prints its table, and stops when a report lacks a figure")]
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

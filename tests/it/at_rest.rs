@@ -45,7 +45,7 @@ impl Planted {
                 let encoded = STANDARD.encode(&padded);
                 // The letters that depend on what stands before and after are left out.
                 let (from, to) = ((before * 8).div_ceil(6), padded.len() * 8 / 6);
-                spelled.push(encoded[from..to].as_bytes().to_vec());
+                spelled.push(encoded.as_bytes()[from..to].to_vec());
             }
             all.extend(spelled.into_iter().map(|bytes| (bytes, text.clone())));
         }

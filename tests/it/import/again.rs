@@ -58,7 +58,7 @@ async fn a_changed_note_is_a_new_version_and_the_old_one_stays() {
         assert_eq!(clinic.notes().await, [expected]);
         // One space is a change of a text, too; which of two texts is meant is not for an import to decide.
         let spaced = note("n", "Patient/p", "stable,  discharge today");
-        assert_eq!(clinic.import(&[spaced.clone()]).await.report.notes, counts(0, 1, 0, 0));
+        assert_eq!(clinic.import(std::slice::from_ref(&spaced)).await.report.notes, counts(0, 1, 0, 0));
         assert_eq!(clinic.import(&[spaced]).await.report.notes, counts(0, 0, 1, 0));
         assert_eq!(clinic.one::<i32>("select version from clinical_notes where tenant_id = $1").await, 3);
     }

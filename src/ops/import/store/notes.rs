@@ -121,7 +121,7 @@ impl Store {
                 Some(before) if before.hash.as_ref() == Some(&hash) => stored.unchanged += 1,
                 before => {
                     changed.push(before);
-                    placed.push(Placed { note: *note, patient, encounter, authored_at, author: None, key, hash });
+                    placed.push(Placed { note, patient, encounter, authored_at, author: None, key, hash });
                 }
             }
         }

@@ -126,7 +126,7 @@ impl Store {
             }
             changed.extend(before.map(|(id, _)| *id));
             let id = before.map_or_else(PatientId::new, |(id, _)| *id);
-            plans.push(Planned { patient: *patient, id, key, hash, index, exclusive: exclusive(keys, patient).collect(), before: None });
+            plans.push(Planned { patient, id, key, hash, index, exclusive: exclusive(keys, patient).collect(), before: None });
         }
         let there = living(tx, &changed).await?;
         let faces = faces(tx, &changed).await?;
@@ -199,7 +199,8 @@ async fn faces(tx: &TenantTx, ids: &[PatientId]) -> Result<HashMap<PatientId, Fa
     }
     let columns = (patients::id, patients::name_sealed, patients::birth_date_sealed);
     let query = patients::table.select(columns).filter(patients::id.eq_any(ids));
-    let rows: Vec<(PatientId, Option<Sealed<PatientName>>, Option<Sealed<PatientBirthDate>>)> = tx.run(query.load(&mut tx.conn())).await?;
+    type Row = (PatientId, Option<Sealed<PatientName>>, Option<Sealed<PatientBirthDate>>);
+    let rows: Vec<Row> = tx.run(query.load(&mut tx.conn())).await?;
     let open = |(id, name, birth_date): (PatientId, Option<Sealed<PatientName>>, Option<Sealed<PatientBirthDate>>)| {
         let name = name.map(|sealed| tx.keys().open(id.0, &sealed)).transpose()?;
         let birth_date = birth_date.map(|sealed| tx.keys().open(id.0, &sealed)).transpose()?;

@@ -111,7 +111,7 @@ impl Store {
         let name = practitioner.name.as_deref();
         Person {
             source_key: Some(self.staff_key(keys, &practitioner.key, name)),
-            identifier_key: practitioner.identifiers.iter().next().map(|number| self.number_key(keys, number, name)),
+            identifier_key: practitioner.identifiers.as_slice().first().map(|number| self.number_key(keys, number, name)),
             name: practitioner.name.clone(),
         }
     }
