@@ -4,6 +4,7 @@
 mod at_rest;
 mod attacks;
 mod boot;
+mod boot_grants;
 mod cancel;
 mod chart;
 mod charts;
