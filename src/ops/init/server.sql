@@ -25,12 +25,6 @@ begin
 end $$;
 grant set on parameter lc_messages to cordon_operator;      -- for the logins of tenants with a database to themselves
 grant cordon_owner, cordon_guard, cordon_search to cordon_operator;
--- Errors are told apart by their words where a library hides their codes.
-grant set on parameter lc_messages to cordon_operator;
-alter role cordon_app set lc_messages = 'C';
-alter role cordon_keeper set lc_messages = 'C';
-alter role cordon_operator set lc_messages = 'C';
-alter role cordon_catalog_reader set lc_messages = 'C';
 alter role cordon_app set statement_timeout = '30s';
 alter role cordon_app set idle_in_transaction_session_timeout = '30s';
 alter role cordon_app set search_path = '';
