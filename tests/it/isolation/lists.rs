@@ -91,7 +91,7 @@ async fn l25_neighbours_growth() {
         let (a, b) = (site.tenant(model).await, site.tenant(model).await);
         let small = Charts { mark: "smallzq", patients: 1, encounters: 2, notes: 2 };
         small.import(site, &a).await;
-        Charts { mark: "smallzb", patients: 1, encounters: 1, notes: 3 }.import(site, &b).await;
+        Charts { mark: "smallzq", patients: 1, encounters: 1, notes: 3 }.import(site, &b).await;
         let token = site.token(&[a.id], "clinician", "alice");
         let chart = async || {
             let mut pages = Vec::new();
