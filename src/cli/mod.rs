@@ -104,8 +104,9 @@ fn start(cli: Cli) -> Result<ExitCode, OpsError> {
             return dispatch(cli.command, context).await;
         }
         tokio::select! {
-            outcome = dispatch(cli.command, context) => outcome,
+            biased;
             _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(130)),
+            outcome = dispatch(cli.command, context) => outcome,
         }
     });
     // Whoever still waits for standard input is not waited for.

@@ -298,6 +298,8 @@ fn migrations_go_down_and_up_and_a_second_server_takes_tenants() {
 /// SIGINT ends an import at once, by 130, also one that waits for its input.
 fn interrupted(desk: &Desk) {
     let mut waiting = desk.cordon(SERVER, &["import", "fhir", "--tenant", "lakeside", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    // Held open: to wait for a child closes its input.
+    let _input = waiting.stdin.take();
     std::thread::sleep(Duration::from_millis(700));
     kill(Pid::from_raw(waiting.id().try_into().unwrap()), Signal::SIGINT).unwrap();
     let began = Instant::now();
