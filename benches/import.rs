@@ -94,7 +94,7 @@ async fn floor(cluster: &Cluster, schema: &str) -> Outcome<f64> {
         "set search_path = {schema}; create schema floor;
          create table floor.clinical_notes (like clinical_notes including defaults including indexes);
          create table floor.note_versions (like note_versions including defaults including indexes);
-         create temp table batches as select id, (row_number() over (order by id) - 1) / 256 as batch from clinical_notes;
+         create temp table batches as select id, (row_number() over (order by id) - 1) / 512 as batch from clinical_notes;
          create index on batches (batch); analyze batches"
     );
     client.batch_execute(&make).await?;

@@ -80,6 +80,21 @@ fn chart(planted: &mut Planted, at: usize) -> Vec<Value> {
     ]
 }
 
+#[test]
+fn the_search_finds_every_spelling() {
+    let word = format!("{}x{}", SCRIPTS[1], SCRIPTS[2]);
+    let texts = Planted(vec![word.clone()]).spellings();
+    let search = Search::of(&texts);
+    let hex: String = word.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let wide: Vec<u8> = word.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let encoded = (0..3).map(|before| STANDARD.encode(format!("{}{word} and more", "a".repeat(before))).into_bytes());
+    for spelled in encoded.chain([word.clone().into_bytes(), hex.into_bytes(), wide]) {
+        let content = [b"before ", spelled.as_slice(), b" after"].concat();
+        assert_eq!(search.found_in(&content), BTreeSet::from([word.as_str()]), "{}", String::from_utf8_lossy(&content));
+    }
+    assert!(search.found_in(b"nothing of it").is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_planted_is_found_on_disk_or_in_a_dump() {
     let options = Options { durability: Durability::Durable, ..options("at-rest") };

@@ -14,9 +14,9 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Resources in a batch at most.
-const BATCH: usize = 256;
+const BATCH: usize = 512;
 /// Bytes of JSON that a batch was read from: those of the last resource may come on top.
-const BATCH_BYTES: usize = 1 << 20;
+const BATCH_BYTES: usize = 2 << 20;
 /// Doubtful pieces remembered while it is not known whether a file is FHIR at all.
 const DOUBTS: usize = 1000;
 /// Types counted by name: FHIR R4 has 148.
