@@ -94,8 +94,8 @@ async fn floor(cluster: &Cluster, schema: &str) -> Outcome<f64> {
         "set search_path = {schema}; create schema floor;
          create table floor.clinical_notes (like clinical_notes including defaults including indexes);
          create table floor.note_versions (like note_versions including defaults including indexes);
-         create temp table batches as select id, (row_number() over (order by id) - 1) / 512 as batch from clinical_notes;
-         create index on batches (batch); analyze batches"
+         create temp table batches as select tenant_id, id, (row_number() over (order by id) - 1) / 512 as batch from clinical_notes;
+         create index on batches (batch); analyze batches; analyze clinical_notes; analyze note_versions; set enable_hashjoin = off; set enable_mergejoin = off"
     );
     client.batch_execute(&make).await?;
     let batches: i64 = client.query_one("select max(batch) from batches", &[]).await?.get(0);
@@ -103,8 +103,8 @@ async fn floor(cluster: &Cluster, schema: &str) -> Outcome<f64> {
     for batch in 0..=batches {
         let write = format!(
             "begin;
-             insert into floor.clinical_notes select n.* from batches b join clinical_notes n using (id) where b.batch = {batch};
-             insert into floor.note_versions select v.* from batches b join note_versions v on v.note_id = b.id where b.batch = {batch};
+             insert into floor.clinical_notes select n.* from batches b join clinical_notes n using (tenant_id, id) where b.batch = {batch};
+             insert into floor.note_versions select v.* from batches b join note_versions v on v.tenant_id = b.tenant_id and v.note_id = b.id where b.batch = {batch};
              commit"
         );
         client.batch_execute(&write).await?;
