@@ -45,7 +45,7 @@ async fn l21_tenant_names_fuzzed() {
         "0",
         "-1",
         "..",
-        "../shared",
+        "../lakeside",
         "' or ''='",
         "00000000-0000-0000-0000-000000000000",
         "ffffffff-ffff-ffff-ffff-ffffffffffff",
