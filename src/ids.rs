@@ -105,3 +105,7 @@ id!(
     /// One HTTP request or one run of a command; in every audit row and log line of it.
     RequestId
 );
+id!(
+    /// A signature under one version of a note.
+    SignatureId
+);

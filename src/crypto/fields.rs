@@ -50,6 +50,8 @@ field!(/** What else the source said of an encounter. */ EncounterSource, Value,
 field!(/** What else the source said of a note. */ NoteSource, Value, "clinical_notes", "source_sealed", json_bytes, json);
 field!(/** Value of a patient's identifier. */ IdentifierValue, String, "patient_identifiers", "value_sealed", text_bytes, text);
 field!(/** Why a patient was seen. */ EncounterReason, String, "encounters", "reason_sealed", text_bytes, text);
+field!(/** Why a visit did not happen. */ EncounterCancelReason, String, "encounters", "cancel_reason_sealed", text_bytes, text);
+field!(/** Salt under the hash of a signature, as hex. */ SignatureSalt, String, "note_signatures", "salt_sealed", text_bytes, text);
 field!(/** Title of a version of a note. */ NoteTitle, String, "note_versions", "title_sealed", text_bytes, text);
 field!(/** Text of a version of a note. */ NoteBody, String, "note_versions", "body_sealed", text_bytes, text);
 field!(/** Search words and reasons in the audit log. */ AuditDetail, Value, "audit_log", "detail_sealed", json_bytes, json);

@@ -31,7 +31,7 @@ fn count_integrity_failure() {
 }
 
 /// `parts`, each behind its length (u32, big endian).
-fn frame(parts: &[&[u8]]) -> Vec<u8> {
+pub fn frame(parts: &[&[u8]]) -> Vec<u8> {
     let mut framed = Vec::with_capacity(parts.iter().map(|part| part.len() + 4).sum());
     for part in parts {
         framed.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());

@@ -30,14 +30,32 @@ impl Record {
         }
     }
 
+    /// As the audit log names it.
+    pub fn name(self) -> &'static str {
+        self.names().1
+    }
+
     /// The fields of its type. What is not here is not in the audit log, so a test compares them with the schema.
     pub fn fields(self) -> &'static [&'static str] {
         match self {
             Self::Patient => {
                 &["id", "identifiers", "name", "birthDate", "sex", "deceasedAt", "encounters", "notes", "version", "createdAt", "updatedAt"]
             }
-            Self::Encounter => &["id", "patient", "class", "status", "reason", "startedAt", "endedAt", "notes", "version"],
-            Self::Note => &["id", "patient", "encounter", "type", "status", "title", "body", "author", "authoredAt", "signedAt", "version"],
+            Self::Encounter => &["id", "patient", "class", "status", "reason", "cancelReason", "startedAt", "endedAt", "notes", "version"],
+            Self::Note => &[
+                "id",
+                "patient",
+                "encounter",
+                "type",
+                "status",
+                "title",
+                "body",
+                "author",
+                "authoredAt",
+                "signedAt",
+                "signatures",
+                "version",
+            ],
         }
     }
 

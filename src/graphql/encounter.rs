@@ -65,6 +65,11 @@ impl Encounter {
         self.row()?.reason(guard(ctx)?.read().await?.keys())
     }
 
+    /// Why it was cancelled.
+    async fn cancel_reason(&self, ctx: &Context<'_>) -> Result<Option<String>> {
+        self.row()?.cancel_reason(guard(ctx)?.read().await?.keys())
+    }
+
     /// When it began.
     async fn started_at(&self) -> Result<Option<DateTime>> {
         Ok(self.row()?.started_at.map(DateTime))

@@ -2,6 +2,7 @@
 //! Text of a database or a library never gets here: lower rows log it and return a class.
 
 use crate::error::Error;
+use crate::guard::Event;
 use async_graphql::{ErrorExtensionValues, ServerError};
 
 /// What the executor says of a document over its complexity.
@@ -12,6 +13,15 @@ pub fn refusal(error: Error) -> ServerError {
     let mut refusal = ServerError::new(error.to_string(), None);
     refusal.extensions = Some(extensions(&error));
     refusal
+}
+
+/// A failure after something was changed for good, which it names.
+pub fn standing(error: Error, written: &[Event]) -> ServerError {
+    let mut failure = refusal(error);
+    failure.message = format!("{}; what is listed as committed was done", failure.message);
+    let written = written.iter().map(|event| async_graphql::Value::from(event.as_str())).collect();
+    failure.extensions.get_or_insert_default().set("committed", async_graphql::Value::List(written));
+    failure
 }
 
 /// Errors of the document or its values: every one gets a code.

@@ -2,7 +2,7 @@
 //! whether it exists is for the tenant's own rows to say. One spelling each: base64url of a kind and 16 bytes, unpadded.
 
 use crate::error::{Error, Result};
-use crate::ids::{EncounterId, NoteId, PatientId};
+use crate::ids::{EncounterId, NoteId, PatientId, StaffId};
 use async_graphql::ID;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -67,6 +67,11 @@ pub fn encounter(field: &str, id: &ID) -> Result<EncounterId> {
 /// A note's id.
 pub fn note(field: &str, id: &ID) -> Result<NoteId> {
     of_kind(Kind::Note, field, id).map(NoteId)
+}
+
+/// The id of a person or client of the organisation.
+pub fn staff(field: &str, id: &ID) -> Result<StaffId> {
+    of_kind(Kind::Staff, field, id).map(StaffId)
 }
 
 fn of_kind(wanted: Kind, field: &str, id: &ID) -> Result<Uuid> {

@@ -9,6 +9,7 @@ use crate::model::Page;
 use crate::model::encounter::{self, Encounter};
 use crate::model::note::{self, Note, Reading, Text};
 use crate::model::patient::{self, Identifier, Patient};
+use crate::model::signature::{self, Signature};
 use futures_util::future::try_join_all;
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -35,6 +36,8 @@ pub struct Loaders {
     pub encounters_of_patient: Batch<PageOf<PatientId>, Vec<Arc<Encounter>>>,
     /// Notes by id.
     pub notes: Batch<(NoteId, Text), Arc<Note>>,
+    /// Signatures under a note.
+    pub signatures: Batch<NoteId, Vec<Arc<Signature>>>,
     /// Notes of a patient.
     pub notes_of_patient: Batch<(PageOf<PatientId>, Text), Vec<Arc<Note>>>,
     /// Notes of an encounter.
@@ -50,6 +53,7 @@ impl Loaders {
             encounters: Batch::new(guard, |guard, ids| Box::pin(encounters(guard, ids))),
             encounters_of_patient: Batch::new(guard, |guard, keys| Box::pin(encounters_of_patients(guard, keys))),
             notes: Batch::new(guard, |guard, keys| Box::pin(notes(guard, keys))),
+            signatures: Batch::new(guard, |guard, ids| Box::pin(signatures(guard, ids))),
             notes_of_patient: Batch::new(guard, |guard, keys| Box::pin(notes_of_patients(guard, keys))),
             notes_of_encounter: Batch::new(guard, |guard, keys| Box::pin(notes_of_encounters(guard, keys))),
         }
@@ -89,6 +93,11 @@ async fn notes(guard: Arc<Guard>, keys: Vec<(NoteId, Text)>) -> Result<HashMap<(
         Ok(rows.into_iter().map(|row| ((row.id, text), Arc::new(row))).collect::<Vec<_>>())
     });
     Ok(try_join_all(found).await?.into_iter().flatten().collect())
+}
+
+async fn signatures(guard: Arc<Guard>, ids: Vec<NoteId>) -> Result<HashMap<NoteId, Vec<Arc<Signature>>>> {
+    let rows = signature::of_notes(guard.read().await?, &ids).await?;
+    Ok(by(rows, |row| row.note))
 }
 
 type NotePages<P> = HashMap<(PageOf<P>, Text), Vec<Arc<Note>>>;

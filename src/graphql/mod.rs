@@ -2,6 +2,7 @@
 //! and nothing here belongs to a tenant: guard and loaders come with each request and go with it. The only home of async-graphql.
 
 mod batch;
+mod change;
 mod connection;
 mod context;
 mod cursor;
@@ -18,15 +19,16 @@ mod scalars;
 mod shape;
 mod viewer;
 
+pub use self::change::Mutation;
 pub use self::question::Question;
 
 use self::loaders::Loaders;
 use self::shape::{Asked, Shape};
 use crate::config::Limits;
 use crate::error::{Error, Result};
-use crate::guard::Guard;
+use crate::guard::{Event, Guard, Once};
 use async_graphql::parser::types::ExecutableDocument;
-use async_graphql::{EmptyMutation, EmptySubscription, MergedObject, Request, Schema, ServerError, Value};
+use async_graphql::{EmptySubscription, MergedObject, Request, Schema, ServerError, Value};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -36,7 +38,7 @@ pub struct Query(viewer::ViewerQuery, node::NodeQuery, patient::PatientQuery, en
 
 /// The API, made once: the schema and its limits.
 pub struct Api {
-    schema: Schema<Query, EmptyMutation, EmptySubscription>,
+    schema: Schema<Query, Mutation, EmptySubscription>,
     shape: Shape,
     limits: Limits,
 }
@@ -45,6 +47,14 @@ pub struct Api {
 pub struct Prepared {
     question: Question,
     document: ExecutableDocument,
+    once: Option<Once>,
+}
+
+impl Prepared {
+    /// Its changes are to be made once, however often they are asked for.
+    pub fn once(self, once: Option<Once>) -> Self {
+        Self { once, ..self }
+    }
 }
 
 /// What came of a question, as JSON.
@@ -60,7 +70,7 @@ pub enum Answer {
 impl Api {
     /// The schema with these limits.
     pub fn new(limits: &Limits) -> Result<Self> {
-        let builder = Schema::build(Query::default(), EmptyMutation, EmptySubscription).limit_complexity(limits.complexity);
+        let builder = Schema::build(Query::default(), Mutation::default(), EmptySubscription).limit_complexity(limits.complexity);
         let schema = if limits.introspection { builder } else { builder.disable_introspection().disable_suggestions() }.finish();
         let shape = Shape::of(&schema.sdl()).map_err(|error| Error::internal("the schema does not parse", error))?;
         Ok(Self { schema, shape, limits: limits.clone() })
@@ -84,16 +94,20 @@ impl Api {
         // The executor looks at sent variables only when it decides on @skip and @include.
         question.variables.extend(defaults);
         shape::mark_types(&mut document);
-        Ok(Prepared { question, document })
+        Ok(Prepared { question, document, once: None })
     }
 
     /// Runs a question for the guard's caller. Nothing is committed and nothing may leave before the guard has finished.
     pub async fn answer(&self, prepared: &Prepared, guard: &Arc<Guard>) -> Answer {
-        let Prepared { question, document } = prepared;
+        let Prepared { question, document, once } = prepared;
         let mut request = Request::new(question.query.as_str()).variables(question.variables.clone());
         request.operation_name = question.operation_name.clone();
         request.set_parsed_query(document.clone());
-        let response = self.schema.execute(request.data(Arc::clone(guard)).data(Loaders::new(guard))).await;
+        let mut request = request.data(Arc::clone(guard)).data(Loaders::new(guard));
+        if let Some(once) = once {
+            request = request.data(once.clone());
+        }
+        let response = self.schema.execute(request).await;
         if let Some(failure) = error::fatal(&response.errors) {
             return Answer::Failed(failure);
         }
@@ -106,6 +120,11 @@ impl Api {
             _ => Answer::Refused(refused(response.errors)),
         }
     }
+}
+
+/// What was changed stands, but could not be shown, or not all of it: the answer names what stands, so that nobody does it twice.
+pub fn stands(error: Error, written: &[Event]) -> String {
+    json(&Body { data: Some(Value::Null), errors: vec![error::standing(error, written)] })
 }
 
 /// The errors of a failed request, in the form of GraphQL.
@@ -179,17 +198,20 @@ mod tests {
         serde_json::from_str(&super::refused(response.errors)).unwrap()
     }
 
+    /// Rows for a part of an operation, or for what many have in common.
+    const PARTS: [&str; 6] = ["note.text", "draftNote.own", "draftNote.forAuthor", "signNote.final", "note.ofNurses", "note.ofOthers"];
+
     #[test]
     fn every_root_and_list_has_a_row_in_the_table_of_roles() {
         let policy = Policy::built_in().unwrap();
         let rows: BTreeSet<_> = policy.operations().map(str::to_owned).collect();
         let types = types();
-        let roots = types["Query"].iter().map(|field| field.name.node.to_string());
+        let roots = types["Query"].iter().chain(&types["Mutation"]).map(|field| field.name.node.to_string());
         let lists = types.iter().flat_map(|(name, fields)| {
             let paged = fields.iter().filter(|field| field.node_is_connection());
             paged.map(move |field| format!("{name}.{}", field.name.node))
         });
-        let wanted: BTreeSet<_> = roots.chain(lists).chain(["note.text".to_owned()]).collect();
+        let wanted: BTreeSet<_> = roots.chain(lists).chain(PARTS.map(str::to_owned)).collect();
         assert_eq!(rows, wanted);
     }
 

@@ -10,6 +10,7 @@ use crate::guard::TenantTx;
 use crate::ids::{NoteId, PatientId};
 use crate::model::note as rows;
 use crate::model::note::Text;
+use crate::model::signature::Signature;
 use async_graphql::{Context, Enum, ID, Object, SimpleObject};
 use std::sync::Arc;
 
@@ -88,6 +89,13 @@ impl ClinicalNote {
         self.0.signed_at.map(DateTime)
     }
 
+    /// The signatures under its current version, in the order of their making.
+    #[graphql(complexity = "1 + 3 * child_complexity")]
+    async fn signatures(&self, ctx: &Context<'_>) -> Result<Vec<NoteSignature>> {
+        let found = loaders(ctx)?.signatures.load(self.0.id).await?;
+        Ok(found.unwrap_or_default().iter().map(|row| NoteSignature::of(row)).collect())
+    }
+
     /// Counts changes, from 1.
     async fn version(&self) -> i32 {
         self.0.version
@@ -146,7 +154,35 @@ pub struct NoteType {
     display: String,
 }
 
-/// Who wrote a note.
+/// A signature under a note.
+#[derive(SimpleObject)]
+pub struct NoteSignature {
+    /// Who signed.
+    signer: Author,
+    /// What the signature says.
+    meaning: SignatureMeaning,
+    /// When it was signed.
+    signed_at: DateTime,
+}
+
+impl NoteSignature {
+    fn of(row: &Signature) -> Self {
+        let signer = Author { id: ids::encode(Kind::Staff, row.signer.0), name: row.signer_name.clone() };
+        Self { signer, meaning: row.meaning.into(), signed_at: DateTime(row.signed_at) }
+    }
+}
+
+/// What a signature says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
+#[graphql(remote = "crate::model::signature::Meaning")]
+pub enum SignatureMeaning {
+    /// I wrote this.
+    Author,
+    /// I stand for this, though another wrote it.
+    Signer,
+}
+
+/// Who wrote or signed a note.
 #[derive(SimpleObject)]
 pub struct Author {
     /// The author's id in this organisation.
@@ -159,7 +195,7 @@ pub struct Author {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
 #[graphql(remote = "rows::NoteStatus")]
 pub enum NoteStatus {
-    /// Being written; seen by its author only.
+    /// Being written; seen by its author and those named only.
     Draft,
     /// Signed, waiting for a cosigner.
     Uncosigned,

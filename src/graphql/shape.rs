@@ -3,8 +3,8 @@
 //! specification says, and the same for the same question. Knows types, never values.
 
 use async_graphql::parser::types::{
-    BaseType, Directive, DocumentOperations, ExecutableDocument, Field, OperationDefinition, Selection, SelectionSet, Type, TypeKind,
-    TypeSystemDefinition,
+    BaseType, Directive, DocumentOperations, ExecutableDocument, Field, OperationDefinition, OperationType, Selection, SelectionSet, Type,
+    TypeKind, TypeSystemDefinition,
 };
 use async_graphql::parser::{self, parse_schema};
 use async_graphql::{Name, Positioned, Value, Variables};
@@ -38,9 +38,14 @@ impl Shape {
         Ok(shape)
     }
 
-    /// The data of a query in its proper form.
+    /// The data of an operation in its proper form.
     pub fn complete(&self, asked: &Asked<'_>, data: Value) -> Value {
-        self.object(asked, "Query", &[&asked.operation.selection_set.node], data).unwrap_or_default()
+        let root = match asked.operation.ty {
+            OperationType::Query => "Query",
+            OperationType::Mutation => "Mutation",
+            OperationType::Subscription => "Subscription",
+        };
+        self.object(asked, root, &[&asked.operation.selection_set.node], data).unwrap_or_default()
     }
 
     /// `None`: a field that must not be null is, so this object must be.

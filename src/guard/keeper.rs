@@ -24,6 +24,7 @@ pub async fn open(session: Lease, keys: &KeyRing, tenant: &Tenant, actor: &Actor
         placement,
         actor,
         purpose,
+        event: None,
         request: RequestId::new(),
         whereabouts: Whereabouts::default(),
         statement_timeout_ms: TIMEOUTS.statement_ms,

@@ -1,18 +1,24 @@
 //! The guard: the one door from a request to a tenant's data.
 //!
 //! A `Door` is made once at start. It admits a verified principal to one tenant and hands out a `Guard` for one operation, through which
-//! reads share one REPEATABLE READ transaction, opened when first needed. Nothing is ambient: a `Guard` and a `TenantTx` are values.
+//! reads share one REPEATABLE READ transaction, opened when first needed; after each write they begin a new one, which sees it.
+//! Nothing is ambient: a `Guard` and a `TenantTx` are values.
 //! No one else opens a tenant transaction, and what a guard read is answered only after `finish` has written who saw it.
 
 pub mod keeper;
+mod once;
 mod policy;
+mod reads;
 mod ticket;
 mod tx;
 pub mod walls;
+mod write;
 
+pub use once::Once;
 pub use policy::Policy;
-pub use ticket::{Actor, Purpose};
+pub use ticket::{Actor, Event, Purpose};
 pub use tx::TenantTx;
+pub use write::{Made, expect};
 
 use crate::audit::{Disclosure, Outcome, Whereabouts};
 use crate::auth::Principal;
@@ -23,8 +29,8 @@ use crate::tenant::events::SecurityEvents;
 use crate::tenant::keys::KeyRing;
 use crate::tenant::router::Router;
 use crate::tenant::{State, Tenant, is_slug};
+use reads::Reads;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::OnceCell;
 
 /// What a request says about the tenant besides its token: it may only choose among the token's, or confirm.
 #[derive(Debug, Clone, Copy, Default)]
@@ -106,13 +112,21 @@ impl Door {
             acting: principal.acting.clone(),
             roles: principal.roles.clone(),
         };
-        Ok(Guard { door: Arc::clone(self), tenant, actor, info, read: OnceCell::new(), denied: Mutex::default() })
+        Ok(Guard {
+            door: Arc::clone(self),
+            tenant,
+            actor,
+            info,
+            reads: Reads::default(),
+            refusals: Mutex::default(),
+            written: Mutex::default(),
+        })
     }
 
     /// Opens a transaction for an operation that no request stands behind: an import, a data step of a migration.
     pub async fn work(&self, tenant: TenantId, actor: &Actor, purpose: Purpose, request: RequestId) -> Result<TenantTx> {
         let tenant = self.catalog.refresh(tenant).await?.ok_or(Error::NotFound)?;
-        self.open(&tenant, actor, purpose, request, Whereabouts::default()).await
+        self.open(&tenant, actor, purpose, None, request, Whereabouts::default()).await
     }
 
     /// Counts a refusal that no verified tenant stands behind.
@@ -167,6 +181,7 @@ impl Door {
         tenant: &Tenant,
         actor: &Actor,
         purpose: Purpose,
+        event: Option<Event>,
         request: RequestId,
         whereabouts: Whereabouts,
     ) -> Result<TenantTx> {
@@ -185,6 +200,7 @@ impl Door {
             placement,
             actor,
             purpose,
+            event,
             request,
             whereabouts,
             statement_timeout_ms: self.timeouts.statement_ms,
@@ -199,8 +215,11 @@ pub struct Guard {
     tenant: Arc<Tenant>,
     actor: Actor,
     info: RequestInfo,
-    read: OnceCell<TenantTx>,
-    denied: Mutex<Vec<Disclosure>>,
+    reads: Reads,
+    /// What was refused, to be written down with the next read.
+    refusals: Mutex<Vec<Disclosure>>,
+    /// What was changed for good.
+    written: Mutex<Vec<Event>>,
 }
 
 impl Guard {
@@ -224,41 +243,48 @@ impl Guard {
         self.info.request
     }
 
+    /// Whether the caller's roles allow `operation`, where there is another way if they do not.
+    pub fn allows(&self, operation: &'static str) -> bool {
+        self.door.policy.allows(operation, &self.actor.roles)
+    }
+
     /// Whether the caller's roles allow `operation`; a refusal goes into the tenant's audit log.
     pub fn may(&self, operation: &'static str) -> Result<()> {
-        if self.door.policy.allows(operation, &self.actor.roles) {
+        if self.allows(operation) {
             return Ok(());
         }
-        self.denied.lock().unwrap_or_else(PoisonError::into_inner).push(Disclosure {
-            action: operation,
-            patient: None,
-            resource_type: "operation",
-            resource_ids: Vec::new(),
-            fields: Vec::new(),
-            outcome: Outcome::Denied,
-        });
+        let (patient, resource_type, resource_ids, fields) = (None, "operation", Vec::new(), Vec::new());
+        self.refuse(Disclosure { action: operation, patient, resource_type, resource_ids, fields, outcome: Outcome::Denied });
         Err(Error::Forbidden)
     }
 
-    /// The operation's one read transaction: one snapshot for the whole answer.
+    fn refuse(&self, refusal: Disclosure) {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).push(refusal);
+    }
+
+    /// The operation's read transaction: one snapshot for the whole answer, or for what is read after a write.
     pub async fn read(&self) -> Result<&TenantTx> {
-        self.read.get_or_try_init(|| self.open()).await
+        self.reads.current().get_or_try_init(|| self.open(Purpose::Read, None)).await
     }
 
     /// Writes who saw what and commits. Until this has returned `Ok`, nothing that was read may leave.
     pub async fn finish(&self) -> Result<()> {
-        let denied = std::mem::take(&mut *self.denied.lock().unwrap_or_else(PoisonError::into_inner));
-        if self.read.get().is_none() && denied.is_empty() {
+        if self.reads.failed() {
+            return Err(Error::Unavailable);
+        }
+        let refusals = std::mem::take(&mut *self.refusals.lock().unwrap_or_else(PoisonError::into_inner));
+        let open = self.reads.current().get().is_some_and(|tx| !tx.is_over());
+        if !open && refusals.is_empty() {
             return Ok(());
         }
         let tx = self.read().await?;
-        denied.into_iter().for_each(|refusal| tx.disclose(refusal));
+        refusals.into_iter().for_each(|refusal| tx.disclose(refusal));
         tx.commit().await
     }
 
     /// Ends the read transaction after a failure, so that its session can be used again.
     pub async fn abandon(&self) {
-        if let Some(tx) = self.read.get()
+        if let Some(tx) = self.reads.current().get()
             && let Err(error) = tx.rollback().await
         {
             tracing::debug!(error = %error, "A failed transaction could not be rolled back; its session is closed");
@@ -270,7 +296,7 @@ impl Guard {
         self.door.catalog.refresh(self.tenant.id).await.map(|_| ())
     }
 
-    async fn open(&self) -> Result<TenantTx> {
-        self.door.open(&self.tenant, &self.actor, Purpose::Read, self.info.request, self.info.whereabouts.clone()).await
+    async fn open(&self, purpose: Purpose, event: Option<Event>) -> Result<TenantTx> {
+        self.door.open(&self.tenant, &self.actor, purpose, event, self.info.request, self.info.whereabouts.clone()).await
     }
 }

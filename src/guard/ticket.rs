@@ -1,7 +1,7 @@
 //! Tickets: what the guard tells the database about a transaction, signed with a key that only server and database have.
 //! Every part is made of characters that need no quoting; what people typed goes in as hex.
 
-use crate::audit::hex;
+use crate::audit::{Whereabouts, hex};
 use crate::ids::{RequestId, StaffId, TenantId};
 use crate::tenant::keys::BindingKey;
 use aws_lc_rs::{digest, hmac};
@@ -38,6 +38,46 @@ impl Purpose {
         match self {
             Self::Read => "REPEATABLE READ",
             Self::Write | Self::Import | Self::Migrate => "READ COMMITTED",
+        }
+    }
+}
+
+/// What a write is, in the words of the audit log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A chart was opened.
+    PatientRegistered,
+    /// Demographics changed.
+    PatientUpdated,
+    /// A visit began.
+    EncounterStarted,
+    /// A visit ended.
+    EncounterFinished,
+    /// A visit did not happen.
+    EncounterCancelled,
+    /// A note was begun.
+    NoteDrafted,
+    /// A draft changed.
+    NoteRevised,
+    /// A draft was given up.
+    NoteDiscarded,
+    /// A draft became a signed note.
+    NoteSigned,
+}
+
+impl Event {
+    /// As the audit log spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PatientRegistered => "patient.registered",
+            Self::PatientUpdated => "patient.updated",
+            Self::EncounterStarted => "encounter.started",
+            Self::EncounterFinished => "encounter.finished",
+            Self::EncounterCancelled => "encounter.cancelled",
+            Self::NoteDrafted => "note.drafted",
+            Self::NoteRevised => "note.revised",
+            Self::NoteDiscarded => "note.discarded",
+            Self::NoteSigned => "note.signed",
         }
     }
 }
@@ -93,6 +133,8 @@ pub struct Ticket<'a> {
     pub purpose: Purpose,
     /// For the audit log.
     pub request: RequestId,
+    /// What a write is and where it comes from: the rows that its statements leave in the audit log say so.
+    pub write: Option<(Event, &'a Whereabouts)>,
 }
 
 impl Ticket<'_> {
@@ -105,12 +147,17 @@ impl Ticket<'_> {
     }
 
     fn text(&self, kid: i32, expiry_ms: i64) -> String {
-        let Self { tenant, generation, actor, purpose, request } = self;
+        let Self { tenant, generation, actor, purpose, request, write } = self;
         let who = (&actor.issuer, &actor.subject, &actor.name, &actor.acting);
-        let who = hex(&serde_json::to_vec(&who).unwrap_or_default());
+        let who = match write {
+            None => serde_json::to_vec(&who),
+            Some((_, from)) => serde_json::to_vec(&(who.0, who.1, who.2, who.3, from.ip, &from.user_agent, &from.trace_id)),
+        };
+        let who = hex(&who.unwrap_or_default());
+        let event = write.map(|(event, _)| event.as_str().replace('.', "-")).unwrap_or_default();
         let roles: Vec<_> = actor.roles.iter().filter(|role| is_word(role)).map(String::as_str).collect();
         let (roles, purpose, id) = (roles.join(","), purpose.as_str(), actor.id);
-        format!("v1.{kid}.{expiry_ms}.{generation}.{tenant}.{id}.{roles}.{purpose}.{request}.{who}")
+        format!("v1.{kid}.{expiry_ms}.{generation}.{tenant}.{id}.{roles}.{purpose}.{request}.{who}.{event}")
     }
 }
 

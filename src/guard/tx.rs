@@ -1,7 +1,7 @@
 //! The tenant transaction: the one thing through which a chart can be read or written. Only the guard makes one.
 //! Its head (BEGIN, settings, binding) travels with the first query; its audit rows and COMMIT travel together at the end.
 
-use super::ticket::{Actor, Purpose, Ticket};
+use super::ticket::{Actor, Event, Purpose, Ticket};
 use crate::audit::{Disclosure, Pending, Whereabouts};
 use crate::crypto::TenantKeys;
 use crate::db::fault::classify;
@@ -41,6 +41,7 @@ pub(super) struct Opening<'a> {
     pub placement: &'a Placement,
     pub actor: &'a Actor,
     pub purpose: Purpose,
+    pub event: Option<Event>,
     pub request: RequestId,
     pub whereabouts: Whereabouts,
     pub statement_timeout_ms: u64,
@@ -50,8 +51,9 @@ pub(super) struct Opening<'a> {
 impl TenantTx {
     /// Nothing is sent yet: the head goes out with whatever is run first.
     pub(super) fn open(opening: Opening<'_>) -> Self {
-        let Opening { session, binding, keys, tenant, placement, actor, purpose, request, whereabouts, .. } = opening;
-        let ticket = Ticket { tenant, generation: placement.generation, actor, purpose, request };
+        let Opening { session, binding, keys, tenant, placement, actor, purpose, event, request, whereabouts, .. } = opening;
+        let write = event.map(|event| (event, &whereabouts));
+        let ticket = Ticket { tenant, generation: placement.generation, actor, purpose, request, write };
         let bind = ticket.bind(binding, session.pid(), session.clock_ms());
         let schema = placement.schema.clone();
         let text = head(&schema, purpose, opening.statement_timeout_ms, opening.lock_timeout_ms, &bind);
@@ -111,6 +113,11 @@ impl TenantTx {
             }
             fault.error
         })
+    }
+
+    /// Whether it was committed or rolled back.
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
     }
 
     /// Notes a disclosure, to be written before COMMIT.

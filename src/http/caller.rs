@@ -13,6 +13,9 @@ use actix_web::http::header::{AUTHORIZATION, HOST, HeaderMap, USER_AGENT};
 /// Letters of a user agent that are kept.
 const USER_AGENT_CHARS: usize = 200;
 
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const LONGEST_KEY: usize = 200;
+
 /// The token of `Authorization: Bearer …`.
 pub fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
     let value = once(headers, AUTHORIZATION.as_str())?.ok_or(Error::Unauthenticated)?;
@@ -50,6 +53,15 @@ pub fn info(request: &HttpRequest, id: RequestId) -> RequestInfo {
         request.headers().get(USER_AGENT).map(|agent| String::from_utf8_lossy(agent.as_bytes()).chars().take(USER_AGENT_CHARS).collect());
     let whereabouts = Whereabouts { ip: request.peer_addr().map(|peer| peer.ip()), user_agent: agent, trace_id: None };
     RequestInfo { request: id, whereabouts }
+}
+
+/// The key under which the changes of a request are to be made once.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    match once(headers, IDEMPOTENCY_KEY)? {
+        None => Ok(None),
+        Some(key) if (1..=LONGEST_KEY).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(Some(key.to_owned())),
+        Some(_) => Err(Refusal::new(StatusCode::BAD_REQUEST, IDEMPOTENCY_KEY, "must be 1 to 200 visible ASCII characters")),
+    }
 }
 
 fn once<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, Refusal> {

@@ -8,8 +8,8 @@ use super::body;
 use super::caller::{self, Hint};
 use crate::auth::Principal;
 use crate::error::Error;
-use crate::graphql::{Answer, Prepared, Question};
-use crate::guard::{Guard, RequestInfo};
+use crate::graphql::{self, Answer, Prepared, Question};
+use crate::guard::{Guard, Once, RequestInfo};
 use crate::ids::RequestId;
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -50,8 +50,9 @@ async fn converse(
     let format = format.ok_or_else(not_acceptable)?;
     body::check_type(request.headers())?;
     let bytes = body::read(request.headers(), payload, front.app.settings.limits.body_bytes).await?;
+    let once = caller::idempotency_key(request.headers())?.map(|key| Once { key, body: bytes.to_vec() });
     let prepared = match front.api.prepare(Question::read(&bytes)?) {
-        Ok(prepared) => prepared,
+        Ok(prepared) => prepared.once(once),
         Err(body) => return Ok(Reply { status: refused(format), body }),
     };
     match visit.ask(guard, &prepared).await? {
@@ -100,10 +101,21 @@ impl<'a> Visit<'a> {
         match self.front.api.answer(prepared, guard).await {
             Answer::Failed(error) => {
                 guard.abandon().await;
-                Answer::Failed(error)
+                failed(guard, error)
             }
-            answer => guard.finish().await.map_or_else(Answer::Failed, |()| answer),
+            answer => match guard.finish().await {
+                Ok(()) => answer,
+                Err(error) => failed(guard, error),
+            },
         }
+    }
+}
+
+/// A failure of the request as a whole; what was changed before it is said, and not done again.
+fn failed(guard: &Guard, error: Error) -> Answer {
+    match guard.written().as_slice() {
+        [] => Answer::Failed(error),
+        written => Answer::Data(graphql::stands(error, written)),
     }
 }
 

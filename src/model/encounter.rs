@@ -1,8 +1,10 @@
 //! Encounters as rows. Touches `encounters`; the reason is sealed.
 
+pub mod change;
+
 use super::sql::{Statement, text_enum};
 use super::{From, Page, Place, Placed};
-use crate::crypto::fields::EncounterReason;
+use crate::crypto::fields::{EncounterCancelReason, EncounterReason};
 use crate::crypto::{Sealed, TenantKeys};
 use crate::db::schema::tenant::encounters;
 use crate::error::Result;
@@ -52,12 +54,18 @@ pub struct Encounter {
     /// Counts changes, from 1.
     pub version: i32,
     reason_sealed: Option<Sealed<EncounterReason>>,
+    cancel_reason_sealed: Option<Sealed<EncounterCancelReason>>,
 }
 
 impl Encounter {
     /// The reason, opened.
     pub fn reason(&self, keys: &TenantKeys) -> Result<Option<String>> {
         self.reason_sealed.as_ref().map(|sealed| keys.open(self.id.0, sealed)).transpose()
+    }
+
+    /// Why it was cancelled, opened.
+    pub fn cancel_reason(&self, keys: &TenantKeys) -> Result<Option<String>> {
+        self.cancel_reason_sealed.as_ref().map(|sealed| keys.open(self.id.0, sealed)).transpose()
     }
 }
 
@@ -77,7 +85,7 @@ pub async fn by_ids(tx: &TenantTx, ids: &[EncounterId]) -> Result<Vec<Encounter>
 macro_rules! page_of_each {
     ($direction:literal) => {
         concat!(
-            "select e.id, e.patient_id, e.status, e.class, e.started_at, e.ended_at, e.ordered_at, e.version, e.reason_sealed ",
+            "select e.id, e.patient_id, e.status, e.class, e.started_at, e.ended_at, e.ordered_at, e.version, e.reason_sealed, e.cancel_reason_sealed ",
             "from unnest(?) as parent(id) cross join lateral (select * from encounters where patient_id = parent.id ",
             "and (ordered_at, id) < (?, ?) and (ordered_at, id) > (?, ?) order by ordered_at ",
             $direction,
@@ -98,5 +106,15 @@ pub async fn of_patients(tx: &TenantTx, patients: Vec<PatientId>, page: Page) ->
     tx.run(query.load(&mut tx.conn())).await
 }
 
-type Columns =
-    (SqlUuid, SqlUuid, Text, Nullable<Text>, Nullable<Timestamptz>, Nullable<Timestamptz>, Timestamptz, Integer, Nullable<Binary>);
+type Columns = (
+    SqlUuid,
+    SqlUuid,
+    Text,
+    Nullable<Text>,
+    Nullable<Timestamptz>,
+    Nullable<Timestamptz>,
+    Timestamptz,
+    Integer,
+    Nullable<Binary>,
+    Nullable<Binary>,
+);

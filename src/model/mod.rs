@@ -4,6 +4,7 @@
 pub mod encounter;
 pub mod note;
 pub mod patient;
+pub mod signature;
 mod sql;
 
 use chrono::{DateTime, Utc};

@@ -2,6 +2,8 @@
 //! Touches `clinical_notes`, `note_versions`, `staff` and `note_types`. Drafts are seen by their author only, and that stands in the SQL
 //! of every statement here; title and body are sealed.
 
+pub mod change;
+
 use super::sql::{Statement, text_enum};
 use super::{From, Page, Place, Placed};
 use crate::crypto::fields::{NoteBody, NoteTitle};
@@ -36,7 +38,7 @@ macro_rules! page_of_each {
         concat!(
             "unnest(?) as parent(id) cross join lateral (select * from clinical_notes where ",
             $parent,
-            " = parent.id and (status <> 'DRAFT' or author_id = ?) and (authored_at, id) < (?, ?) and (authored_at, id) > (?, ?) ",
+            " = parent.id and (status not in ('DRAFT', 'DISCARDED') or status = 'DRAFT' and author_id = ?) and (authored_at, id) < (?, ?) and (authored_at, id) > (?, ?) ",
             "order by authored_at ",
             $direction,
             ", id ",
@@ -49,7 +51,7 @@ macro_rules! page_of_each {
 text_enum!(
     /// Where a note stands.
     NoteStatus {
-        /// Being written; seen by its author only.
+        /// Being written; seen by its author and those named only.
         Draft = "DRAFT",
         /// Signed, waiting for a cosigner.
         Uncosigned = "UNCOSIGNED",
@@ -139,7 +141,7 @@ impl Placed for Note {
 /// The notes of these ids, in no order; absent ones and drafts of others are left out.
 pub async fn by_ids(tx: &TenantTx, ids: Vec<NoteId>, reading: Reading) -> Result<Vec<Note>> {
     let query =
-        Statement::<Columns>::new(note!("(select * from clinical_notes where id = any(?) and (status <> 'DRAFT' or author_id = ?)) n"))
+        Statement::<Columns>::new(note!("(select * from clinical_notes where id = any(?) and (status not in ('DRAFT', 'DISCARDED') or status = 'DRAFT' and author_id = ?)) n"))
             .bind::<Array<SqlUuid>, _>(ids)
             .bind::<SqlUuid, _>(reading.reader)
             .bind::<Bool, _>(reading.text == Text::Read);

@@ -1,6 +1,8 @@
 //! Patients as rows. Touches `patients` and `patient_identifiers`; names, birth dates and identifiers' values are sealed,
 //! and an identifier is looked for by its blind index, never by its value.
 
+pub mod change;
+
 use super::sql::{Statement, text_enum};
 use crate::crypto::fields::{IdentifierValue, PatientBirthDate, PatientName, PersonName};
 use crate::crypto::{Sealed, TenantKeys};

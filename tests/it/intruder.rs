@@ -229,7 +229,7 @@ impl Intruder {
         let (id, who) = (Uuid::now_v7(), hex(br#"["test","intruder",null,null]"#));
         let Ticket { kid, good_for_ms, generation, tenant, roles, purpose } = ticket;
         let expiry = chrono::Utc::now().timestamp_millis() + good_for_ms;
-        format!("v1.{kid}.{expiry}.{generation}.{tenant}.{id}.{roles}.{purpose}.{id}.{who}")
+        format!("v1.{kid}.{expiry}.{generation}.{tenant}.{id}.{roles}.{purpose}.{id}.{who}.")
     }
 
     /// The MAC of a message under the database's key.

@@ -41,8 +41,9 @@ create table cordon.tenants (
 alter table cordon.tenants owner to cordon_guard;
 
 -- ------------------------------------------------------------------ the binding
--- Ticket: v1.kid.expiry_ms.generation.tenant.principal.roles.purpose.request.actor
---   actor: hex of a JSON array [issuer, subject, name, on behalf of]; the MAC covers 'ticket.' || ticket || '.' || backend pid.
+-- Ticket: v1.kid.expiry_ms.generation.tenant.principal.roles.purpose.request.actor.event
+--   actor: hex of a JSON array [issuer, subject, name, acting], and for a write [.., ip, user agent, trace id];
+--   event: what the write is, in the audit log's words with a hyphen for the dot, or nothing; the MAC covers 'ticket.' || ticket || '.' || backend pid.
 -- Good for ten seconds at most. What it buys is good for this transaction: a second MAC over ticket, pid and its start.
 -- Errors: 42501 refused, CO001 placement changed (look it up again), CO002 suspended, CO003 being moved.
 create function cordon.bind(ticket text, mac text) returns void
@@ -61,7 +62,7 @@ begin
     raise exception 'binding refused' using errcode = '42501';
   end if;
   select true into genuine from cordon.binding_keys k
-    where k.kid::text = p[2] and p[1] = 'v1' and array_length(p, 1) = 10
+    where k.kid::text = p[2] and p[1] = 'v1' and array_length(p, 1) = 11
       and encode(sha256(k.opad || sha256(k.ipad || convert_to('ticket.' || ticket || '.' || pg_backend_pid(), 'utf8'))), 'hex') = mac;
   if genuine is not true then
     raise exception 'binding refused' using errcode = '42501';
@@ -185,8 +186,9 @@ begin
   raise exception '% on % is refused', tg_op, tg_table_name using errcode = '42501';
 end $$;
 
--- A draft is open. Past that, only the status moves on (never back to draft) and versions are added; an import, whose notes are
--- history from elsewhere, may correct everything but whose note it is. Nobody deletes.
+-- A draft is open. Past that, only the status moves on (never back to draft), and another text makes an amended note of it; what was
+-- discarded or retracted stays so. An import, whose notes are history from elsewhere, may correct everything but whose note it is.
+-- Nobody deletes.
 create function cordon.note_lock() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   moves_on text[] := '{status,current_version,version,updated_at,changed_in}';
@@ -199,7 +201,8 @@ begin
     if new.status <> 'DRAFT' and cordon.purpose() = 'import' and new.source_key = old.source_key then
       return new;
     end if;
-    if new.status in ('SIGNED', 'AMENDED', 'RETRACTED') and old.status <> 'RETRACTED'
+    if old.status in ('UNCOSIGNED', 'SIGNED', 'AMENDED') and new.status in ('SIGNED', 'AMENDED', 'RETRACTED')
+       and (new.current_version = old.current_version or new.status = 'AMENDED')
        and (to_jsonb(new) - moves_on) = (to_jsonb(old) - moves_on) then
       return new;
     end if;
@@ -220,10 +223,30 @@ begin
   end if;
   execute format(
     'insert into %I.audit_log (tenant_id, principal_id, issuer, subject, name, acting, roles, purpose, request_id,
-       action, resource_type, patient_id, resource_ids)
-     select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, c.%2$I, array_agg(c.id) from changed c group by c.%2$I', tg_table_schema, patient)
+       ip, user_agent, trace_id, action, resource_type, patient_id, resource_ids)
+     select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, c.%2$I, array_agg(c.id) from changed c group by c.%2$I',
+    tg_table_schema, patient)
     using me[5]::uuid, me[6]::uuid, actor->>0, actor->>1, actor->>2, actor->>3, string_to_array(me[7], ','), me[8], me[9]::uuid,
-          lower(tg_op), case tg_table_name when 'patients' then 'patient' when 'encounters' then 'encounter' else 'note' end;
+          (actor->>4)::inet, actor->>5, actor->>6, coalesce(nullif(replace(me[11], '-', '.'), ''), lower(tg_op)),
+          case tg_table_name when 'patients' then 'patient' when 'encounters' then 'encounter' else 'note' end;
+  return null;
+end $$;
+
+-- Someone comes with other roles than last time: who they are stays, what they may do has changed, and both are written down.
+create function cordon.audit_roles() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  me text[] := cordon.claims();
+  actor jsonb := convert_from(decode(me[10], 'hex'), 'utf8')::jsonb;
+begin
+  execute format(
+    'insert into %I.audit_log (tenant_id, principal_id, issuer, subject, name, acting, roles, roles_before, purpose, request_id,
+       ip, user_agent, trace_id, action, resource_type, resource_ids, fields)
+     select $1, $2, $3, $4, $5, $6, n.roles, o.roles, $7, $8, $9, $10, $11, ''staff.roles'', ''staff'', array[n.id], ''{roles}''
+       from now_is n join was o on o.tenant_id = n.tenant_id and o.id = n.id where n.roles is distinct from o.roles and o.roles is not null',
+    tg_table_schema)
+    using me[5]::uuid, me[6]::uuid, actor->>0, actor->>1, actor->>2, actor->>3, me[8], me[9]::uuid,
+          (actor->>4)::inet, actor->>5, actor->>6;
   return null;
 end $$;
 
@@ -326,6 +349,7 @@ alter function cordon.writing_tenant() owner to cordon_guard;
 alter function cordon.purpose() owner to cordon_guard;
 alter function cordon.has_role(text) owner to cordon_guard;
 alter function cordon.audit_write() owner to cordon_guard;
+alter function cordon.audit_roles() owner to cordon_guard;
 alter function cordon.stamp() owner to cordon_owner;
 alter function cordon.own_rows() owner to cordon_owner;
 alter function cordon.refuse() owner to cordon_owner;

@@ -1,1 +1,1 @@
-drop table note_versions, clinical_notes, note_types, encounters, patient_terms, patient_identifiers, patients, staff;
+drop table idempotency_keys, note_signatures, note_signers, note_versions, clinical_notes, note_types, encounters, patient_terms, patient_identifiers, patients, staff;

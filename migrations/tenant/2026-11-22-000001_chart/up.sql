@@ -9,6 +9,7 @@ create table staff (
   source_key bytea,                     -- of an imported practitioner, who never logs in: blind index of its resource id and name
   identifier_key bytea,                 -- the same of an identifier and name: two sources give one number to different doctors
   name text,
+  roles text[],                         -- as last seen in a token
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   version int not null default 1,
@@ -83,6 +84,7 @@ create table encounters (
   status text not null check (status in ('PLANNED', 'IN_PROGRESS', 'FINISHED', 'CANCELLED', 'ENTERED_IN_ERROR', 'UNKNOWN')),
   class text,
   reason_sealed bytea,
+  cancel_reason_sealed bytea,
   started_at timestamptz,
   ended_at timestamptz,
   ordered_at timestamptz not null,      -- started_at, else when the row was made: what lists are sorted by
@@ -119,7 +121,8 @@ create table clinical_notes (
   patient_id uuid not null,
   encounter_id uuid,
   author_id uuid,
-  status text not null default 'DRAFT' check (status in ('DRAFT', 'UNCOSIGNED', 'SIGNED', 'AMENDED', 'RETRACTED')),
+  entered_by uuid,                      -- who typed it, where that is not the author: a scribe
+  status text not null default 'DRAFT' check (status in ('DRAFT', 'DISCARDED', 'UNCOSIGNED', 'SIGNED', 'AMENDED', 'RETRACTED')),
   type_code text not null,
   current_version int not null default 1,
   authored_at timestamptz not null,
@@ -137,6 +140,7 @@ create table clinical_notes (
   foreign key (tenant_id, patient_id) references patients,
   foreign key (tenant_id, encounter_id, patient_id) references encounters (tenant_id, id, patient_id),
   foreign key (tenant_id, author_id) references staff,
+  foreign key (tenant_id, entered_by) references staff,
   foreign key (tenant_id, type_code) references note_types
 );
 create index on clinical_notes (tenant_id, patient_id, authored_at desc, id desc);
@@ -163,6 +167,58 @@ create index on note_versions (tenant_id, changed_in);
 alter table clinical_notes add foreign key (tenant_id, id, current_version) references note_versions (tenant_id, note_id, number)
   deferrable initially deferred;
 
+-- Who besides the author may see, change and sign a draft.
+create table note_signers (
+  tenant_id uuid not null default cordon.current_tenant(),
+  note_id uuid not null,
+  staff_id uuid not null,
+  created_at timestamptz not null default now(),
+  changed_in xid8 not null default pg_current_xact_id(),
+  primary key (tenant_id, note_id, staff_id),
+  foreign key (tenant_id, note_id) references clinical_notes,
+  foreign key (tenant_id, staff_id) references staff
+);
+create index on note_signers (tenant_id, staff_id);
+create index on note_signers (tenant_id, changed_in);
+
+-- One signature under one version of a note. `hash` is salted and the salt sealed, so that it confirms no guess about the text;
+-- what is hashed and what is signed is written in src/model/signature.rs.
+create table note_signatures (
+  tenant_id uuid not null default cordon.current_tenant(),
+  id uuid not null,
+  note_id uuid not null,
+  number int not null,
+  signer_id uuid not null,
+  meaning text not null check (meaning in ('AUTHOR', 'SIGNER')),
+  signed_at timestamptz not null,
+  salt_sealed bytea not null,
+  hash bytea not null check (length(hash) = 32),
+  signature bytea not null check (length(signature) = 64),
+  verify_key bytea not null check (length(verify_key) = 32),
+  created_at timestamptz not null default now(),
+  changed_in xid8 not null default pg_current_xact_id(),
+  primary key (tenant_id, id),
+  unique (tenant_id, note_id, number, signer_id),
+  foreign key (tenant_id, note_id, number) references note_versions (tenant_id, note_id, number),
+  foreign key (tenant_id, signer_id) references staff
+);
+create index on note_signatures (tenant_id, changed_in);
+
+-- What a client asked to be done once, with the id of what came of it; never the answer. Rows go after a day.
+create table idempotency_keys (
+  tenant_id uuid not null default cordon.current_tenant(),
+  id uuid not null,
+  principal_id uuid not null,
+  key_hash bytea not null,
+  body_hash bytea not null,
+  made uuid,
+  created_at timestamptz not null default now(),
+  changed_in xid8 not null default pg_current_xact_id(),
+  primary key (tenant_id, id),
+  unique (tenant_id, principal_id, key_hash)
+);
+create index on idempotency_keys (tenant_id, created_at);
+
 call cordon.enclose('staff');
 call cordon.enclose('patients', audited => true);
 call cordon.enclose('patient_identifiers');
@@ -177,3 +233,11 @@ alter table clinical_notes enable always trigger b_lock;
 -- A version, once written, never changes.
 create trigger b_lock before update or delete on note_versions for each row execute function cordon.refuse();
 alter table note_versions enable always trigger b_lock;
+create trigger audit_roles after update on staff referencing old table as was new table as now_is
+  for each statement execute function cordon.audit_roles();
+alter table staff enable always trigger audit_roles;
+call cordon.enclose('note_signers', 'select, insert');
+call cordon.enclose('note_signatures', 'select, insert');
+create trigger b_lock before update or delete on note_signatures for each row execute function cordon.refuse();
+alter table note_signatures enable always trigger b_lock;
+call cordon.enclose('idempotency_keys', 'select, insert, update, delete');

@@ -12,6 +12,7 @@ create table audit_log (
   name text,
   acting text,
   roles text[] not null,
+  roles_before text[],                  -- of someone who came with others than last time
   purpose text not null,
   request_id uuid not null,
   trace_id text,

@@ -12,6 +12,7 @@ diesel::table! {
         name -> Nullable<Text>,
         acting -> Nullable<Text>,
         roles -> Array<Text>,
+        roles_before -> Nullable<Array<Text>>,
         purpose -> Text,
         request_id -> Uuid,
         trace_id -> Nullable<Text>,
@@ -33,6 +34,7 @@ diesel::table! {
         patient_id -> Uuid,
         encounter_id -> Nullable<Uuid>,
         author_id -> Nullable<Uuid>,
+        entered_by -> Nullable<Uuid>,
         status -> Text,
         type_code -> Text,
         current_version -> Int4,
@@ -56,6 +58,7 @@ diesel::table! {
         status -> Text,
         class -> Nullable<Text>,
         reason_sealed -> Nullable<Bytea>,
+        cancel_reason_sealed -> Nullable<Bytea>,
         started_at -> Nullable<Timestamptz>,
         ended_at -> Nullable<Timestamptz>,
         ordered_at -> Timestamptz,
@@ -66,6 +69,44 @@ diesel::table! {
         created_at -> Timestamptz,
         updated_at -> Timestamptz,
         version -> Int4,
+    }
+}
+
+diesel::table! {
+    idempotency_keys (tenant_id, id) {
+        tenant_id -> Uuid,
+        id -> Uuid,
+        principal_id -> Uuid,
+        key_hash -> Bytea,
+        body_hash -> Bytea,
+        made -> Nullable<Uuid>,
+        created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    note_signatures (tenant_id, id) {
+        tenant_id -> Uuid,
+        id -> Uuid,
+        note_id -> Uuid,
+        number -> Int4,
+        signer_id -> Uuid,
+        meaning -> Text,
+        signed_at -> Timestamptz,
+        salt_sealed -> Bytea,
+        hash -> Bytea,
+        signature -> Bytea,
+        verify_key -> Bytea,
+        created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    note_signers (tenant_id, note_id, staff_id) {
+        tenant_id -> Uuid,
+        note_id -> Uuid,
+        staff_id -> Uuid,
+        created_at -> Timestamptz,
     }
 }
 
@@ -143,10 +184,11 @@ diesel::table! {
         source_key -> Nullable<Bytea>,
         identifier_key -> Nullable<Bytea>,
         name -> Nullable<Text>,
+        roles -> Nullable<Array<Text>>,
         created_at -> Timestamptz,
         updated_at -> Timestamptz,
         version -> Int4,
     }
 }
 
-diesel::allow_tables_to_appear_in_same_query!(audit_log, clinical_notes, encounters, note_types, note_versions, patient_identifiers, patient_terms, patients, staff);
+diesel::allow_tables_to_appear_in_same_query!(audit_log, clinical_notes, encounters, idempotency_keys, note_signatures, note_signers, note_types, note_versions, patient_identifiers, patient_terms, patients, staff);

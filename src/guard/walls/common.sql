@@ -6,7 +6,7 @@ public_function(name) as (values ('pg_stat_get_activity'), ('pg_stat_get_backend
 public_view(name) as (values ('pg_stat_activity'), ('pg_stat_replication'), ('pg_stat_ssl'), ('pg_stat_gssapi'),
   ('pg_prepared_statements'), ('pg_cursors'), ('pg_stats'), ('pg_stats_ext'), ('pg_stats_ext_exprs')),
 guarded(name, definer, volatility) as (values ('bind', true, 'v'), ('claims', true, 's'), ('current_tenant', true, 's'), ('writing_tenant', true, 's'),
-  ('purpose', true, 's'), ('has_role', true, 's'), ('audit_write', true, 'v')),
+  ('purpose', true, 's'), ('has_role', true, 's'), ('audit_write', true, 'v'), ('audit_roles', true, 'v')),
 defined(text) as (select regexp_split_to_table($1, '\ncreate (or replace )?(function|procedure) cordon\.'))
 select format('login %s is a superuser, bypasses row security or can make roles or databases', rolname) as wall
   from me where rolsuper or rolbypassrls or rolcreaterole or rolcreatedb or rolreplication

@@ -1,0 +1,57 @@
+//! What changes charts: one root field, one write transaction. A change parses its input, calls and wraps; the payload is read afterwards,
+//! in a transaction of its own that sees the change, and audited like any read.
+
+/// Declares the payload of a change: the record it made or changed, read afterwards.
+macro_rules! payload {
+    ($(#[$doc:meta])* $name:ident($id:ty) { $(#[$field_doc:meta])* $field:ident: $object:ty }) => {
+        $(#[$doc])*
+        pub struct $name($id);
+
+        $(#[$doc])*
+        #[Object]
+        impl $name {
+            $(#[$field_doc])*
+            async fn $field(&self, ctx: &Context<'_>) -> Result<Option<$object>> {
+                <$object>::by_id(ctx, self.0).await
+            }
+        }
+    };
+}
+
+mod encounter;
+mod input;
+mod note;
+mod patient;
+
+use super::context::{Record, guard};
+use crate::error::{Error, Result};
+use crate::guard::{Event, Made, Once, TenantTx};
+use async_graphql::{Context, MergedObject};
+use uuid::Uuid;
+
+/// What can be changed.
+#[derive(MergedObject, Default)]
+pub struct Mutation(patient::PatientMutation, encounter::EncounterMutation, note::NoteMutation);
+
+/// Makes a change for those whose roles allow `operation`. `target` is the record that is to change, where there is one already.
+async fn change<T: Made>(
+    ctx: &Context<'_>,
+    operation: &'static str,
+    event: Event,
+    target: Option<(Record, Uuid)>,
+    change: impl AsyncFnOnce(&mut TenantTx) -> Result<T>,
+) -> Result<T> {
+    let guard = guard(ctx)?;
+    guard.may(operation)?;
+    let made = guard.write(event, once(ctx).as_ref(), change).await;
+    if let (Err(Error::NotFound), Some((record, id))) = (&made, target) {
+        guard.missed(event, record.name(), id);
+    }
+    made
+}
+
+/// The request's key, if it has one, for this field of it.
+fn once(ctx: &Context<'_>) -> Option<Once> {
+    let Once { key, body } = ctx.data::<Once>().ok()?.clone();
+    Some(Once { key: format!("{key}\n{}", ctx.item.node.response_key().node), body })
+}

@@ -1,0 +1,135 @@
+//! Writes: each one transaction of its own, bound for writing, with its event in the ticket, so that the rows its statements leave in the
+//! audit log say what it was. What was read before it is committed first; what is read after it sees it.
+
+use super::{Event, Guard, Once, Purpose, TenantTx, once};
+use crate::audit::{Disclosure, Outcome};
+use crate::db::schema::tenant::staff;
+use crate::error::{Error, Result};
+use chrono::Utc;
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+use std::sync::PoisonError;
+use uuid::Uuid;
+
+/// What a write made or changed: one record.
+pub trait Made {
+    /// From its id.
+    fn from_id(id: Uuid) -> Self;
+    /// Its id.
+    fn id(&self) -> Uuid;
+}
+
+macro_rules! made {
+    ($($id:ident),+) => {
+        $(impl Made for crate::ids::$id {
+            fn from_id(id: Uuid) -> Self {
+                Self(id)
+            }
+            fn id(&self) -> Uuid {
+                self.0
+            }
+        })+
+    };
+}
+
+made!(PatientId, EncounterId, NoteId);
+
+impl Guard {
+    /// Runs `change` in a write transaction and commits it. An error means that nothing was written; after a lost connection at COMMIT nobody
+    /// knows, which `Error::Unavailable` says too: a client that sent an Idempotency-Key asks again. With `once`, what was made before under
+    /// the same key is found instead of made again.
+    pub async fn write<T: Made>(
+        &self,
+        event: Event,
+        once: Option<&Once>,
+        change: impl AsyncFnOnce(&mut TenantTx) -> Result<T>,
+    ) -> Result<T> {
+        self.finish().await.inspect_err(|_| self.reads.fail())?;
+        self.reads.begin_anew();
+        let mut tx = self.open(Purpose::Write, Some(event)).await?;
+        match self.make(&mut tx, once, change).await {
+            Ok(made) => {
+                tx.commit().await?;
+                self.written.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+                Ok(made)
+            }
+            Err(error) => {
+                if let Err(error) = tx.rollback().await {
+                    tracing::debug!(error = %error, "A failed write could not be rolled back; its session is closed");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// What this operation has changed for good, in order.
+    pub fn written(&self) -> Vec<Event> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Someone wanted to change a record that is not there, or not theirs to change: the audit log keeps that they tried.
+    pub fn missed(&self, event: Event, resource_type: &'static str, id: Uuid) {
+        let (action, resource_ids) = (event.as_str(), vec![id]);
+        self.refuse(Disclosure { action, patient: None, resource_type, resource_ids, fields: Vec::new(), outcome: Outcome::NotFound });
+    }
+
+    async fn make<T: Made>(
+        &self,
+        tx: &mut TenantTx,
+        once: Option<&Once>,
+        change: impl AsyncFnOnce(&mut TenantTx) -> Result<T>,
+    ) -> Result<T> {
+        self.introduce(tx).await?;
+        let Some(once) = once else { return change(tx).await };
+        match once::claim(tx, self.staff_id(), once).await? {
+            once::Claim::Made(id) => Ok(T::from_id(id)),
+            once::Claim::Mine(claim) => {
+                let made = change(tx).await?;
+                once::fulfil(tx, claim, made.id()).await?;
+                Ok(made)
+            }
+        }
+    }
+
+    /// The caller's row among the staff: there from the first write on, with the roles of the latest. A trigger audits a change of roles.
+    async fn introduce(&self, tx: &TenantTx) -> Result<()> {
+        let me = staff::table.filter(staff::id.eq(self.actor.id)).select((staff::roles, staff::name));
+        let known: Option<(Option<Vec<String>>, Option<String>)> = tx.run(async { me.first(&mut tx.conn()).await.optional() }).await?;
+        let (roles, name) = (Some(&self.actor.roles), self.actor.name.as_ref());
+        match known {
+            Some((before, called)) if before.as_ref() == roles && (name.is_none() || called.as_ref() == name) => {}
+            Some(_) => {
+                let row = diesel::update(staff::table.filter(staff::id.eq(self.actor.id)));
+                let row = row.set((
+                    name.map(|name| staff::name.eq(name)),
+                    staff::roles.eq(roles),
+                    staff::updated_at.eq(Utc::now()),
+                    staff::version.eq(staff::version + 1),
+                ));
+                tx.run(row.execute(&mut tx.conn())).await?;
+            }
+            None => {
+                let row = (
+                    staff::tenant_id.eq(self.tenant.id),
+                    staff::id.eq(self.actor.id),
+                    staff::issuer.eq(&self.actor.issuer),
+                    staff::subject.eq(&self.actor.subject),
+                    staff::name.eq(name),
+                    staff::roles.eq(roles),
+                );
+                // Two first writes at once: the second finds the row of the first.
+                let row = diesel::insert_into(staff::table).values(row).on_conflict_do_nothing();
+                tx.run(row.execute(&mut tx.conn())).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The version a client saw is the one that is there, or its change is refused.
+pub fn expect(expected: i32, current: i32) -> Result<()> {
+    match expected == current {
+        true => Ok(()),
+        false => Err(Error::Conflict { current_version: Some(current), reason: "it was changed in the meantime" }),
+    }
+}
