@@ -73,12 +73,36 @@ impl TenantKeys {
         i64::from_be_bytes(truncated(&self.mac("term", domain, &[word.as_bytes()])))
     }
 
-    /// The terms by which a patient is found: every prefix of every word of the name, in the domain `patient.name`. Sorted, distinct.
-    pub fn name_terms(&self, name: &PersonName) -> Vec<i64> {
+    /// The terms by which a patient is found: those of the name, of the whole birth date, of the identifiers by their blind indexes.
+    /// Sorted, distinct.
+    pub fn patient_terms<'a>(
+        &self,
+        name: Option<&PersonName>,
+        birth_date: Option<&str>,
+        identifiers: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Vec<i64> {
+        let name = name.map(|name| self.name_terms(name)).unwrap_or_default();
+        let birth_date = birth_date.map(|date| self.birth_date_term(date));
+        let identifiers = identifiers.into_iter().map(identifier_term);
+        name.into_iter().chain(birth_date).chain(identifiers).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// A prefix of a word of a name, as it is searched for.
+    pub fn name_term(&self, prefix: &str) -> i64 {
+        self.term("patient.name", prefix)
+    }
+
+    /// A birth date, as it is searched for.
+    pub fn birth_date_term(&self, date: &str) -> i64 {
+        self.term("patient.birthDate", date)
+    }
+
+    /// Every prefix of every word of a name. Sorted, distinct.
+    fn name_terms(&self, name: &PersonName) -> Vec<i64> {
         let texts = name.family.iter().chain(&name.given).chain([&name.text]);
         let words: BTreeSet<String> = texts.flat_map(|text| terms::words(text)).collect();
         let prefixes: BTreeSet<&str> = words.iter().flat_map(|word| terms::prefixes(word)).collect();
-        let terms: BTreeSet<i64> = prefixes.into_iter().map(|prefix| self.term("patient.name", prefix)).collect();
+        let terms: BTreeSet<i64> = prefixes.into_iter().map(|prefix| self.name_term(prefix)).collect();
         terms.into_iter().collect()
     }
 
@@ -121,6 +145,13 @@ impl fmt::Debug for TenantKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "TenantKeys({}, redacted)", self.tenant)
     }
+}
+
+/// An identifier, as it is searched for: the beginning of its blind index.
+pub fn identifier_term(blind: &[u8]) -> i64 {
+    let mut bytes = [0; 8];
+    bytes.iter_mut().zip(blind).for_each(|(to, from)| *to = *from);
+    i64::from_be_bytes(bytes)
 }
 
 /// The first bytes of a tag.

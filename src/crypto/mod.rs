@@ -12,10 +12,10 @@ mod seal;
 mod terms;
 
 pub use keyfile::KeyFile;
-pub use keys::{TenantKeys, fresh_key};
+pub use keys::{TenantKeys, fresh_key, identifier_term};
 pub use kms::{KekId, Kms};
 pub use seal::{Field, Sealed};
-pub use terms::words;
+pub use terms::{searched, words};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

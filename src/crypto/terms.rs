@@ -13,15 +13,39 @@ const JOINERS: [char; 9] = ['\'', '’', '‘', 'ʼ', '`', '-', '\u{2010}', '–
 
 /// The normalised words of a text, distinct. "O'Brien" gives `o`, `brien` and `obrien`.
 pub fn words(text: &str) -> BTreeSet<String> {
-    // NFC last: it puts Hangul syllables together again, which are what a reader counts as letters.
-    let text: String = text.nfkd().filter(|letter| !is_combining_mark(*letter)).flat_map(char::to_lowercase).nfc().collect();
     let mut words = BTreeSet::new();
-    for joined in text.split(|letter: char| !letter.is_alphanumeric() && !JOINERS.contains(&letter)) {
+    for joined in normalised(text).split(|letter: char| !letter.is_alphanumeric() && !JOINERS.contains(&letter)) {
         words.extend(joined.split(JOINERS).map(str::to_owned));
         words.insert(joined.replace(JOINERS, ""));
     }
     words.remove("");
     words
+}
+
+/// The words of a search, each as it is looked up: what a hyphen joins counts apart, unless a part is too short to be found alone.
+/// `None`: a word of it is too short.
+pub fn searched(text: &str) -> Option<BTreeSet<String>> {
+    let mut wanted = BTreeSet::new();
+    for joined in normalised(text).split(|letter: char| !letter.is_alphanumeric() && !JOINERS.contains(&letter)) {
+        let parts: Vec<_> = joined.split(JOINERS).filter(|part| !part.is_empty()).collect();
+        let whole = parts.concat();
+        let words = if parts.iter().all(|part| longest_prefix(part).is_some()) { parts } else { vec![whole.as_str()] };
+        for word in words.into_iter().filter(|word| !word.is_empty()) {
+            wanted.insert(longest_prefix(word)?.to_owned());
+        }
+    }
+    Some(wanted)
+}
+
+/// By which prefix a word is looked up; none when it is too short.
+fn longest_prefix(word: &str) -> Option<&str> {
+    prefixes(word).last()
+}
+
+/// Without accents and case.
+fn normalised(text: &str) -> String {
+    // NFC last: it puts Hangul syllables together again, which are what a reader counts as letters.
+    text.nfkd().filter(|letter| !is_combining_mark(*letter)).flat_map(char::to_lowercase).nfc().collect()
 }
 
 /// The prefixes of a normalised word by which it is found: 2 to 12 letters, and from 1 where the script knows no case, as kanji and kana.
@@ -57,6 +81,17 @@ mod tests {
         ] {
             assert_eq!(joined(text), expected, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_search_is_cut_as_names_are() {
+        let wanted = |text| searched(text).map(|words| words.into_iter().collect::<Vec<_>>().join(" "));
+        assert_eq!(wanted("Mül  ANN").as_deref(), Some("ann mul"));
+        assert_eq!(wanted("O'Bri Anne-Mar").as_deref(), Some("anne mar obri"));
+        assert_eq!(wanted("abcdefghijklmnop").as_deref(), Some("abcdefghijkl"));
+        assert_eq!(wanted("山").as_deref(), Some("山"));
+        assert_eq!(wanted(" - ").as_deref(), Some(""));
+        assert_eq!(wanted("ann b"), None);
     }
 
     #[test]

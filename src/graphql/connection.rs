@@ -12,6 +12,8 @@ use async_graphql::connection::{Connection, Edge};
 pub const DEFAULT_PAGE: usize = 20;
 /// Rows of a page at most.
 pub const MAX_PAGE: usize = 200;
+/// Choices of a filter at most.
+const MOST_CHOICES: usize = 50;
 
 /// What a client asks of a list.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +39,14 @@ impl Ask {
         };
         let place = |field, cursor: &Option<String>| cursor.as_ref().map(|cursor| list.place(keys, field, cursor)).transpose();
         Ok(Page { from, size, after: place("after", &self.after)?, before: place("before", &self.before)? })
+    }
+}
+
+/// A choice of several in a filter, as rows know them. Of none of them nothing can be found; too many are refused.
+pub fn choices<T, U: std::convert::From<T>>(field: &'static str, list: Vec<T>) -> Result<Vec<U>> {
+    match list.len() <= MOST_CHOICES {
+        true => Ok(list.into_iter().map(U::from).collect()),
+        false => Err(Error::invalid(field, format!("must be at most {MOST_CHOICES}"))),
     }
 }
 

@@ -22,6 +22,11 @@ pub struct List {
 }
 
 impl List {
+    /// A list that is nobody's part: all of the organisation.
+    pub const fn of_all(name: &'static str) -> Self {
+        Self { name, parent: Uuid::nil() }
+    }
+
     /// The cursor of `place`.
     pub fn cursor(&self, keys: &TenantKeys, place: Place) -> String {
         let mut bytes = Vec::with_capacity(PLACE + TAG);

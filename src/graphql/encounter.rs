@@ -9,10 +9,12 @@ use super::note::{self, ClinicalNote};
 use super::patient::Patient;
 use super::scalars::DateTime;
 use crate::error::{Error, Result};
+use crate::guard::TenantTx;
 use crate::ids::EncounterId;
+use crate::model::Page;
 use crate::model::encounter as rows;
 use async_graphql::connection::Connection;
-use async_graphql::{Context, Enum, ID, Object};
+use async_graphql::{Context, Enum, ID, InputObject, Object};
 use std::sync::Arc;
 
 /// Encounters.
@@ -27,6 +29,67 @@ impl EncounterQuery {
         let id = ids::encounter("id", &id)?;
         Encounter::by_id(ctx, id).await
     }
+
+    /// Encounters of all patients, newest first: those that match everything the filter says.
+    #[graphql(complexity = "connection::cost(first, last, child_complexity)")]
+    async fn encounters(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Which encounters; all when nothing is said.")] filter: Option<EncounterFilter>,
+        #[graphql(desc = "How many from the newest on; 20 when nothing is said, at most 200.")] first: Option<i32>,
+        #[graphql(desc = "Only what comes after this cursor.")] after: Option<String>,
+        #[graphql(desc = "How many from the oldest on.")] last: Option<i32>,
+        #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
+    ) -> Result<Connection<String, Encounter>> {
+        let tx = admit(ctx, "encounters").await?;
+        let page = Ask { first, after, last, before }.page(&ENCOUNTERS, tx.keys())?;
+        let found = rows::page(tx, filter.unwrap_or_default().parse()?, page).await?;
+        shown(ctx, tx, &ENCOUNTERS, &page, found.into_iter().map(Arc::new).collect())
+    }
+}
+
+const ENCOUNTERS: List = List::of_all("encounters");
+
+/// Which encounters are wanted: those that match everything that is said.
+#[derive(InputObject, Default)]
+pub struct EncounterFilter {
+    /// Standing at one of these.
+    status: Option<Vec<EncounterStatus>>,
+    /// Of this class, by HL7's codes: AMB, EMER, IMP, …
+    class: Option<String>,
+    /// Begun at this time or later.
+    from: Option<DateTime>,
+    /// Begun before this time.
+    to: Option<DateTime>,
+}
+
+impl EncounterFilter {
+    fn parse(self) -> Result<rows::Filter> {
+        let Self { status, class, from, to } = self;
+        Ok(rows::Filter {
+            status: status.map(|status| connection::choices("filter.status", status)).transpose()?,
+            class,
+            from: from.map(|at| at.0),
+            to: to.map(|at| at.0),
+        })
+    }
+}
+
+/// A page of encounters on its way out, whosever they are.
+pub fn shown(
+    ctx: &Context<'_>,
+    tx: &TenantTx,
+    list: &List,
+    page: &Page,
+    found: Vec<Arc<rows::Encounter>>,
+) -> Result<Connection<String, Encounter>> {
+    let fields = Record::Encounter.selected_of_nodes(ctx);
+    let encounters = connection::connection(list, tx.keys(), page, found, Encounter::Read);
+    for row in encounters.edges.iter().map(|edge| edge.node.row()) {
+        let row = row?;
+        Record::Encounter.found(tx, row.patient_id, vec![row.id.0], fields.clone());
+    }
+    Ok(encounters)
 }
 
 /// An encounter of one patient: a visit, a stay, a call.
@@ -96,9 +159,7 @@ impl Encounter {
         let fields = Record::Note.selected_of_nodes(ctx);
         let key = (PageOf { parent: self.key(), page }, note::text(&fields));
         let found = loaders(ctx)?.notes_of_encounter.load(key).await?.unwrap_or_default();
-        let notes = connection::connection(&list, tx.keys(), &page, found, ClinicalNote);
-        note::disclose(ctx, tx, self.row()?.patient_id, notes.edges.iter().map(|edge| edge.node.key()), fields)?;
-        Ok(notes)
+        note::shown(ctx, tx, &list, &page, found)
     }
 
     /// Counts changes, from 1.

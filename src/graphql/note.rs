@@ -1,17 +1,21 @@
 //! Clinical notes, over the rows of `model::note`. The text of a note is for the roles of `note.text`, wherever the note was found.
 
+use super::connection::{self, Ask};
 use super::context::{Fields, Record, admit, guard, loaders};
+use super::cursor::List;
 use super::encounter::Encounter;
 use super::ids::{self, Kind};
 use super::patient::Patient;
 use super::scalars::DateTime;
 use crate::error::Result;
 use crate::guard::TenantTx;
-use crate::ids::{NoteId, PatientId};
+use crate::ids::{NoteId, StaffId};
+use crate::model::Page;
 use crate::model::note as rows;
-use crate::model::note::Text;
+use crate::model::note::{Reading, Text};
 use crate::model::signature::Signature;
-use async_graphql::{Context, Enum, ID, Object, SimpleObject};
+use async_graphql::connection::Connection;
+use async_graphql::{Context, Enum, ID, InputObject, Object, SimpleObject};
 use std::sync::Arc;
 
 /// Notes.
@@ -25,6 +29,69 @@ impl NoteQuery {
     async fn note(&self, ctx: &Context<'_>, #[graphql(desc = "Id of a note.")] id: ID) -> Result<Option<ClinicalNote>> {
         let id = ids::note("id", &id)?;
         ClinicalNote::by_id(ctx, id).await
+    }
+
+    /// Notes of all patients, newest first: those that match everything the filter says.
+    #[graphql(complexity = "connection::cost(first, last, child_complexity)")]
+    async fn notes(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Which notes; all when nothing is said.")] filter: Option<NoteFilter>,
+        #[graphql(desc = "How many from the newest on; 20 when nothing is said, at most 200.")] first: Option<i32>,
+        #[graphql(desc = "Only what comes after this cursor.")] after: Option<String>,
+        #[graphql(desc = "How many from the oldest on.")] last: Option<i32>,
+        #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
+    ) -> Result<Connection<String, ClinicalNote>> {
+        let tx = admit(ctx, "notes").await?;
+        let page = Ask { first, after, last, before }.page(&NOTES, tx.keys())?;
+        let reader = guard(ctx)?.staff_id();
+        let filter = filter.unwrap_or_default().parse(reader)?;
+        let reading = Reading { reader, text: text(&Record::Note.selected_of_nodes(ctx)) };
+        let found = rows::page(tx, filter, page, reading).await?;
+        shown(ctx, tx, &NOTES, &page, found.into_iter().map(Arc::new).collect())
+    }
+}
+
+const NOTES: List = List::of_all("notes");
+
+/// Which notes are wanted: those that match everything that is said.
+#[derive(InputObject, Default)]
+pub struct NoteFilter {
+    /// In this patient's chart.
+    patient_id: Option<ID>,
+    /// Written for this encounter.
+    encounter_id: Option<ID>,
+    /// Of this author.
+    author_id: Option<ID>,
+    /// Of one of these types: LOINC codes.
+    #[graphql(name = "type")]
+    kind: Option<Vec<String>>,
+    /// Standing at one of these.
+    status: Option<Vec<NoteStatus>>,
+    /// Written at this time or later.
+    from: Option<DateTime>,
+    /// Written before this time.
+    to: Option<DateTime>,
+    /// When true, only notes the caller wrote or typed.
+    mine: Option<bool>,
+    /// When true, only what waits for the caller: own drafts, and notes that name the caller to sign.
+    awaiting_my_signature: Option<bool>,
+}
+
+impl NoteFilter {
+    fn parse(self, me: StaffId) -> Result<rows::Filter> {
+        let Self { patient_id, encounter_id, author_id, kind, status, from, to, mine, awaiting_my_signature } = self;
+        Ok(rows::Filter {
+            patient: patient_id.map(|id| ids::patient("filter.patientId", &id)).transpose()?,
+            encounter: encounter_id.map(|id| ids::encounter("filter.encounterId", &id)).transpose()?,
+            author: author_id.map(|id| ids::staff("filter.authorId", &id)).transpose()?,
+            kind: kind.map(|kind| connection::choices("filter.type", kind)).transpose()?,
+            status: status.map(|status| connection::choices("filter.status", status)).transpose()?,
+            from: from.map(|at| at.0),
+            to: to.map(|at| at.0),
+            mine: mine.unwrap_or_default().then_some(me),
+            awaiting: awaiting_my_signature.unwrap_or_default().then_some(me),
+        })
     }
 }
 
@@ -109,16 +176,24 @@ impl ClinicalNote {
         let fields = Record::Note.selected(ctx);
         let found = loaders(ctx)?.notes.load((id, text(&fields))).await?;
         match &found {
-            Some(row) => disclose(ctx, tx, row.patient_id, [id], fields)?,
+            Some(row) => disclose(ctx, tx, [row.as_ref()], fields)?,
             None => Record::Note.not_found(tx, vec![id.0]),
         }
         Ok(found.map(Self))
     }
+}
 
-    /// Its id, among our own.
-    pub fn key(&self) -> NoteId {
-        self.0.id
-    }
+/// A page of notes on its way out, whosever they are.
+pub fn shown(
+    ctx: &Context<'_>,
+    tx: &TenantTx,
+    list: &List,
+    page: &Page,
+    found: Vec<Arc<rows::Note>>,
+) -> Result<Connection<String, ClinicalNote>> {
+    let notes = connection::connection(list, tx.keys(), page, found, ClinicalNote);
+    disclose(ctx, tx, notes.edges.iter().map(|edge| edge.node.0.as_ref()), Record::Note.selected_of_nodes(ctx))?;
+    Ok(notes)
 }
 
 /// Whether these fields need the sealed text.
@@ -126,18 +201,14 @@ pub fn text(fields: &Fields) -> Text {
     if fields.iter().any(is_text) { Text::Read } else { Text::Left }
 }
 
-/// Notes of one patient go out. Text that the caller's roles are refused is not among what was disclosed.
-pub fn disclose(
-    ctx: &Context<'_>,
-    tx: &TenantTx,
-    patient: PatientId,
-    notes: impl IntoIterator<Item = NoteId>,
-    mut fields: Fields,
-) -> Result<()> {
+/// Notes go out. Text that the caller's roles are refused is not among what was disclosed.
+fn disclose<'a>(ctx: &Context<'_>, tx: &TenantTx, notes: impl IntoIterator<Item = &'a rows::Note>, mut fields: Fields) -> Result<()> {
     if text(&fields) == Text::Read && guard(ctx)?.may("note.text").is_err() {
         fields.retain(|field| !is_text(field));
     }
-    Record::Note.found(tx, patient, notes.into_iter().map(|note| note.0).collect(), fields);
+    for note in notes {
+        Record::Note.found(tx, note.patient_id, vec![note.id.0], fields.clone());
+    }
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use super::connection::{self, Ask};
 use super::context::{Record, admit, guard, loaders};
 use super::cursor::List;
-use super::encounter::Encounter;
+use super::encounter::{self, Encounter};
 use super::ids::{self, Kind};
 use super::loaders::PageOf;
 use super::note::{self, ClinicalNote};
@@ -12,6 +12,7 @@ use crate::crypto::fields::PersonName;
 use crate::error::{Error, Result};
 use crate::ids::PatientId;
 use crate::model::patient as rows;
+use crate::model::patient::search::Search;
 use async_graphql::connection::Connection;
 use async_graphql::{Context, Enum, ID, Object, SimpleObject};
 use std::sync::Arc;
@@ -47,7 +48,35 @@ impl PatientQuery {
             }
         }
     }
+
+    /// Patients, the chart opened last first; with `search`, those who match all of its words.
+    #[graphql(complexity = "connection::cost(first, last, child_complexity)")]
+    async fn patients(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(
+            desc = "Words, all of which must match: the beginning of a name, a birth date as YYYY-MM-DD, an identifier as system|value."
+        )]
+        search: Option<String>,
+        #[graphql(desc = "How many from the newest on; 20 when nothing is said, at most 200.")] first: Option<i32>,
+        #[graphql(desc = "Only what comes after this cursor.")] after: Option<String>,
+        #[graphql(desc = "How many from the oldest on.")] last: Option<i32>,
+        #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
+    ) -> Result<Connection<String, Patient>> {
+        let tx = admit(ctx, "patients").await?;
+        let page = Ask { first, after, last, before }.page(&PATIENTS, tx.keys())?;
+        let search = search.map(|text| Search::parse(tx.keys(), &text)).transpose()?.flatten();
+        let found = rows::search::page(tx, search, page).await?;
+        let patients = connection::connection(&PATIENTS, tx.keys(), &page, found, |row| Patient::Read(Arc::new(row)));
+        let fields = Record::Patient.selected_of_nodes(ctx);
+        for id in patients.edges.iter().map(|edge| edge.node.key()) {
+            Record::Patient.found(tx, id, vec![id.0], fields.clone());
+        }
+        Ok(patients)
+    }
 }
+
+const PATIENTS: List = List::of_all("patients");
 
 /// A patient of the organisation.
 pub enum Patient {
@@ -107,10 +136,7 @@ impl Patient {
         let list = List { name: "Patient.encounters", parent: self.key().0 };
         let page = Ask { first, after, last, before }.page(&list, tx.keys())?;
         let found = loaders(ctx)?.encounters_of_patient.load(PageOf { parent: self.key(), page }).await?.unwrap_or_default();
-        let encounters = connection::connection(&list, tx.keys(), &page, found, Encounter::Read);
-        let shown = encounters.edges.iter().map(|edge| edge.node.key().0).collect();
-        Record::Encounter.found(tx, self.key(), shown, Record::Encounter.selected_of_nodes(ctx));
-        Ok(encounters)
+        encounter::shown(ctx, tx, &list, &page, found)
     }
 
     /// The notes of the patient's chart, newest first.
@@ -129,9 +155,7 @@ impl Patient {
         let fields = Record::Note.selected_of_nodes(ctx);
         let key = (PageOf { parent: self.key(), page }, note::text(&fields));
         let found = loaders(ctx)?.notes_of_patient.load(key).await?.unwrap_or_default();
-        let notes = connection::connection(&list, tx.keys(), &page, found, ClinicalNote);
-        note::disclose(ctx, tx, self.key(), notes.edges.iter().map(|edge| edge.node.key()), fields)?;
-        Ok(notes)
+        note::shown(ctx, tx, &list, &page, found)
     }
 
     /// Counts changes, from 1.

@@ -106,6 +106,44 @@ pub async fn of_patients(tx: &TenantTx, patients: Vec<PatientId>, page: Page) ->
     tx.run(query.load(&mut tx.conn())).await
 }
 
+/// Which encounters are wanted; what is not said does not matter.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// One of these.
+    pub status: Option<Vec<EncounterStatus>>,
+    /// Of this class.
+    pub class: Option<String>,
+    /// Begun at this time or later.
+    pub from: Option<DateTime<Utc>>,
+    /// Begun before this time.
+    pub to: Option<DateTime<Utc>>,
+}
+
+/// One page of all encounters that are wanted, and one row more where there is more, in no order.
+pub async fn page(tx: &TenantTx, filter: Filter, page: Page) -> Result<Vec<Encounter>> {
+    let mut query = Statement::<Columns>::new(
+        "select e.id, e.patient_id, e.status, e.class, e.started_at, e.ended_at, e.ordered_at, e.version, e.reason_sealed, \
+         e.cancel_reason_sealed from encounters e where true",
+    );
+    if let Some(status) = filter.status {
+        query = query.and(" and status = any(?)").bind::<Array<Text>, _>(status);
+    }
+    if let Some(class) = filter.class {
+        query = query.and(" and class = ?").bind::<Text, _>(class);
+    }
+    if let Some(from) = filter.from {
+        query = query.and(" and ordered_at >= ?").bind::<Timestamptz, _>(from);
+    }
+    if let Some(to) = filter.to {
+        query = query.and(" and ordered_at < ?").bind::<Timestamptz, _>(to);
+    }
+    let order = match page.from {
+        From::Newest => " and (ordered_at, id) < (?, ?) and (ordered_at, id) > (?, ?) order by ordered_at desc, id desc limit ?",
+        From::Oldest => " and (ordered_at, id) < (?, ?) and (ordered_at, id) > (?, ?) order by ordered_at, id limit ?",
+    };
+    tx.run(query.and(order).page(&page).load(&mut tx.conn())).await
+}
+
 type Columns = (
     SqlUuid,
     SqlUuid,

@@ -16,14 +16,31 @@ use diesel::prelude::*;
 use diesel::sql_types::{Array, Binary, Bool, Integer, Nullable, Text as SqlText, Timestamptz, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 
+/// Whether a note may be seen by the person who is bound: drafts by their author, who typed them and who is named to sign them, what was
+/// discarded by nobody.
+macro_rules! visible {
+    () => {
+        "(status not in ('DRAFT', 'DISCARDED') or status = 'DRAFT' and exists (select from (values (?)) reader(id)
+           where reader.id in (author_id, entered_by) or exists (select from note_signers s
+             where s.tenant_id = clinical_notes.tenant_id and s.note_id = clinical_notes.id and s.staff_id = reader.id)))"
+    };
+}
+
 /// The columns of `Note`, in its order, for the notes that `$rows` calls `n`. What hangs on a note is fetched for it alone:
 /// a join would be planned over the whole tenant. The last bind tells whether the version is read.
 macro_rules! note {
     ($rows:expr) => {
+        concat!(note!(from $rows), note!())
+    };
+    (from $rows:expr) => {
         concat!(
             "select n.id, n.patient_id, n.encounter_id, n.status, n.type_code, t.display, n.author_id, s.name, n.authored_at, n.signed_at, ",
             "n.version, v.id, v.title_sealed, v.body_sealed from ",
-            $rows,
+            $rows
+        )
+    };
+    () => {
+        concat!(
             " left join lateral (select id, title_sealed, body_sealed from note_versions ",
             "where ? and tenant_id = n.tenant_id and note_id = n.id and number = n.current_version limit 1) v on true ",
             "left join lateral (select name from staff where tenant_id = n.tenant_id and id = n.author_id limit 1) s on true ",
@@ -38,7 +55,9 @@ macro_rules! page_of_each {
         concat!(
             "unnest(?) as parent(id) cross join lateral (select * from clinical_notes where ",
             $parent,
-            " = parent.id and (status not in ('DRAFT', 'DISCARDED') or status = 'DRAFT' and author_id = ?) and (authored_at, id) < (?, ?) and (authored_at, id) > (?, ?) ",
+            " = parent.id and ",
+            visible!(),
+            " and (authored_at, id) < (?, ?) and (authored_at, id) > (?, ?) ",
             "order by authored_at ",
             $direction,
             ", id ",
@@ -140,11 +159,10 @@ impl Placed for Note {
 
 /// The notes of these ids, in no order; absent ones and drafts of others are left out.
 pub async fn by_ids(tx: &TenantTx, ids: Vec<NoteId>, reading: Reading) -> Result<Vec<Note>> {
-    let query =
-        Statement::<Columns>::new(note!("(select * from clinical_notes where id = any(?) and (status not in ('DRAFT', 'DISCARDED') or status = 'DRAFT' and author_id = ?)) n"))
-            .bind::<Array<SqlUuid>, _>(ids)
-            .bind::<SqlUuid, _>(reading.reader)
-            .bind::<Bool, _>(reading.text == Text::Read);
+    let query = Statement::<Columns>::new(note!(concat!("(select * from clinical_notes where id = any(?) and ", visible!(), ") n")))
+        .bind::<Array<SqlUuid>, _>(ids)
+        .bind::<SqlUuid, _>(reading.reader)
+        .bind::<Bool, _>(reading.text == Text::Read);
     tx.run(query.load(&mut tx.conn())).await
 }
 
@@ -175,6 +193,72 @@ pub async fn of_encounters(tx: &TenantTx, encounters: Vec<EncounterId>, page: Pa
         .bind::<Bool, _>(reading.text == Text::Read);
     tx.run(query.load(&mut tx.conn())).await
 }
+
+/// Which notes are wanted; what is not said does not matter.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// In this patient's chart.
+    pub patient: Option<PatientId>,
+    /// Written for this encounter.
+    pub encounter: Option<EncounterId>,
+    /// Of this author.
+    pub author: Option<StaffId>,
+    /// Of one of these types: LOINC codes.
+    pub kind: Option<Vec<String>>,
+    /// One of these.
+    pub status: Option<Vec<NoteStatus>>,
+    /// Written at this time or later.
+    pub from: Option<DateTime<Utc>>,
+    /// Written before this time.
+    pub to: Option<DateTime<Utc>>,
+    /// Whether this person wrote or typed it.
+    pub mine: Option<StaffId>,
+    /// Whether it waits for this person's signature.
+    pub awaiting: Option<StaffId>,
+}
+
+/// One page of all notes that are wanted, and one row more where there is more, in no order.
+pub async fn page(tx: &TenantTx, filter: Filter, page: Page, reading: Reading) -> Result<Vec<Note>> {
+    let mut query =
+        Statement::<Columns>::new(note!(from "(select * from clinical_notes where ")).and(visible!()).bind::<SqlUuid, _>(reading.reader);
+    if let Some(patient) = filter.patient {
+        query = query.and(" and patient_id = ?").bind::<SqlUuid, _>(patient);
+    }
+    if let Some(encounter) = filter.encounter {
+        query = query.and(" and encounter_id = ?").bind::<SqlUuid, _>(encounter);
+    }
+    if let Some(author) = filter.author {
+        query = query.and(" and author_id = ?").bind::<SqlUuid, _>(author);
+    }
+    if let Some(kind) = filter.kind {
+        query = query.and(" and type_code = any(?)").bind::<Array<SqlText>, _>(kind);
+    }
+    if let Some(status) = filter.status {
+        query = query.and(" and status = any(?)").bind::<Array<SqlText>, _>(status);
+    }
+    if let Some(from) = filter.from {
+        query = query.and(" and authored_at >= ?").bind::<Timestamptz, _>(from);
+    }
+    if let Some(to) = filter.to {
+        query = query.and(" and authored_at < ?").bind::<Timestamptz, _>(to);
+    }
+    if let Some(me) = filter.mine {
+        query = query.and(" and (author_id = ? or entered_by = ?)").bind::<SqlUuid, _>(me).bind::<SqlUuid, _>(me);
+    }
+    if let Some(me) = filter.awaiting {
+        query = query.and(AWAITING).bind::<SqlUuid, _>(me).bind::<SqlUuid, _>(me);
+    }
+    let order = match page.from {
+        From::Newest => " and (authored_at, id) < (?, ?) and (authored_at, id) > (?, ?) order by authored_at desc, id desc limit ?",
+        From::Oldest => " and (authored_at, id) < (?, ?) and (authored_at, id) > (?, ?) order by authored_at, id limit ?",
+    };
+    let query = query.and(order).page(&page).and(") n").and(note!()).bind::<Bool, _>(reading.text == Text::Read);
+    tx.run(query.load(&mut tx.conn())).await
+}
+
+/// A draft of mine, or a note that I am named to sign and that nobody has signed for good.
+const AWAITING: &str = " and (status = 'DRAFT' and author_id = ? or status in ('DRAFT', 'UNCOSIGNED') and exists (select from note_signers s \
+     where s.tenant_id = clinical_notes.tenant_id and s.note_id = clinical_notes.id and s.staff_id = ?))";
 
 type Columns = (
     SqlUuid,

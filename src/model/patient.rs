@@ -2,8 +2,10 @@
 //! and an identifier is looked for by its blind index, never by its value.
 
 pub mod change;
+pub mod search;
 
 use super::sql::{Statement, text_enum};
+use super::{Place, Placed};
 use crate::crypto::fields::{IdentifierValue, PatientBirthDate, PatientName, PersonName};
 use crate::crypto::{Sealed, TenantKeys};
 use crate::db::schema::tenant::{patient_identifiers, patients};
@@ -12,7 +14,7 @@ use crate::guard::TenantTx;
 use crate::ids::PatientId;
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
-use diesel::sql_types::{Binary, Bool, Text, Uuid as SqlUuid};
+use diesel::sql_types::{Binary, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
@@ -61,6 +63,15 @@ impl Patient {
         self.birth_date_sealed.as_ref().map(|sealed| keys.open(self.id.0, sealed)).transpose()
     }
 }
+
+impl Placed for Patient {
+    fn place(&self) -> Place {
+        Place { at: self.created_at, id: self.id.0 }
+    }
+}
+
+/// SQL types of `Patient`'s columns.
+type Columns = (SqlUuid, Text, Nullable<Timestamptz>, Integer, Timestamptz, Timestamptz, Nullable<Binary>, Nullable<Binary>);
 
 /// One identifier of a patient: record number, insurance number, passport.
 #[derive(Debug, Queryable, Selectable)]

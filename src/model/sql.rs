@@ -7,18 +7,25 @@ use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::serialize::ToSql;
 use diesel::sql_types::{BigInt, HasSqlType, Timestamptz, Uuid};
+use std::borrow::Cow;
 use std::marker::PhantomData;
 
-/// A constant text with its binds; `C` is the tuple of its columns' SQL types.
+/// A text made of constants, with its binds; `C` is the tuple of its columns' SQL types.
 pub(super) struct Statement<C> {
-    text: &'static str,
+    text: Cow<'static, str>,
     binds: Vec<Box<dyn Bind>>,
     columns: PhantomData<fn() -> C>,
 }
 
 impl<C> Statement<C> {
-    pub(super) fn new(text: &'static str) -> Self {
-        Self { text, binds: Vec::new(), columns: PhantomData }
+    pub(super) fn new(text: impl Into<Cow<'static, str>>) -> Self {
+        Self { text: text.into(), binds: Vec::new(), columns: PhantomData }
+    }
+
+    /// More text, with marks for the binds that come next.
+    pub(super) fn and(mut self, text: &'static str) -> Self {
+        self.text.to_mut().push_str(text);
+        self
     }
 
     /// The next bind, as SQL type `S`.
@@ -34,12 +41,13 @@ impl<C> Statement<C> {
 
     /// The next five binds: the place before, the place after and the limit of a page.
     pub(super) fn page(self, page: &Page) -> Self {
+        self.bounds(page).bind::<BigInt, _>(page.limit())
+    }
+
+    /// The next four binds: the place before and the place after.
+    pub(super) fn bounds(self, page: &Page) -> Self {
         let (after, before) = page.bounds();
-        self.bind::<Timestamptz, _>(after.at)
-            .bind::<Uuid, _>(after.id)
-            .bind::<Timestamptz, _>(before.at)
-            .bind::<Uuid, _>(before.id)
-            .bind::<BigInt, _>(page.limit())
+        self.bind::<Timestamptz, _>(after.at).bind::<Uuid, _>(after.id).bind::<Timestamptz, _>(before.at).bind::<Uuid, _>(before.id)
     }
 }
 

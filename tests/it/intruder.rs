@@ -61,7 +61,7 @@ impl Chart {
         let tx = app.door.work(tenant, &actor(tenant, "import"), Purpose::Import, RequestId::new()).await.unwrap();
         let (keys, mine, now) = (tx.keys(), tenant.0, chrono::Utc::now());
         let name = PersonName { family: Some(family.clone()), given: vec!["Belladonna".into()], text: format!("Belladonna {family}") };
-        let terms = keys.name_terms(&name);
+        let terms = keys.patient_terms(Some(&name), None, []);
         let rows = diesel::insert_into(staff::table).values((
             staff::tenant_id.eq(mine),
             staff::id.eq(chart.staff),

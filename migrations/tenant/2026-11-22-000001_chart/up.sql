@@ -42,6 +42,7 @@ create table patients (
   unique (tenant_id, source_key)
 );
 create index on patients (tenant_id, changed_in);
+create index on patients (tenant_id, created_at desc, id desc);
 
 create table patient_identifiers (
   tenant_id uuid not null default cordon.current_tenant(),
@@ -67,7 +68,7 @@ create index on patient_identifiers (tenant_id, changed_in);
 create table patient_terms (
   tenant_id uuid not null default cordon.current_tenant(),
   patient_id uuid not null,
-  terms bigint[] not null,              -- blind: prefixes of the words of the name
+  terms bigint[] not null,              -- blind: prefixes of the words of the name, birth date, identifiers
   created_at timestamptz not null default now(),
   changed_in xid8 not null default pg_current_xact_id(),
   primary key (tenant_id, patient_id),
@@ -76,6 +77,7 @@ create table patient_terms (
 create index on patient_terms using gin (terms) with (fastupdate = off);
 alter table patient_terms alter terms set statistics 1000;
 create index on patient_terms (tenant_id, changed_in);
+create index on patient_terms (tenant_id, created_at desc, patient_id desc);
 
 create table encounters (
   tenant_id uuid not null default cordon.current_tenant(),
@@ -102,6 +104,7 @@ create table encounters (
   foreign key (tenant_id, patient_id) references patients
 );
 create index on encounters (tenant_id, patient_id, ordered_at desc, id desc);
+create index on encounters (tenant_id, ordered_at desc, id desc);
 create index on encounters (tenant_id, identifier_key) where identifier_key is not null;
 create index on encounters (tenant_id, changed_in);
 
@@ -145,6 +148,9 @@ create table clinical_notes (
 );
 create index on clinical_notes (tenant_id, patient_id, authored_at desc, id desc);
 create index on clinical_notes (tenant_id, encounter_id, authored_at desc, id desc);
+create index on clinical_notes (tenant_id, authored_at desc, id desc);
+create index on clinical_notes (tenant_id, author_id, authored_at desc, id desc);
+create index on clinical_notes (tenant_id, entered_by) where entered_by is not null;
 create index on clinical_notes (tenant_id, changed_in);
 
 create table note_versions (
@@ -241,3 +247,37 @@ call cordon.enclose('note_signatures', 'select, insert');
 create trigger b_lock before update or delete on note_signatures for each row execute function cordon.refuse();
 alter table note_signatures enable always trigger b_lock;
 call cordon.enclose('idempotency_keys', 'select, insert, update, delete');
+
+-- Finding patients by blind terms. Array operators are not leakproof, so under row security they could not use the index: this one function
+-- reads the terms past it, for the bound tenant alone, and gives ids, which are joined back under row security. One page, newest first or
+-- oldest first; `older` and `newer` are the places it lies between.
+create policy search on patient_terms for select to cordon_search using (true);
+grant select (tenant_id, patient_id, terms, created_at) on patient_terms to cordon_search;
+do $$
+declare
+  home name := cordon.home();
+begin
+  execute format($f$
+    create function %1$I.search_patients(wanted bigint[], older_at timestamptz, older_id uuid, newer_at timestamptz, newer_id uuid,
+      newest_first boolean, most int) returns setof uuid
+    language plpgsql stable parallel restricted security definer rows 50 set search_path = pg_catalog, pg_temp
+    set plan_cache_mode = force_custom_plan as $q$
+    declare
+      tenant uuid := cordon.current_tenant();
+    begin
+      if newest_first then
+        return query select t.patient_id from %1$I.patient_terms t where t.tenant_id = tenant and t.terms @> wanted
+          and (t.created_at, t.patient_id) < (older_at, older_id) and (t.created_at, t.patient_id) > (newer_at, newer_id)
+          order by t.created_at desc, t.patient_id desc limit most;
+      else
+        return query select t.patient_id from %1$I.patient_terms t where t.tenant_id = tenant and t.terms @> wanted
+          and (t.created_at, t.patient_id) < (older_at, older_id) and (t.created_at, t.patient_id) > (newer_at, newer_id)
+          order by t.created_at, t.patient_id limit most;
+      end if;
+    end $q$ $f$, home);
+  execute format('revoke all on function %I.search_patients from public', home);
+  execute format('grant create, usage on schema %I to cordon_search', home);
+  execute format('alter function %I.search_patients owner to cordon_search', home);
+  execute format('revoke create on schema %I from cordon_search', home);
+  execute format('grant execute on function %I.search_patients to %I, cordon_keeper', home, cordon.app_login());
+end $$;

@@ -16,7 +16,10 @@ const COMMON: &str = include_str!("common.sql");
 const PLACEMENT: &str = include_str!("placement.sql");
 /// What the bodies of functions are compared with. A migration that replaces a function is added here.
 const DATABASE_SET: &str = include_str!("../../../migrations/database/2026-11-22-000001_core/up.sql");
-const TENANT_SET: &str = include_str!("../../../migrations/tenant/2026-11-22-000002_audit/up.sql");
+const TENANT_SET: &str = concat!(
+    include_str!("../../../migrations/tenant/2026-11-22-000001_chart/up.sql"),
+    include_str!("../../../migrations/tenant/2026-11-22-000002_audit/up.sql")
+);
 
 /// Lowest minor version of each major one: below, INSERT … ON CONFLICT DO UPDATE reads past row security (CVE-2026-120154).
 const MINIMUM: [(i32, i32); 4] = [(15, 150_020), (16, 160_016), (17, 170_012), (18, 180_007)];

@@ -14,7 +14,13 @@ expected(tbl, trg, fn, fires) as (
     ('own_update', 'own_rows', 16), ('z_truncate', 'refuse', 34)) t(trg, fn, fires) where not is_audit
 ),
 audit_policy(name, command, role) as (values ('reader', 'r', session_user), ('keeper', 'r', 'cordon_keeper'), ('guard', 'a', 'cordon_guard')),
-column_grant(tbl, col, what) as (values ('patient_terms', 'tenant_id', 'SELECT'), ('patient_terms', 'patient_id', 'SELECT'), ('patient_terms', 'terms', 'UPDATE'))
+column_grant(tbl, col, what, role) as (values ('patient_terms', 'tenant_id', 'SELECT', session_user), ('patient_terms', 'patient_id', 'SELECT', session_user),
+    ('patient_terms', 'terms', 'UPDATE', session_user)
+  union all select 'patient_terms', col, 'SELECT', 'cordon_search' from unnest('{tenant_id,patient_id,terms,created_at}'::text[]) col),
+-- Functions of the schema, who owns them, and their bodies in the migrations.
+defined(name, owner, body) as (
+  select split_part(text, '(', 1), case split_part(text, '(', 1) when 'audit' then 'cordon_guard' else 'cordon_search' end, split_part(text, '$q$', 2)
+  from regexp_split_to_table($2, '\ncreate function %1\$I\.|\n +create function %1\$I\.') with ordinality as t(text, nth) where nth > 1)
 select format('schema %s has no tables', $1) as wall where not exists (select from tables where relname = 'patients')
 union all select format('table %s: row security is not enabled and forced', oid::regclass) from tables where not relrowsecurity or not relforcerowsecurity
 union all select format('table %s is owned by %s', oid::regclass, relowner::regrole) from tables where relowner <> 'cordon_owner'::regrole
@@ -24,6 +30,10 @@ union all select format('table %s: policy tenant is missing or altered', t.oid::
     and pg_get_expr(p.polwithcheck, p.polrelid) = '(tenant_id = ( SELECT cordon.writing_tenant() AS writing_tenant))')
 union all select format('table %s has policy %s, which nobody knows', t.oid::regclass, p.polname) from tables t join pg_policy p on p.polrelid = t.oid
   where not (not t.is_audit and p.polname = 'tenant') and not (t.relname = 'audit_log' and p.polname in ('reader', 'keeper', 'guard'))
+    and not (t.relname = 'patient_terms' and p.polname = 'search')
+union all select 'policy search of patient_terms is missing, altered or for others' where not exists (
+  select from pg_policy p join tables t on t.oid = p.polrelid where t.relname = 'patient_terms' and p.polname = 'search' and p.polcmd = 'r' and p.polpermissive
+    and p.polroles = array['cordon_search'::regrole::oid] and pg_get_expr(p.polqual, p.polrelid) = 'true')
 union all select format('policy %s of %s is altered', p.polname, t.oid::regclass) from tables t join pg_policy p on p.polrelid = t.oid
   where t.relname = 'audit_log' and coalesce(pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)) is distinct from
     case p.polname when 'reader' then '((tenant_id = ( SELECT cordon.current_tenant() AS current_tenant)) AND (( SELECT cordon.has_role(''auditor''::text) AS has_role) OR ( SELECT cordon.has_role(''records''::text) AS has_role)))'
@@ -45,8 +55,8 @@ union all select format('table %s has rule %s', t.oid::regclass, r.rulename) fro
 union all select format('columns of %s are granted: %s (%s) to %s', t.oid::regclass, g.privilege_type, a.attname,
     case g.grantee when 0 then 'PUBLIC' else g.grantee::regrole::text end)
   from tables t join pg_attribute a on a.attrelid = t.oid and a.attnum > 0, aclexplode(a.attacl) g
-  where not (g.grantee = (select oid from pg_roles where rolname = session_user)
-    and exists (select from column_grant c where (c.tbl, c.col, c.what) = (t.relname, a.attname, g.privilege_type)))
+  where not exists (select from column_grant c join pg_roles r on r.rolname = c.role
+    where (c.tbl, c.col, c.what, r.oid) = (t.relname, a.attname, g.privilege_type, g.grantee))
 union all select format('login %s may read the words of %s', session_user, t.oid::regclass) from tables t
   where t.relname = 'patient_terms' and has_column_privilege(session_user, t.oid, 'terms', 'SELECT')
 union all select format('unique index %s does not begin with tenant_id', i.indexrelid::regclass) from tables t join pg_index i on i.indrelid = t.oid
@@ -59,8 +69,11 @@ union all select format('table %s is not pinned to its tenant', t.oid::regclass)
   select from pg_constraint k where k.conrelid = t.oid and k.contype = 'c' and k.convalidated and k.conname = t.relname || '_pin'
     and pg_get_constraintdef(k.oid) ~ '^CHECK \(\(tenant_id = ''[0-9a-f-]{36}''::uuid\)\)$')
 union all select format('function %s is not as it should be', p.oid::regprocedure) from pg_proc p join pg_namespace n on n.oid = p.pronamespace
-  where n.nspname = $1 and (p.proname <> 'audit' or p.proowner <> 'cordon_guard'::regrole or not p.prosecdef or p.proconfig is null
-    or not 'search_path=pg_catalog, pg_temp' = any (p.proconfig) or has_function_privilege('public', p.oid, 'EXECUTE')
-    or p.proleakproof or p.prosrc <> replace(split_part($2, '$q$', 2), '%1$I', quote_ident($1)))
+  where n.nspname = $1 and (not p.prosecdef or p.proconfig is null
+    or not 'search_path=pg_catalog, pg_temp' = any (p.proconfig) or has_function_privilege('public', p.oid, 'EXECUTE') or p.proleakproof
+    or not exists (select from defined d join pg_roles r on r.rolname = d.owner where d.name = p.proname and r.oid = p.proowner
+      and p.prosrc = replace(d.body, '%1$I', quote_ident($1))))
+union all select format('function %s.%s is missing', $1, d.name) from defined d
+  where not exists (select from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname = $1 and p.proname = d.name)
 union all select format('view %s could show rows with its owner''s rights', c.oid::regclass) from pg_class c join pg_namespace n on n.oid = c.relnamespace
   where n.nspname = $1 and c.relkind in ('v', 'm')

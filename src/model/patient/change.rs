@@ -89,17 +89,15 @@ pub async fn update(tx: &mut TenantTx, id: PatientId, expected: i32, edit: Patie
     if let Some(wanted) = &edit.identifiers {
         replace(tx, id, wanted).await?;
     }
-    if edit.name.is_some() || edit.birth_date.is_some() {
-        let name = match edit.name {
-            Some(name) => name,
-            None => before.name_sealed.map(|sealed| tx.keys().open(id.0, &sealed)).transpose()?,
-        };
-        let birth_date = match edit.birth_date {
-            Some(date) => date,
-            None => before.birth_date_sealed.map(|sealed| tx.keys().open(id.0, &sealed)).transpose()?,
-        };
-        index(tx, id, name.as_ref(), birth_date.as_deref()).await?;
-    }
+    let name = match edit.name {
+        Some(name) => name,
+        None => before.name_sealed.map(|sealed| tx.keys().open(id.0, &sealed)).transpose()?,
+    };
+    let birth_date = match edit.birth_date {
+        Some(date) => date,
+        None => before.birth_date_sealed.map(|sealed| tx.keys().open(id.0, &sealed)).transpose()?,
+    };
+    index(tx, id, name.as_ref(), birth_date.as_deref()).await?;
     Ok(id)
 }
 
@@ -178,9 +176,11 @@ fn hash(keys: &TenantKeys, number: &NewIdentifier) -> Vec<u8> {
     keys.blind("identifier", &[&number.system, &number.value]).to_vec()
 }
 
-/// Makes the patient found by this name and birth date.
-async fn index(tx: &TenantTx, id: PatientId, name: Option<&PersonName>, _birth_date: Option<&str>) -> Result<()> {
-    let terms = name.map(|name| tx.keys().name_terms(name)).unwrap_or_default();
+/// Makes the patient found by this name and birth date and by the identifiers now on the chart.
+async fn index(tx: &TenantTx, id: PatientId, name: Option<&PersonName>, birth_date: Option<&str>) -> Result<()> {
+    let own = identifiers::patient_id.eq(id).and(identifiers::retired_at.is_null());
+    let numbers: Vec<Vec<u8>> = tx.run(identifiers::table.filter(own).select(identifiers::value_hash).load(&mut tx.conn())).await?;
+    let terms = tx.keys().patient_terms(name, birth_date, numbers.iter().map(Vec::as_slice));
     let known = diesel::update(patient_terms::table.filter(patient_terms::patient_id.eq(id))).set(patient_terms::terms.eq(&terms));
     if tx.run(known.execute(&mut tx.conn())).await? == 0 {
         let row = (patient_terms::tenant_id.eq(tx.tenant()), patient_terms::patient_id.eq(id), patient_terms::terms.eq(&terms));

@@ -327,7 +327,9 @@ fn identifier_rows<'a>(tenant: TenantId, keys: &TenantKeys, plan: &Planned<'a>) 
 }
 
 fn terms(keys: &TenantKeys, plan: &Planned<'_>) -> Vec<i64> {
-    person(plan.patient).map(|name| keys.name_terms(&name)).unwrap_or_default()
+    let Planned { patient, .. } = plan;
+    let numbers: Vec<_> = patient.identifiers.iter().map(|number| identifier_hash(keys, &number.identifier)).collect();
+    keys.patient_terms(person(patient).as_ref(), patient.birth_date.as_deref(), numbers.iter().map(Vec::as_slice))
 }
 
 fn person(patient: &ImportedPatient) -> Option<PersonName> {

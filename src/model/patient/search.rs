@@ -1,0 +1,117 @@
+//! Finding patients: by words of the name, birth date and identifiers, all of which must match. The text of a search becomes blind terms here;
+//! the database sees nothing else of it. Terms are read by `search_patients` alone, a function of the tenant's schema.
+
+use super::{Columns, Patient};
+use crate::crypto::{TenantKeys, identifier_term, searched};
+use crate::error::{Error, Result};
+use crate::guard::TenantTx;
+use crate::model::sql::Statement;
+use crate::model::{From, Page};
+use diesel::sql_types::{Array, BigInt, Bool, Integer};
+use diesel_async::RunQueryDsl;
+use std::collections::BTreeSet;
+
+/// Characters of a search.
+const LONGEST: usize = 500;
+/// Words of a search.
+const MOST_WORDS: usize = 20;
+
+/// The columns of `Patient`, in its order.
+macro_rules! columns {
+    () => {
+        "select p.id, p.sex, p.deceased_at, p.version, p.created_at, p.updated_at, p.name_sealed, p.birth_date_sealed from "
+    };
+}
+
+macro_rules! all {
+    ($direction:literal) => {
+        concat!(
+            columns!(),
+            "patients p where (created_at, id) < (?, ?) and (created_at, id) > (?, ?) order by created_at ",
+            $direction,
+            ", id ",
+            $direction,
+            " limit ?"
+        )
+    };
+}
+/// What is searched for, blind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Search(Vec<i64>);
+
+impl Search {
+    /// Words, parted by spaces: `YYYY-MM-DD` is a birth date, `system|value` an identifier, anything else the beginning of a name.
+    /// `None`: nothing is searched for.
+    pub fn parse(keys: &TenantKeys, text: &str) -> Result<Option<Self>> {
+        let refused = |reason: String| Error::invalid("search", reason);
+        if text.chars().count() > LONGEST {
+            return Err(refused(format!("must have at most {LONGEST} characters")));
+        }
+        let mut terms = BTreeSet::new();
+        for word in text.split_whitespace() {
+            if let Some((system, value)) = word.split_once('|') {
+                terms.insert(identifier_term(&keys.blind("identifier", &[system, value])));
+            } else if is_date(word) {
+                terms.insert(keys.birth_date_term(word));
+            } else {
+                let words = searched(word).ok_or_else(|| refused("each word must have two letters at least".into()))?;
+                terms.extend(words.iter().map(|word| keys.name_term(word)));
+            }
+        }
+        match terms.len() {
+            0 if text.trim().is_empty() => Ok(None),
+            0 => Err(refused("has no letters to search for".into())),
+            1..=MOST_WORDS => Ok(Some(Self(terms.into_iter().collect()))),
+            _ => Err(refused(format!("must have at most {MOST_WORDS} words"))),
+        }
+    }
+}
+
+fn is_date(word: &str) -> bool {
+    word.len() == 10 && word.bytes().enumerate().all(|(at, byte)| if at == 4 || at == 7 { byte == b'-' } else { byte.is_ascii_digit() })
+}
+
+/// One page of the patients who match, or of all; and one row more where there is more, in no order.
+pub async fn page(tx: &TenantTx, search: Option<Search>, page: Page) -> Result<Vec<Patient>> {
+    let query = match search {
+        Some(Search(terms)) => {
+            let found = Statement::<Columns>::new(FOUND).bind::<Array<BigInt>, _>(terms).bounds(&page);
+            let most = i32::try_from(page.limit()).unwrap_or(i32::MAX);
+            found.bind::<Bool, _>(page.from == From::Newest).bind::<Integer, _>(most)
+        }
+        None => match page.from {
+            From::Newest => Statement::new(all!("desc")).page(&page),
+            From::Oldest => Statement::new(all!("asc")).page(&page),
+        },
+    };
+    tx.run(query.load(&mut tx.conn())).await
+}
+
+const FOUND: &str = concat!(
+    columns!(),
+    "search_patients(?, ?, ?, ?, ?, ?, ?) found(id) cross join lateral (select * from patients where id = found.id limit 1) p"
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::fresh_key;
+    use crate::ids::TenantId;
+
+    #[test]
+    fn a_search_is_words_dates_and_identifiers() {
+        let keys = TenantKeys::assemble(TenantId::new(), vec![(1, fresh_key())], fresh_key(), fresh_key()).unwrap();
+        let parse = |text: &str| Search::parse(&keys, text);
+        let terms = |text: &str| parse(text).unwrap().unwrap().0;
+        assert_eq!(terms("Ada lov"), terms("LOV  ada"));
+        assert_eq!(terms("1815-12-10"), [keys.birth_date_term("1815-12-10")]);
+        assert_eq!(terms("urn:mrn|A-1"), [identifier_term(&keys.blind("identifier", &["urn:mrn", "A-1"]))]);
+        assert_eq!(terms("ada 1815-12-10 urn:mrn|A-1").len(), 3);
+        assert_eq!((parse(""), parse(" \t")), (Ok(None), Ok(None)));
+        for bad in ["a", "ada l", "- .", &"ab ".repeat(1_000), &"x".repeat(10_000)] {
+            assert!(matches!(parse(bad), Err(Error::Invalid { field, .. }) if field == "search"), "{bad:.20}");
+        }
+        let many: String = ('a'..='z').map(|letter| format!("{letter}{letter} ")).collect();
+        assert!(parse(&many).is_err());
+    }
+}

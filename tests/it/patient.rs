@@ -1,0 +1,110 @@
+//! Patients: registered and updated over HTTP.
+
+use crate::site::{MODELS, Site};
+use crate::write::{REGISTER, UPDATE, Ward, opaque};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+#[tokio::test]
+async fn a_patient_is_registered_and_updated() {
+    let site = Site::shared().await;
+    for model in MODELS {
+        let ward = Ward::open(site, site.tenant(model).await).await;
+        let input = json!({
+            "identifiers": [{ "system": "urn:mrn", "value": "7" }, { "system": "urn:pass", "value": "П-7" }],
+            "name": { "family": "Nguyễn", "given": ["Thị", "山田"] }, "birthDate": "1980-02", "sex": "OTHER" });
+        let patient = ward.change(&ward.alice, REGISTER, input).await.unwrap();
+        assert_eq!(patient["name"], json!({ "text": "Thị 山田 Nguyễn", "family": "Nguyễn", "given": ["Thị", "山田"] }));
+        assert_eq!((&patient["birthDate"], &patient["sex"], &patient["version"]), (&json!("1980-02"), &json!("OTHER"), &json!(1)));
+        let numbers = |patient: &Value| {
+            let list = patient["identifiers"].as_array().unwrap();
+            list.iter().map(|number| number["value"].as_str().unwrap().to_owned()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(numbers(&patient), "7 П-7");
+        let edit = |version: i32, edit: Value| {
+            let mut input = edit;
+            input["id"] = patient["id"].clone();
+            input["expectedVersion"] = json!(version);
+            ward.change(&ward.alice, UPDATE, input)
+        };
+        // What is not sent stays.
+        let second = edit(1, json!({ "deceasedAt": "2020-01-02T03:04:05Z" })).await.unwrap();
+        assert_eq!((&second["name"], &second["birthDate"], numbers(&second)), (&patient["name"], &patient["birthDate"], "7 П-7".into()));
+        assert_eq!((&second["deceasedAt"], &second["version"]), (&json!("2020-01-02T03:04:05Z"), &json!(2)));
+        // Null clears.
+        let third = edit(2, json!({ "deceasedAt": null, "name": null, "birthDate": null, "sex": "MALE" })).await.unwrap();
+        assert_eq!((&third["deceasedAt"], &third["name"], &third["birthDate"]), (&Value::Null, &Value::Null, &Value::Null));
+        let numbered = [json!({ "system": "urn:new", "value": "8" }), json!({ "system": "urn:mrn", "value": "7" })];
+        let fourth = edit(3, json!({ "identifiers": numbered })).await.unwrap();
+        assert_eq!(numbers(&fourth), "8 7", "in the order given; the others are retired");
+        assert_eq!(numbers(&edit(4, json!({ "identifiers": null })).await.unwrap()), "");
+        assert_eq!(ward.rows("select from patient_identifiers where tenant_id = $tenant and retired_at is null").await.len(), 1);
+        assert_eq!(ward.rows("select from patient_identifiers where tenant_id = $tenant").await.len(), 4, "what was is kept");
+        // A number that was given up is free.
+        let heir = json!({ "identifiers": [{ "system": "urn:mrn", "value": "7" }], "sex": "UNKNOWN" });
+        ward.change(&ward.alice, REGISTER, heir).await.unwrap();
+        let refused = edit(1, json!({ "sex": "FEMALE" })).await.unwrap_err();
+        assert_eq!(refused, ("CONFLICT".into(), json!({ "code": "CONFLICT", "currentVersion": 5 })));
+    }
+}
+
+#[tokio::test]
+async fn an_identifier_is_one_patients() {
+    let site = Site::shared().await;
+    let ward = Ward::open(site, site.tenant(MODELS[0]).await).await;
+    let neighbour = Ward::open(site, site.tenant(MODELS[0]).await).await;
+    let number = |value: &str| json!([{ "system": "urn:mrn", "value": value }]);
+    let taken = json!({ "identifiers": number("1"), "sex": "MALE" });
+    assert_eq!(ward.change(&ward.alice, REGISTER, taken).await.unwrap_err().0, "CONFLICT");
+    let other = ward.change(&ward.alice, REGISTER, json!({ "identifiers": number("2"), "sex": "MALE" })).await.unwrap();
+    let steal = json!({ "id": other["id"], "expectedVersion": 1, "identifiers": number("1") });
+    assert_eq!(ward.change(&ward.alice, UPDATE, steal).await.unwrap_err().0, "CONFLICT");
+    // What a neighbour has is nobody's here, and nobody learns of it.
+    let theirs = json!({ "identifiers": number("only-there"), "sex": "MALE" });
+    neighbour.change(&neighbour.alice, REGISTER, theirs.clone()).await.unwrap();
+    ward.change(&ward.alice, REGISTER, theirs).await.unwrap();
+    let at_once = json!({ "identifiers": number("9"), "sex": "MALE" });
+    let (a, b) = tokio::join!(ward.change(&ward.alice, REGISTER, at_once.clone()), ward.change(&ward.alice, REGISTER, at_once));
+    assert_eq!(a.is_ok() as u8 + b.is_ok() as u8, 1, "{a:?} {b:?}");
+}
+
+#[tokio::test]
+async fn what_is_no_patient_is_refused() {
+    let site = Site::shared().await;
+    let ward = Ward::open(site, site.tenant(MODELS[1]).await).await;
+    let long = "n".repeat(10_000);
+    let number = json!({ "system": "s", "value": "v" });
+    let cases = [
+        (json!({ "name": { "text": long } }), "input.name.text"),
+        (json!({ "name": { "family": long } }), "input.name.family"),
+        (json!({ "name": { "given": vec!["x"; 21] } }), "input.name.given"),
+        (json!({ "name": {} }), "input.name"),
+        (json!({ "name": { "text": " " } }), "input.name.text"),
+        (json!({ "name": { "text": "a\u{7}b" } }), "input.name.text"),
+        (json!({ "birthDate": "2999-01-01" }), "input.birthDate"),
+        (json!({ "identifiers": [{ "system": "", "value": "v" }] }), "input.identifiers.0.system"),
+        (json!({ "identifiers": [number, { "system": "s", "value": "a\nb" }] }), "input.identifiers.1.value"),
+        (json!({ "identifiers": [number, number] }), "input.identifiers.1"),
+        (json!({ "identifiers": vec![number.clone(); 51] }), "input.identifiers"),
+    ];
+    for (part, field) in cases {
+        let mut input = json!({ "identifiers": [], "sex": "MALE" });
+        input.as_object_mut().unwrap().extend(part.as_object().unwrap().clone());
+        let refused = ward.change(&ward.alice, REGISTER, input).await.unwrap_err();
+        assert_eq!(refused, ("INVALID_INPUT".into(), json!({ "code": "INVALID_INPUT", "field": field })));
+    }
+    for wrong in
+        [json!({ "birthDate": "1980-02-30" }), json!({ "birthDate": "yesterday" }), json!({ "sex": "male" }), json!({ "sex": null })]
+    {
+        let mut input = json!({ "identifiers": [], "sex": "MALE" });
+        input.as_object_mut().unwrap().extend(wrong.as_object().unwrap().clone());
+        assert_eq!(ward.change(&ward.alice, REGISTER, input).await.unwrap_err().0, "INVALID_INPUT", "{wrong}");
+    }
+    let sexless = json!({ "id": ward.patient, "expectedVersion": 1, "sex": null });
+    assert_eq!(ward.change(&ward.alice, UPDATE, sexless).await.unwrap_err().1["field"], "input.sex");
+    let future = json!({ "id": ward.patient, "expectedVersion": 1, "deceasedAt": "2999-01-01T00:00:00Z" });
+    assert_eq!(ward.change(&ward.alice, UPDATE, future).await.unwrap_err().1["field"], "input.deceasedAt");
+    let nobody = json!({ "id": opaque(b'p', Uuid::now_v7()), "expectedVersion": 1 });
+    assert_eq!(ward.change(&ward.alice, UPDATE, nobody).await.unwrap_err().0, "NOT_FOUND");
+    assert_eq!(ward.rows("select from patients where tenant_id = $tenant").await.len(), 1);
+}
