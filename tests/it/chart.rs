@@ -2,15 +2,11 @@
 
 use crate::charts::{Charts, SYSTEM};
 use crate::options;
+use crate::proxy::Proxy;
 use crate::server::Server;
 use crate::site::{MODELS, Site};
 use cordon::db::cluster::Cluster;
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
 
 const CHART: &str = include_str!("chart.graphql");
 const CHARTS: Charts<'_> = Charts { mark: "pagezq", patients: 2, encounters: 12, notes: 3 };
@@ -28,9 +24,7 @@ async fn the_chart_page_takes_four_flights() {
         CHARTS.import(&site, &tenant).await;
         tenants.push((model, tenant));
     }
-    let address = format!("postgres:///?host={}&port=5432", proxy.directory.display());
-    let moved = site.superuser("cordon_control").await.execute("update cordon_catalog.servers set address = $1", &[&address]).await;
-    assert_eq!(moved.unwrap(), 1);
+    proxy.stands_before(&site).await;
     let server = Server::of(&site);
     let mut pages = Vec::new();
     for (model, tenant) in tenants {
@@ -44,10 +38,11 @@ async fn the_chart_page_takes_four_flights() {
         // The best of five: on a busy machine the driver is now and then interrupted between two messages of one flight.
         let (mut flights, mut warm) = (usize::MAX, Value::Null);
         for _ in 0..5 {
-            let before = (proxy.flights.load(Ordering::SeqCst), proxy.sessions.load(Ordering::SeqCst));
+            let before = proxy.seen();
             warm = server.data(&token, CHART, variables.clone()).await;
-            flights = flights.min(proxy.flights.load(Ordering::SeqCst) - before.0);
-            assert_eq!(proxy.sessions.load(Ordering::SeqCst), before.1, "a warm page opens no session");
+            let seen = proxy.seen().since(before);
+            flights = flights.min(seen.flights);
+            assert_eq!(seen.sessions, 0, "a warm page opens no session");
         }
         println!("{model}: the chart page takes {flights} flights");
         assert!((1..=MOST_FLIGHTS).contains(&flights), "{model}: {flights} flights");
@@ -59,6 +54,30 @@ async fn the_chart_page_takes_four_flights() {
     }
     for (model, page) in &pages {
         assert_eq!(page, &pages[0].1, "{model}: the same chart in every model");
+    }
+}
+
+/// However many patients are on a page, each level of it is one statement.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_of_patients_takes_four_statements() {
+    let (cluster, site) = Site::alone("statements").await;
+    let proxy = Proxy::before(cluster.socket_dir());
+    let tenant = site.tenant(MODELS[1]).await;
+    Charts { mark: "statezq", patients: 50, encounters: 10, notes: 1 }.import(&site, &tenant).await;
+    proxy.stands_before(&site).await;
+    let server = Server::of(&site);
+    let token = site.token(&[tenant.id], "clinician", "alice");
+    let query = "query ($first: Int) { patients(first: $first) { edges { node { name { text } identifiers { value }
+        encounters(first: 10) { edges { node { reason notes(first: 5) { edges { node { title body } } } } } } } } } }";
+    // Opens the session and looks at its walls.
+    server.data(&token, query, json!({ "first": 1 })).await;
+    for first in [1, 5, 50] {
+        let before = proxy.seen();
+        let page = server.data(&token, query, json!({ "first": first })).await;
+        let seen = proxy.seen().since(before);
+        assert_eq!(page.to_string().matches("statezqbody of").count(), first * 10, "every note of every encounter");
+        println!("{first} patients: {} statements", seen.statements);
+        assert_eq!(seen.statements, 4, "{first} patients: patients, identifiers, encounters, notes");
     }
 }
 
@@ -148,55 +167,4 @@ fn comparable(mut page: Value) -> Value {
     }
     strip(&mut page);
     page
-}
-
-/// A socket in front of PostgreSQL's that counts how often its clients speak after it has spoken.
-struct Proxy {
-    directory: PathBuf,
-    flights: Arc<AtomicUsize>,
-    sessions: Arc<AtomicUsize>,
-}
-
-impl Proxy {
-    fn before(sockets: &Path) -> Self {
-        let directory = crate::run_dir().join("proxy");
-        std::fs::create_dir(&directory).unwrap();
-        let listener = UnixListener::bind(directory.join(".s.PGSQL.5432")).unwrap();
-        let server = sockets.join(".s.PGSQL.5432");
-        let (flights, sessions) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let proxy = Self { directory, flights: Arc::clone(&flights), sessions: Arc::clone(&sessions) };
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                sessions.fetch_add(1, Ordering::SeqCst);
-                let server = UnixStream::connect(&server).await.unwrap();
-                tokio::spawn(Self::pass(client, server, Arc::clone(&flights)));
-            }
-        });
-        proxy
-    }
-
-    async fn pass(mut client: UnixStream, mut server: UnixStream, flights: Arc<AtomicUsize>) {
-        let (mut asked, mut answered) = (vec![0; 1 << 16], vec![0; 1 << 16]);
-        let mut servers_turn = false;
-        loop {
-            tokio::select! {
-                read = client.read(&mut asked) => match read {
-                    Ok(length) if length > 0 => {
-                        if !std::mem::replace(&mut servers_turn, true) {
-                            flights.fetch_add(1, Ordering::SeqCst);
-                        }
-                        if server.write_all(&asked[..length]).await.is_err() { return }
-                    }
-                    _ => return,
-                },
-                read = server.read(&mut answered) => match read {
-                    Ok(length) if length > 0 => {
-                        servers_turn = false;
-                        if client.write_all(&answered[..length]).await.is_err() { return }
-                    }
-                    _ => return,
-                },
-            }
-        }
-    }
 }

@@ -1,7 +1,7 @@
 //! Encounters: started, finished and cancelled over HTTP.
 
 use crate::site::{MODELS, Site};
-use crate::write::{CANCEL, FINISH, START, Ward, opaque};
+use crate::write::{CANCEL, FINISH, REGISTER, START, Ward, opaque};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -64,4 +64,49 @@ async fn what_is_no_encounter_is_refused() {
         assert_eq!(ward.change(&ward.alice, START, with(json!({ "patientId": patient }))).await.unwrap_err().0, "NOT_FOUND");
     }
     assert_eq!(ward.rows("select from encounters where tenant_id = $tenant").await.len(), 0);
+}
+
+#[tokio::test]
+async fn the_days_encounters_are_listed() {
+    let site = Site::shared().await;
+    for model in MODELS {
+        let ward = Ward::open(site, site.tenant(model).await).await;
+        let other = json!({ "identifiers": [], "sex": "MALE", "name": { "text": "Other" } });
+        let other = ward.change(&ward.alice, REGISTER, other).await.unwrap();
+        for (patient, class, day) in [(json!(ward.patient), "AMB", 1), (other["id"].clone(), "EMER", 2), (json!(ward.patient), "AMB", 3)] {
+            let input = json!({ "patientId": patient, "class": class, "startedAt": format!("2024-05-0{day}T08:00:00Z") });
+            let started = ward.change(&ward.alice, START, input).await.unwrap();
+            if day == 3 {
+                ward.change(&ward.alice, FINISH, json!({ "id": started["id"], "expectedVersion": 1 })).await.unwrap();
+            }
+        }
+        let list = async |filter: Value| {
+            let query = "query ($filter: EncounterFilter) { encounters(filter: $filter) { edges { node { startedAt patient { name { text } } } } } }";
+            let data = ward.server.data(&ward.alice, query, json!({ "filter": filter })).await;
+            let edges = data["encounters"]["edges"].as_array().unwrap().clone();
+            edges
+                .iter()
+                .map(|edge| edge["node"]["startedAt"].as_str().unwrap()[8..10].trim_start_matches('0').to_owned())
+                .collect::<String>()
+        };
+        for (filter, days) in [
+            (Value::Null, "321"),
+            (json!({}), "321"),
+            (json!({ "class": "EMER" }), "2"),
+            (json!({ "class": "' or true --" }), ""),
+            (json!({ "status": ["IN_PROGRESS"] }), "21"),
+            (json!({ "status": ["FINISHED", "PLANNED"] }), "3"),
+            (json!({ "status": [] }), ""),
+            (json!({ "from": "2024-05-02T08:00:00Z" }), "32"),
+            (json!({ "to": "2024-05-02T08:00:00Z" }), "1"),
+            (
+                json!({ "from": "2024-05-02T00:00:00+02:00", "to": "2024-05-03T00:00:00+02:00", "class": "EMER", "status": ["IN_PROGRESS"] }),
+                "2",
+            ),
+        ] {
+            assert_eq!(list(filter.clone()).await, days, "{model}: {filter}");
+        }
+        let rows = ward.rows("select distinct patient_id from audit_log where tenant_id = $tenant and action = 'encounter.read'").await;
+        assert_eq!(rows.len(), 2, "each patient whose encounter was shown has a row");
+    }
 }

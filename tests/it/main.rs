@@ -24,6 +24,7 @@ mod note;
 mod patient;
 mod planted;
 mod pool;
+mod proxy;
 mod run;
 mod server;
 mod shared_data;

@@ -182,3 +182,61 @@ async fn a_signature_holds_what_was_signed() {
     assert!(!holds(&content, Signing { meaning: Meaning::Signer, ..signing }));
     assert!(!holds(&content, Signing { signer: StaffId::new(), ..signing }));
 }
+
+#[tokio::test]
+async fn work_lists_show_what_waits() {
+    let site = Site::shared().await;
+    for model in MODELS {
+        let ward = Ward::open(site, site.tenant(model).await).await;
+        let (bob, tom) = (ward.token("clinician", "bob"), ward.token("trainee", "tom"));
+        let encounter = ward.change(&bob, START, json!({ "patientId": ward.patient, "class": "AMB" })).await.unwrap();
+        let id = async |token: &str| ward.server.data(token, "{ viewer { id } }", json!({})).await["viewer"]["id"].take();
+        let write = async |token: &str, kind: &str, body: &str, more: Value| {
+            let mut input = json!({ "patientId": ward.patient, "type": kind, "body": body });
+            input.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            ward.change(token, DRAFT, input).await.unwrap()
+        };
+        let sign = async |token: &str, note: &Value| {
+            ward.change(token, SIGN, json!({ "id": note["id"], "expectedVersion": note["version"] })).await.unwrap();
+        };
+        write(&ward.alice, "11506-3", "a", json!({})).await;
+        sign(&ward.alice, &write(&ward.alice, "34117-2", "b", json!({ "encounterId": encounter["id"] })).await).await;
+        write(&tom, "34117-2", "c", json!({ "signerIds": [id(&bob).await] })).await;
+        sign(&tom, &write(&tom, "11506-3", "d", json!({ "signerIds": [id(&bob).await] })).await).await;
+        let list = async |token: &str, filter: Value| {
+            let query = "query ($filter: NoteFilter) { notes(filter: $filter) { edges { node { body } } } }";
+            let data = ward.server.data(token, query, json!({ "filter": filter })).await;
+            data["notes"]["edges"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|edge| edge["node"]["body"].as_str().unwrap().to_owned())
+                .collect::<String>()
+        };
+        let (alices, toms) = (id(&ward.alice).await, id(&tom).await);
+        for (token, filter, expected) in [
+            (&ward.alice, Value::Null, "dba"),
+            (&bob, Value::Null, "dcb"),
+            (&tom, Value::Null, "dcb"),
+            (&ward.alice, json!({ "mine": true }), "ba"),
+            (&ward.alice, json!({ "mine": false }), "dba"),
+            (&ward.alice, json!({ "awaitingMySignature": true }), "a"),
+            (&bob, json!({ "awaitingMySignature": true }), "dc"),
+            (&bob, json!({ "awaitingMySignature": true, "mine": true }), ""),
+            (&tom, json!({ "awaitingMySignature": true }), "c"),
+            (&bob, json!({ "authorId": toms }), "dc"),
+            (&bob, json!({ "authorId": alices, "status": ["DRAFT"] }), ""),
+            (&bob, json!({ "type": ["34117-2"], "status": ["SIGNED", "DRAFT"] }), "cb"),
+            (&bob, json!({ "encounterId": encounter["id"] }), "b"),
+            (&bob, json!({ "patientId": opaque(b'p', Uuid::now_v7()) }), ""),
+            (&bob, json!({ "from": "2999-01-01T00:00:00Z" }), ""),
+            (&bob, json!({ "to": "2000-01-01T00:00:00Z" }), ""),
+        ] {
+            assert_eq!(list(token, filter.clone()).await, expected, "{model}: {filter}");
+        }
+        let many = json!({ "filter": { "type": vec!["x"; 51] } });
+        let refused =
+            ward.server.ask(&bob, "query ($filter: NoteFilter) { notes(filter: $filter) { edges { node { id } } } }", many).await.1;
+        assert_eq!(refused["errors"][0]["extensions"], json!({ "code": "INVALID_INPUT", "field": "filter.type" }));
+    }
+}

@@ -108,3 +108,91 @@ async fn what_is_no_patient_is_refused() {
     assert_eq!(ward.change(&ward.alice, UPDATE, nobody).await.unwrap_err().0, "NOT_FOUND");
     assert_eq!(ward.rows("select from patients where tenant_id = $tenant").await.len(), 1);
 }
+
+const FIND: &str = "query ($search: String, $first: Int, $after: String) { patients(search: $search, first: $first, after: $after) {
+    edges { node { name { text } } } pageInfo { hasNextPage endCursor } } }";
+
+async fn found(ward: &Ward<'_>, search: &str) -> Vec<String> {
+    let page = ward.server.data(&ward.alice, FIND, json!({ "search": search })).await;
+    page["patients"]["edges"].as_array().unwrap().iter().map(|edge| edge["node"]["name"]["text"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn patients_are_found_by_words() {
+    let site = Site::shared().await;
+    for model in MODELS {
+        let ward = Ward::open(site, site.tenant(model).await).await;
+        let register = async |text: &str, number: &str, born: &str| {
+            let numbers = json!([{ "system": "urn:mrn", "value": number }]);
+            let input = json!({ "name": { "text": text }, "identifiers": numbers, "birthDate": born, "sex": "OTHER" });
+            ward.change(&ward.alice, REGISTER, input).await.unwrap()
+        };
+        let zoe = register("Zoë O'Brien-Müller", "A-2", "1990-01-02").await;
+        register("山田 太郎", "A-3", "1990").await;
+        register("Anna Berg", "A-4", "1990-01-02").await;
+        let (zoes, anna) = ("Zoë O'Brien-Müller", "Anna Berg");
+        for (search, expected) in [
+            ("zo bri", vec![zoes]),
+            ("MUELL", vec![]),
+            ("mÜll zoe", vec![zoes]),
+            ("obrien", vec![zoes]),
+            ("1990-01-02", vec![anna, zoes]),
+            ("1990-01-02 ann", vec![anna]),
+            ("1990-01-03", vec![]),
+            ("urn:mrn|A-2", vec![zoes]),
+            ("urn:mrn|A-2 anna", vec![]),
+            ("urn:other|A-2", vec![]),
+            ("山", vec!["山田 太郎"]),
+            ("rien", vec![]),
+            ("", vec![anna, "山田 太郎", zoes, "Ada Writ"]),
+        ] {
+            assert_eq!(found(&ward, search).await, expected, "{model}: {search:?}");
+        }
+        // Found by what is on the chart now.
+        let edit = json!({ "id": zoe["id"], "expectedVersion": 1, "name": { "text": "Zita Stone" }, "identifiers": [{ "system": "urn:mrn", "value": "B-9" }] });
+        ward.change(&ward.alice, UPDATE, edit).await.unwrap();
+        for (search, expected) in [("zoe", 0), ("zit sto", 1), ("urn:mrn|A-2", 0), ("urn:mrn|B-9", 1), ("1990-01-02 zita", 1)] {
+            assert_eq!(found(&ward, search).await.len(), expected, "{model}: {search:?}");
+        }
+        let (mut names, mut after) = (Vec::new(), Value::Null);
+        loop {
+            let mut page = ward.server.data(&ward.alice, FIND, json!({ "search": "1990-01-02", "first": 1, "after": after })).await;
+            let page = page["patients"].take();
+            names.push(page["edges"][0]["node"]["name"]["text"].clone());
+            after = page["pageInfo"]["endCursor"].clone();
+            if page["pageInfo"]["hasNextPage"] == false {
+                break;
+            }
+        }
+        assert_eq!(names, [json!("Anna Berg"), json!("Zita Stone")]);
+        let rows = ward
+            .rows(
+                "select patient_id is not null from audit_log where tenant_id = $tenant and action = 'patient.read' and fields = '{name}'",
+            )
+            .await;
+        assert!(rows.len() > 10 && rows.iter().all(|row| row.get::<_, bool>(0)), "each patient found has a row of its own");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_search_is_refused() {
+    let site = Site::shared().await;
+    let ward = Ward::open(site, site.tenant(MODELS[1]).await).await;
+    let ask = async |variables: Value| {
+        let body = ward.server.ask(&ward.alice, FIND, variables).await.1;
+        (body["errors"][0]["extensions"].clone(), body)
+    };
+    for bad in ["a".to_owned(), "ada w".into(), "- -".into(), "n".repeat(10_000), "ab ".repeat(1_000)] {
+        let (extensions, body) = ask(json!({ "search": bad })).await;
+        assert_eq!(extensions, json!({ "code": "INVALID_INPUT", "field": "search" }), "{bad:.20}: {body}");
+    }
+    for page in [-1, 201] {
+        assert_eq!(ask(json!({ "first": page })).await.0, json!({ "code": "INVALID_INPUT", "field": "first" }));
+    }
+    let (none, body) = ask(json!({ "first": 0 })).await;
+    assert_eq!((none, &body["data"]["patients"]["pageInfo"]["hasNextPage"]), (Value::Null, &json!(true)));
+    for word in ["ada", "writ", "1815-12-10", "urn:mrn|77"] {
+        ask(json!({ "search": word })).await;
+        assert!(!crate::server::Log::lines().contains(&format!("\"{word}\"")), "what is searched for is in no log");
+    }
+}

@@ -4,10 +4,13 @@
 use super::holes::{FORMS, Form, Hole, Sdl};
 use super::table::{self, sdl};
 use super::world::{Clinic, World, strange_cursor, stranger};
+use crate::charts::SYSTEM;
 use crate::server::Reply;
 use futures_util::StreamExt;
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::fmt::Write;
+use uuid::Uuid;
 
 /// A value of a neighbour, and one like it that is nobody's.
 struct Replay<'a> {
@@ -62,7 +65,139 @@ async fn l17_every_field_replayed() {
         }
     }
     println!("{} holes, {tried} pairs of a neighbour's value and a hole tried", holes.len());
-    table::prove_tried(tried);
+    table::prove_tried("pairs", tried);
+}
+
+/// The same of changes: nothing of a neighbour's can be named in one, and whatever is tried, the neighbour's rows stay as they are.
+#[tokio::test]
+async fn l17_every_change_replayed() {
+    let world = World::make().await;
+    let sdl = Sdl::of(&sdl(&world));
+    let holes = sdl.holes_of_changes();
+    for change in sdl.changes() {
+        assert!(holes.iter().any(|hole| hole.root().name == change.name), "{} is not walked", change.name);
+    }
+    for a in &world.mine {
+        for hole in holes.iter().filter(|hole| hole.kind == "ID") {
+            let body = hole.question(&sdl, Form::Variable, &a.fills(&hole.argument, on(hole)), |at| a.fills(at, on(hole)));
+            let reply = Reply::to(world.server.post(&who(&world, hole, a)).json(&body)).await;
+            assert!(["", "CONFLICT"].contains(&reply.code().as_str()), "{}: {body} {reply:?}", hole.name());
+        }
+    }
+    let mut before = Vec::new();
+    for a in &world.mine {
+        before.push(rows_of(&world, a).await);
+    }
+    let mut tried = 0;
+    for (a, b) in world.pairs() {
+        for hole in &holes {
+            for (form, kind, theirs, nobodys) in attempts(hole, a) {
+                let ask = async |question: &Question| {
+                    let fill = |at: &str| question.root.get(at).cloned().unwrap_or_else(|| b.fills(at, on(hole)));
+                    let body = hole.question(&sdl, form, &question.value, fill);
+                    Reply::to(world.server.post(&who(&world, hole, b)).json(&body)).await.told()
+                };
+                let (answer, strange) = (ask(&theirs).await, ask(&nobodys).await);
+                let what = format!("{} {form:?} {kind} as {}: {}", hole.name(), b.mark, theirs.value);
+                assert_eq!(answer, strange, "{what}");
+                assert!(!answer.says(&a.mark), "{what}: {answer:?}");
+                if kind == expected(hole) {
+                    assert_eq!(answer.outcome(), (200, "NOT_FOUND".into()), "{what}");
+                }
+                tried += 1;
+            }
+        }
+    }
+    for (a, before) in world.mine.iter().zip(before) {
+        assert_eq!(rows_of(&world, a).await, before, "a neighbour changed something of {}", a.mark);
+    }
+    println!("{} holes of changes, {tried} pairs of a neighbour's value and a hole tried", holes.len());
+    table::prove_tried("changes", tried);
+}
+
+/// What of clinic `a` fits into a hole of a change, and what is like it and nobody's.
+fn attempts(hole: &Hole, a: &Clinic) -> Vec<(Form, String, Question, Question)> {
+    let nobody = || format!("nobody{}", Uuid::now_v7().simple());
+    let question =
+        |value: &str, root: &[(&'static str, String)]| Question { value: value.to_owned(), root: root.iter().cloned().collect() };
+    let mut found = Vec::new();
+    let last = hole.argument.rsplit('.').next().unwrap();
+    match hole.kind.as_str() {
+        "ID" => {
+            for (kind, id) in &a.ids {
+                for form in if a.id(*kind) == id { &FORMS[..] } else { &[Form::Variable] } {
+                    found.push((*form, format!("id {kind}"), question(id, &[]), question(&stranger(*kind), &[])));
+                }
+            }
+        }
+        // An identifier is taken by whoever registers it first: each is tried once, in one form.
+        _ if last == "value" => {
+            for (system, value) in &a.identifiers {
+                let of = |system: &str| [("input.identifiers.system", system.to_owned())];
+                let theirs = question(value, &of(system));
+                found.push((Form::Variable, "identifier".into(), theirs, question(&nobody(), &of("http://nobody.test/id"))));
+            }
+        }
+        _ if last == "system" => {
+            for (system, _) in &a.identifiers {
+                let value = || ("input.identifiers.value", nobody());
+                let theirs = question(system, &[value()]);
+                found.push((Form::Variable, "system".into(), theirs, question("http://nobody.test/id", &[value()])));
+            }
+        }
+        _ => {
+            for text in [a.number(), a.id('p'), &a.tenant.slug, &a.tenant.id.to_string()] {
+                found.push((Form::Variable, "text".into(), question(text, &[]), question(&nobody(), &[])));
+            }
+        }
+    }
+    found
+}
+
+/// What the id of a change is the id of.
+fn on(hole: &Hole) -> &'static str {
+    match hole.root().name.as_str() {
+        name if name.ends_with("Patient") => "Patient",
+        name if name.ends_with("Encounter") => "Encounter",
+        _ => "ClinicalNote",
+    }
+}
+
+/// The kind of value that a hole is made for.
+fn expected(hole: &Hole) -> String {
+    let kind = match hole.argument.rsplit('.').next().unwrap() {
+        "id" => first(on(hole)),
+        "patientId" => 'p',
+        "encounterId" => 'e',
+        _ => 's',
+    };
+    if hole.kind == "ID" { format!("id {kind}") } else { "none".into() }
+}
+
+/// Notes for another author are a scribe's to write; everything else is a clinician's.
+fn who(world: &World, hole: &Hole, clinic: &Clinic) -> String {
+    match hole.argument.ends_with("authorId") {
+        true => world.server.site.token(&[clinic.tenant.id], "scribe", "sam"),
+        false => clinic.token.clone(),
+    }
+}
+
+/// How many rows of each table are a clinic's, and when the last of them was written.
+async fn rows_of(world: &World, clinic: &Clinic) -> String {
+    let placement = clinic.tenant.placement.as_ref().unwrap();
+    let superuser = world.server.site.superuser(&placement.database).await;
+    let tables = "select c.oid::regclass::text, exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'changed_in') from pg_class c
+        where c.relnamespace = $1::text::regnamespace and c.relkind in ('r', 'p') and not c.relispartition and c.relname !~ '^__' order by 1";
+    let mut found = String::new();
+    for row in superuser.query(tables, &[&placement.schema.as_str()]).await.unwrap() {
+        let (table, stamped): (String, bool) = (row.get(0), row.get(1));
+        let last = if stamped { "max(changed_in::text::bigint)" } else { "0::bigint" };
+        let count = format!("select count(*), coalesce({last}, 0) from {table} where tenant_id = '{}'", clinic.tenant.id);
+        let row = superuser.query_one(&count, &[]).await.unwrap();
+        writeln!(found, "{table}: {} rows, last written in {}", row.get::<_, i64>(0), row.get::<_, i64>(1)).unwrap();
+    }
+    assert!(found.lines().count() > 10, "{found}");
+    found
 }
 
 /// The values that fit a hole by their type, whatever they are of.
@@ -81,6 +216,16 @@ fn replays<'a>(hole: &'a Hole, a: &Clinic) -> Vec<Replay<'a>> {
     let plain = [Form::Variable];
     let forms = if hole.at_root() { &FORMS[..] } else { &plain[..] };
     match (hole.kind.as_str(), hole.argument.as_str()) {
+        ("String", "search") => {
+            for word in [format!("{}family", a.mark), format!("{}gi", a.mark), format!("{SYSTEM}|{}", a.number())] {
+                add("search", &word, "nobodysname".into(), forms, &[]);
+            }
+        }
+        ("String", "filter.type" | "filter.class" | "name") => {
+            for text in [a.number(), a.id('p'), &a.tenant.slug] {
+                add("text", text, "nobodys".into(), forms, &[]);
+            }
+        }
         ("ID", _) => {
             for (kind, id) in &a.ids {
                 add(&format!("id {kind}"), id, stranger(*kind), if a.id(*kind) == id { forms } else { &plain }, &[]);
@@ -92,7 +237,7 @@ fn replays<'a>(hole: &'a Hole, a: &Clinic) -> Vec<Replay<'a>> {
         ("String", "after" | "before") => {
             for (list, cursor) in &a.cursors {
                 add("cursor", cursor, strange_cursor(), forms, &[]);
-                if list != own_list(hole) {
+                if list != own_list(hole) || hole.at_root() {
                     continue;
                 }
                 // The cursor of this very list, under the neighbour's own parent.
@@ -166,6 +311,9 @@ fn leads_on(hole: &Hole) -> String {
 /// The list whose pages a hole bounds.
 fn own_list(hole: &Hole) -> &'static str {
     match (hole.way.last().unwrap().field.name.as_str(), parent(hole)) {
+        ("patients", _) => "patients",
+        ("encounters", "Query") => "encounters",
+        ("notes", "Query") => "notes",
         ("encounters", _) => "Patient.encounters",
         (_, "Encounter") => "Encounter.notes",
         (_, _) => "Patient.notes",
@@ -194,4 +342,15 @@ fn a_hole_is_filled() {
         fragment F on NoteConnection { __typename edges { __typename cursor node { __typename body } } }";
     assert_eq!(question["query"].as_str().unwrap(), query);
     assert_eq!(question["variables"], json!({ "hole": "c", "id": "p" }));
+    let sdl = Sdl::of(
+        "type Query { a: Int } type Mutation { write(input: WriteInput!): Int } enum Sex { FEMALE MALE }
+        input WriteInput { id: ID! version: Int! sex: Sex! title: String parts: [Part!]! } input Part { system: String! value: String! }",
+    );
+    let holes = sdl.holes_of_changes();
+    let names: Vec<_> = holes.iter().map(Hole::name).collect();
+    assert_eq!(names, ["write(input.id)", "write(input.title)", "write(input.parts.system)", "write(input.parts.value)"]);
+    let question = holes[3].question(&sdl, Form::Literal, "v", |at| at.to_uppercase());
+    let query = "mutation Q { write(input: {id: \"INPUT.ID\" parts: [{system: \"INPUT.PARTS.SYSTEM\" value: \"v\"}] sex: FEMALE version: 1000000}) \
+        { __typename } } ";
+    assert_eq!(question["query"].as_str().unwrap(), query);
 }
