@@ -29,6 +29,8 @@ pub struct Settings {
     pub auth: Auth,
     /// What goes to standard error.
     pub log: Log,
+    /// What operators are told.
+    pub telemetry: Telemetry,
 }
 
 /// The HTTP listener.
@@ -173,6 +175,20 @@ pub enum LogFormat {
     Json,
     /// For people.
     Text,
+}
+
+/// What operators are told.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Telemetry {
+    /// Address of `/metrics`; none: it is not served.
+    pub bind: Option<SocketAddr>,
+    /// Collector that takes OTLP over HTTP; none: nothing is sent.
+    pub otlp_endpoint: Option<String>,
+    /// Share of requests whose spans are recorded, where the client has not decided.
+    pub sample_ratio: f64,
+    /// Tenants named in labels of metrics at a time; the rest is `other`.
+    pub tenants: usize,
 }
 
 /// Settings that cannot be used.
