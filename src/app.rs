@@ -2,10 +2,11 @@
 
 use crate::auth::{self, Verifier};
 use crate::config::Settings;
-use crate::crypto::{KeyFile, Kms};
+use crate::crypto::{self, KeyFile, Kms};
 use crate::db::connect;
-use crate::db::pool::Limits;
+use crate::db::pool::{self, Limits};
 use crate::guard::{BootCheck, Door, Policy, Timeouts, walls};
+use crate::telemetry::{Backends, Metrics, Sources, Work};
 use crate::tenant::SchemaName;
 use crate::tenant::catalog::Catalog;
 use crate::tenant::events::SecurityEvents;
@@ -36,6 +37,8 @@ pub struct App {
     pub keys: Arc<KeyRing>,
     /// Sessions.
     pub router: Arc<Router>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     events: Arc<SecurityEvents>,
 }
 
@@ -52,11 +55,13 @@ impl App {
         let catalog = Catalog::new(config);
         let keys = KeyRing::new(kms, Arc::clone(&catalog), Duration::from_secs(settings.keys.cache_seconds));
         let router = Router::new(Arc::clone(&catalog), Arc::clone(&keys), Limits::from(&settings.database));
+        let metrics = Metrics::new(&settings.telemetry).map_err(|error| wrong(error.to_string()))?;
+        metrics.watch(sources(&router, &keys));
         let events = Arc::new(SecurityEvents::default());
         let timeouts = Timeouts { statement_ms: settings.database.statement_timeout_ms, lock_ms: settings.database.lock_timeout_ms };
         let door =
             Door::new(Arc::clone(&catalog), Arc::clone(&keys), Arc::clone(&router), Arc::clone(&events), policy, timeouts, boot_check);
-        Ok(Arc::new(Self { settings, verifier, door, catalog, keys, router, events }))
+        Ok(Arc::new(Self { settings, verifier, door, catalog, keys, router, metrics, events }))
     }
 
     /// The boot check of what is common to all: walls that are down in the data database of each server in use.
@@ -80,6 +85,33 @@ impl App {
         let keys = Arc::clone(&self.keys);
         tokio::spawn(Arc::clone(&self.catalog).listen(move |changed| keys.forget(changed)));
         tokio::spawn(Arc::clone(&self.events).run(Arc::clone(&self.catalog)));
+    }
+}
+
+/// What the parts count for themselves.
+fn sources(router: &Arc<Router>, keys: &Arc<KeyRing>) -> Sources {
+    fn work([values, bytes]: [u64; 2]) -> Work {
+        Work { values, bytes }
+    }
+    let (router, keys) = (Arc::clone(router), Arc::clone(keys));
+    let backends = move || {
+        let used = router.used().into_iter();
+        let used = used.map(|(server, pool::Used { limit, busy, idle, waiting })| Backends {
+            server: server.to_string(),
+            limit,
+            busy,
+            idle,
+            waiting,
+        });
+        used.collect()
+    };
+    Sources {
+        backends: Box::new(backends),
+        closed_unclean: pool::closed_unclean,
+        sealed: || work(crypto::sealed()),
+        opened: || work(crypto::opened()),
+        integrity_failures: crypto::integrity_failures,
+        key_cache_misses: Box::new(move || keys.misses()),
     }
 }
 

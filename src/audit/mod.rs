@@ -86,6 +86,11 @@ impl Pending {
         self.0.push(Row { of: disclosure, ids, fields });
     }
 
+    /// How many rows there are to write.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -6,7 +6,8 @@ use crate::guard::BootCheck;
 use crate::ops::OpsError;
 use crate::ops::import::rejects::Rejects;
 use crate::ops::import::source::Source;
-use crate::ops::import::{self, Progress, Store};
+use crate::ops::import::{self, Counts, Progress, Store};
+use crate::telemetry::Metrics;
 use crate::tenant::State;
 use std::cell::Cell;
 use std::io::Write;
@@ -48,11 +49,17 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, OpsError> {
     let input = input.map_err(|error| OpsError::Usage(error.to_string()))?;
     let store = Store::new(Arc::clone(&app.door), tenant.id, &source);
     let told = Cell::new(Instant::now());
-    let mut report = import::run(input, store, rejects, |progress| tell(&told, progress)).await?;
+    let report = import::run(input, store, rejects, |progress| {
+        count(&app.metrics, progress);
+        tell(&told, progress);
+    })
+    .await;
+    app.metrics.close();
+    let mut report = report?;
     report.tenant = slug;
     let clean = report.rejects == 0;
     context.answer(&report, || {
-        let line = |what: &str, counts: &import::Counts| {
+        let line = |what: &str, counts: &Counts| {
             format!(
                 "{what:14} {:>9} new {:>9} updated {:>9} unchanged {:>9} rejected\n",
                 counts.new, counts.updated, counts.unchanged, counts.rejected
@@ -69,6 +76,13 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, OpsError> {
         format!("{table}skipped: {skipped}\n{:.1} s, {} notes/s", report.seconds, report.notes_per_second)
     })?;
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::from(3) })
+}
+
+fn count(metrics: &Metrics, progress: Progress) {
+    let (kind, Counts { new, updated, unchanged, rejected }) = (progress.kind.name(), progress.latest);
+    for (outcome, count) in [("new", new), ("updated", updated), ("unchanged", unchanged), ("rejected", rejected)] {
+        metrics.imported(kind, outcome, count);
+    }
 }
 
 /// A line a second for whoever waits.

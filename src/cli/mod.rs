@@ -10,9 +10,10 @@ mod tenant;
 mod token;
 
 use crate::app::StartError;
-use crate::config::{ConfigError, LogFormat, Settings};
+use crate::config::{ConfigError, Settings};
 use crate::ops::OpsError;
 use crate::ops::operator::Operator;
+use crate::telemetry::{self, Dropped, TelemetryError};
 use clap::{Parser, Subcommand};
 use std::io::Write;
 use std::path::PathBuf;
@@ -62,6 +63,7 @@ struct Context {
     settings: Settings,
     profile: Option<String>,
     json: bool,
+    dropped: Dropped,
 }
 
 impl Context {
@@ -95,8 +97,8 @@ pub fn run(cli: Cli) -> ExitCode {
 fn start(cli: Cli) -> Result<ExitCode, OpsError> {
     let directory = cli.config.or_else(|| Some(PathBuf::from("config")).filter(|directory| directory.is_dir()));
     let settings = Settings::load(directory.as_deref(), cli.profile.as_deref())?;
-    log_to_stderr(&settings)?;
-    let context = Context { settings, profile: cli.profile, json: cli.json };
+    let telemetry = telemetry::start(&settings)?;
+    let context = Context { settings, profile: cli.profile, json: cli.json, dropped: telemetry.dropped() };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         // The server ends by itself on SIGINT, when it has answered; everything else stops here and goes on when it is run again.
@@ -109,6 +111,7 @@ fn start(cli: Cli) -> Result<ExitCode, OpsError> {
             outcome = dispatch(cli.command, context) => outcome,
         }
     });
+    telemetry.close();
     // Whoever still waits for standard input is not waited for.
     runtime.shutdown_background();
     outcome
@@ -126,19 +129,14 @@ async fn dispatch(command: Command, context: Context) -> Result<ExitCode, OpsErr
     }
 }
 
-fn log_to_stderr(settings: &Settings) -> Result<(), OpsError> {
-    let filter =
-        tracing_subscriber::EnvFilter::try_new(&settings.log.filter).map_err(|error| OpsError::Usage(format!("log.filter: {error}")))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let set = match settings.log.format {
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
-        LogFormat::Text => lines.try_init(),
-    };
-    set.map_err(|error| OpsError::Failed(error.to_string()))
-}
-
 impl From<ConfigError> for OpsError {
     fn from(error: ConfigError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl From<TelemetryError> for OpsError {
+    fn from(error: TelemetryError) -> Self {
         Self::Usage(error.to_string())
     }
 }

@@ -20,10 +20,27 @@ pub use terms::{searched, words};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 static INTEGRITY_FAILURES: AtomicU64 = AtomicU64::new(0);
+static SEALED: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+static OPENED: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 
 /// How many stored values failed to open in this process.
 pub fn integrity_failures() -> u64 {
     INTEGRITY_FAILURES.load(Ordering::Relaxed)
+}
+
+/// How many values were sealed in this process, and their bytes.
+pub fn sealed() -> [u64; 2] {
+    SEALED.each_ref().map(|count| count.load(Ordering::Relaxed))
+}
+
+/// How many values were opened in this process, and their bytes.
+pub fn opened() -> [u64; 2] {
+    OPENED.each_ref().map(|count| count.load(Ordering::Relaxed))
+}
+
+fn count([values, bytes]: &[AtomicU64; 2], length: usize) {
+    values.fetch_add(1, Ordering::Relaxed);
+    bytes.fetch_add(length as u64, Ordering::Relaxed);
 }
 
 fn count_integrity_failure() {

@@ -1,7 +1,7 @@
 //! Sealed columns: `0x01 | key version (u32 BE) | nonce | AES-256-GCM`. The associated data name tenant, table, column, row and key
 //! version, so a value opens only where it was sealed. What does not open is logged without its content, counted and never served.
 
-use super::{TenantKeys, count_integrity_failure, frame};
+use super::{OPENED, SEALED, TenantKeys, count, count_integrity_failure, frame};
 use crate::error::{Error, Result};
 use diesel::deserialize::{self, FromSql, FromSqlRow};
 use diesel::expression::AsExpression;
@@ -63,7 +63,9 @@ impl TenantKeys {
     pub fn seal<F: Field>(&self, row: Uuid, plain: &F::Plain) -> Result<Sealed<F>> {
         let (version, cipher) = self.current_data_key();
         let header = [&[FORMAT][..], &version.to_be_bytes()].concat();
-        cipher.seal(&header, &self.associated::<F>(row, *version), &F::encode(plain)).map(Sealed::from_bytes)
+        let sealed = cipher.seal(&header, &self.associated::<F>(row, *version), &F::encode(plain))?;
+        count(&SEALED, sealed.len());
+        Ok(Sealed::from_bytes(sealed))
     }
 
     /// Opens a field of the row `row`, or fails with [`Error::Integrity`].
@@ -78,6 +80,7 @@ impl TenantKeys {
     fn try_open<F: Field>(&self, row: Uuid, sealed: &Sealed<F>) -> Option<F::Plain> {
         let (version, body) = sealed.parts()?;
         let plain = self.data_key(version)?.open(&self.associated::<F>(row, version), body)?;
+        count(&OPENED, sealed.0.len());
         F::decode(&plain)
     }
 

@@ -63,14 +63,38 @@ pub struct Budget {
     permits: Arc<Semaphore>,
     lanes: Mutex<Vec<Weak<Lane>>>,
     waiting: AtomicUsize,
+    /// Who waits for a session of any pool.
+    asking: AtomicUsize,
     limits: Limits,
+}
+
+/// How much of a budget is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Used {
+    /// Backends there may be.
+    pub limit: usize,
+    /// In a transaction, or about to be.
+    pub busy: usize,
+    /// In a pool.
+    pub idle: usize,
+    /// Callers that wait for a session.
+    pub waiting: usize,
 }
 
 impl Budget {
     /// A budget of `limits.backends`.
     pub fn new(limits: Limits) -> Arc<Self> {
         let permits = Arc::new(Semaphore::new(limits.backends));
-        Arc::new(Self { permits, lanes: Mutex::default(), waiting: AtomicUsize::new(0), limits })
+        Arc::new(Self { permits, lanes: Mutex::default(), waiting: AtomicUsize::new(0), asking: AtomicUsize::new(0), limits })
+    }
+
+    /// What of it is used now.
+    pub fn used(&self) -> Used {
+        let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = lanes.iter().filter_map(Weak::upgrade).map(|lane| lane.0.state().idle_connections as usize).sum();
+        let limit = self.limits.backends;
+        let open = limit.saturating_sub(self.permits.available_permits());
+        Used { limit, busy: open.saturating_sub(idle), idle, waiting: self.asking.load(Ordering::Relaxed) }
     }
 
     /// A permit for one more backend, first come, first served. While there is none, idle sessions of any pool are closed for it, and
@@ -180,6 +204,7 @@ impl Lane {
 /// `search_path` plans every statement anew and a backend keeps what it learnt of each schema it touched.
 pub struct Pool {
     lanes: Vec<Arc<Lane>>,
+    budget: Arc<Budget>,
 }
 
 impl Pool {
@@ -209,11 +234,12 @@ impl Pool {
             })
             .collect();
         budget.lanes.lock().unwrap_or_else(PoisonError::into_inner).extend(lanes.iter().map(Arc::downgrade));
-        Self { lanes }
+        Self { lanes, budget: Arc::clone(budget) }
     }
 
     /// A clean session, preferably one that last served `schema`.
     pub async fn lease(&self, schema: &str) -> Result<Lease, LeaseError> {
+        let _counted = Counted::one(&self.budget.asking);
         loop {
             let mut session = self.lane(schema).get().await?;
             // A session that died while idle is closed on return; the next one is tried.

@@ -3,7 +3,7 @@
 
 use crate::error::Error;
 use crate::guard::Event;
-use async_graphql::{ErrorExtensionValues, ServerError};
+use async_graphql::{ErrorExtensionValues, ServerError, Value};
 
 /// What the executor says of a document over its complexity.
 const TOO_COMPLEX: &str = "Query is too complex.";
@@ -19,8 +19,8 @@ pub fn refusal(error: Error) -> ServerError {
 pub fn standing(error: Error, written: &[Event]) -> ServerError {
     let mut failure = refusal(error);
     failure.message = format!("{}; what is listed as committed was done", failure.message);
-    let written = written.iter().map(|event| async_graphql::Value::from(event.as_str())).collect();
-    failure.extensions.get_or_insert_default().set("committed", async_graphql::Value::List(written));
+    let written = written.iter().map(|event| Value::from(event.as_str())).collect();
+    failure.extensions.get_or_insert_default().set("committed", Value::List(written));
     failure
 }
 
@@ -38,6 +38,14 @@ pub fn coded(mut errors: Vec<ServerError>) -> Vec<ServerError> {
     errors.sort_by_cached_key(|error| (error.locations.first().map(|at| (at.line, at.column)), format!("{:?}", error.path)));
     errors.dedup();
     errors
+}
+
+/// The code of an error that has one.
+pub fn code(error: &ServerError) -> Option<String> {
+    match error.extensions.as_ref()?.get("code")? {
+        Value::String(code) => Some(code.clone()),
+        _ => None,
+    }
 }
 
 /// The failure that makes the whole answer an error: the transaction behind it is gone, so no part of it can be trusted or audited.

@@ -10,10 +10,13 @@ use crate::model::encounter::{self, Encounter};
 use crate::model::note::{self, Note, Reading, Text};
 use crate::model::patient::{self, Identifier, Patient};
 use crate::model::signature::{self, Signature};
-use futures_util::future::try_join_all;
+use crate::telemetry::span;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, try_join_all};
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
+use tracing::Instrument;
 
 /// One page of the list of one parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -48,16 +51,25 @@ impl Loaders {
     /// For one request.
     pub fn new(guard: &Arc<Guard>) -> Self {
         Self {
-            patients: Batch::new(guard, |guard, ids| Box::pin(patients(guard, ids))),
-            identifiers: Batch::new(guard, |guard, ids| Box::pin(identifiers(guard, ids))),
-            encounters: Batch::new(guard, |guard, ids| Box::pin(encounters(guard, ids))),
-            encounters_of_patient: Batch::new(guard, |guard, keys| Box::pin(encounters_of_patients(guard, keys))),
-            notes: Batch::new(guard, |guard, keys| Box::pin(notes(guard, keys))),
-            signatures: Batch::new(guard, |guard, ids| Box::pin(signatures(guard, ids))),
-            notes_of_patient: Batch::new(guard, |guard, keys| Box::pin(notes_of_patients(guard, keys))),
-            notes_of_encounter: Batch::new(guard, |guard, keys| Box::pin(notes_of_encounters(guard, keys))),
+            patients: Batch::new(guard, |guard, ids| traced("patients", guard, ids, patients)),
+            identifiers: Batch::new(guard, |guard, ids| traced("identifiers", guard, ids, identifiers)),
+            encounters: Batch::new(guard, |guard, ids| traced("encounters", guard, ids, encounters)),
+            encounters_of_patient: Batch::new(guard, |guard, keys| traced("encounters of patients", guard, keys, encounters_of_patients)),
+            notes: Batch::new(guard, |guard, keys| traced("notes", guard, keys, notes)),
+            signatures: Batch::new(guard, |guard, ids| traced("signatures", guard, ids, signatures)),
+            notes_of_patient: Batch::new(guard, |guard, keys| traced("notes of patients", guard, keys, notes_of_patients)),
+            notes_of_encounter: Batch::new(guard, |guard, keys| traced("notes of encounters", guard, keys, notes_of_encounters)),
         }
     }
+}
+
+/// A load in a span that says what is loaded, and how many of it.
+fn traced<K, V, F>(of: &'static str, guard: Arc<Guard>, keys: Vec<K>, load: fn(Arc<Guard>, Vec<K>) -> F) -> BoxFuture<'static, Result<V>>
+where
+    F: Future<Output = Result<V>> + Send + 'static,
+{
+    let span = span::resolvers(guard.tenant().id, of, keys.len());
+    load(guard, keys).instrument(span).boxed()
 }
 
 async fn patients(guard: Arc<Guard>, ids: Vec<PatientId>) -> Result<HashMap<PatientId, Arc<Patient>>> {

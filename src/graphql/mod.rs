@@ -27,10 +27,12 @@ use self::shape::{Asked, Shape};
 use crate::config::Limits;
 use crate::error::{Error, Result};
 use crate::guard::{Event, Guard, Once};
-use async_graphql::parser::types::ExecutableDocument;
+use crate::telemetry::{Kind, span};
+use async_graphql::parser::types::{DocumentOperations, ExecutableDocument, OperationType};
 use async_graphql::{EmptySubscription, MergedObject, Request, Schema, ServerError, Value};
 use serde::Serialize;
 use std::sync::Arc;
+use tracing::Instrument;
 
 /// What can be asked.
 #[derive(MergedObject, Default)]
@@ -47,6 +49,7 @@ pub struct Api {
 pub struct Prepared {
     question: Question,
     document: ExecutableDocument,
+    kind: Kind,
     once: Option<Once>,
 }
 
@@ -55,14 +58,36 @@ impl Prepared {
     pub fn once(self, once: Option<Once>) -> Self {
         Self { once, ..self }
     }
+
+    /// What it asks for.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// What the client calls it.
+    fn name(&self) -> Option<&str> {
+        let only = || match &self.document.operations {
+            DocumentOperations::Multiple(operations) if operations.len() == 1 => operations.keys().next().map(|name| name.as_str()),
+            _ => None,
+        };
+        self.question.operation_name.as_deref().or_else(only)
+    }
+}
+
+/// An answer's JSON, and the codes of the errors in it.
+pub struct Said {
+    /// What goes to the client.
+    pub body: String,
+    /// What went wrong.
+    pub codes: Vec<String>,
 }
 
 /// What came of a question, as JSON.
 pub enum Answer {
     /// It ran: data, and the errors of single fields.
-    Data(String),
+    Data(Said),
     /// It is not a question this schema answers: errors, no data.
-    Refused(String),
+    Refused(Said),
     /// The request failed as a whole.
     Failed(Error),
 }
@@ -82,24 +107,29 @@ impl Api {
     }
 
     /// Parses and measures a question; the errors are those of `Answer::Refused`.
-    pub fn prepare(&self, mut question: Question) -> Result<Prepared, String> {
+    pub fn prepare(&self, mut question: Question) -> Result<Prepared, Said> {
         let mut document = limits::parse(&question.query, &self.limits).map_err(refused)?;
-        let mut defaults = Vec::new();
+        let (mut kind, mut defaults) = (Kind::None, Vec::new());
         if let Some(asked) = Asked::of(&document, question.operation_name.as_deref(), &question.variables) {
             if let Some(variable) = asked.unset() {
-                return Err(failure(Error::invalid(format!("variables.{variable}"), "must have a value")));
+                return Err(refused(vec![error::refusal(Error::invalid(format!("variables.{variable}"), "must have a value"))]));
             }
+            kind = match asked.kind() {
+                OperationType::Query => Kind::Query,
+                OperationType::Mutation => Kind::Mutation,
+                OperationType::Subscription => Kind::Subscription,
+            };
             defaults = asked.defaults();
         }
         // The executor looks at sent variables only when it decides on @skip and @include.
         question.variables.extend(defaults);
         shape::mark_types(&mut document);
-        Ok(Prepared { question, document, once: None })
+        Ok(Prepared { question, document, kind, once: None })
     }
 
     /// Runs a question for the guard's caller. Nothing is committed and nothing may leave before the guard has finished.
     pub async fn answer(&self, prepared: &Prepared, guard: &Arc<Guard>) -> Answer {
-        let Prepared { question, document, once } = prepared;
+        let Prepared { question, document, kind, once } = prepared;
         let mut request = Request::new(question.query.as_str()).variables(question.variables.clone());
         request.operation_name = question.operation_name.clone();
         request.set_parsed_query(document.clone());
@@ -107,7 +137,8 @@ impl Api {
         if let Some(once) = once {
             request = request.data(once.clone());
         }
-        let response = self.schema.execute(request).await;
+        let span = span::operation(guard.tenant().id, *kind, prepared.name());
+        let response = self.schema.execute(request).instrument(span).await;
         if let Some(failure) = error::fatal(&response.errors) {
             return Answer::Failed(failure);
         }
@@ -115,7 +146,7 @@ impl Api {
         match asked {
             Some(asked) if ran(&response.data, &response.errors) => {
                 let data = self.shape.complete(&asked, response.data);
-                Answer::Data(json(&Body { data: Some(data), errors: error::coded(response.errors) }))
+                Answer::Data(said(&Body { data: Some(data), errors: error::coded(response.errors) }))
             }
             _ => Answer::Refused(refused(response.errors)),
         }
@@ -123,8 +154,8 @@ impl Api {
 }
 
 /// What was changed stands, but could not be shown, or not all of it: the answer names what stands, so that nobody does it twice.
-pub fn stands(error: Error, written: &[Event]) -> String {
-    json(&Body { data: Some(Value::Null), errors: vec![error::standing(error, written)] })
+pub fn stands(error: Error, written: &[Event]) -> Said {
+    said(&Body { data: Some(Value::Null), errors: vec![error::standing(error, written)] })
 }
 
 /// The errors of a failed request, in the form of GraphQL.
@@ -137,8 +168,8 @@ fn ran(data: &Value, errors: &[ServerError]) -> bool {
     *data != Value::Null || errors.iter().any(|error| !error.path.is_empty())
 }
 
-fn refused(errors: Vec<ServerError>) -> String {
-    json(&Body { data: None, errors: error::coded(errors) })
+fn refused(errors: Vec<ServerError>) -> Said {
+    said(&Body { data: None, errors: error::coded(errors) })
 }
 
 #[derive(Serialize)]
@@ -147,6 +178,10 @@ struct Body {
     data: Option<Value>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<ServerError>,
+}
+
+fn said(body: &Body) -> Said {
+    Said { body: json(body), codes: body.errors.iter().filter_map(error::code).collect() }
 }
 
 /// Strings, numbers and maps with string keys: this cannot fail, and if it did, nothing would be said.
@@ -188,14 +223,14 @@ mod tests {
         let question = Question { query: query.into(), operation_name: None, variables: Default::default() };
         let prepared = match api.prepare(question) {
             Ok(prepared) => prepared,
-            Err(body) => return serde_json::from_str(&body).unwrap(),
+            Err(said) => return serde_json::from_str(&said.body).unwrap(),
         };
         let mut request = Request::new(query);
         request.set_parsed_query(prepared.document.clone());
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let response = runtime.block_on(api.schema.execute(request));
         assert!(!ran(&response.data, &response.errors), "{:?}", response.errors);
-        serde_json::from_str(&super::refused(response.errors)).unwrap()
+        serde_json::from_str(&super::refused(response.errors).body).unwrap()
     }
 
     /// Rows for a part of an operation, or for what many have in common.
@@ -274,7 +309,7 @@ mod tests {
         let variables = async_graphql::Variables::from_json(serde_json::json!({ "patient": "x" }));
         let question = Question { query, operation_name: None, variables };
         assert!(api.prepare(question.clone()).is_ok());
-        let refused = api.prepare(Question { variables: Default::default(), ..question }).err().unwrap();
+        let refused = api.prepare(Question { variables: Default::default(), ..question }).err().unwrap().body;
         assert!(refused.contains("variables.patient") && !refused.contains("data"), "{refused}");
     }
 }

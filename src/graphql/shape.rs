@@ -141,6 +141,11 @@ impl<'a> Asked<'a> {
         Some(Self { document, operation: &operation.node, variables })
     }
 
+    /// Query, mutation or subscription.
+    pub fn kind(&self) -> OperationType {
+        self.operation.ty
+    }
+
     /// A variable that must have a value and has none.
     pub fn unset(&self) -> Option<&'a Name> {
         let unset = self.operation.variable_definitions.iter().find(|variable| {

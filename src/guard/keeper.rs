@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::ids::RequestId;
 use crate::tenant::Tenant;
 use crate::tenant::keys::KeyRing;
+use std::sync::Arc;
 
 /// A data step may read and write a lot.
 const TIMEOUTS: Timeouts = Timeouts { statement_ms: 600_000, lock_ms: 10_000 };
@@ -27,6 +28,7 @@ pub async fn open(session: Lease, keys: &KeyRing, tenant: &Tenant, actor: &Actor
         event: None,
         request: RequestId::new(),
         whereabouts: Whereabouts::default(),
+        effort: Arc::default(),
         statement_timeout_ms: TIMEOUTS.statement_ms,
         lock_timeout_ms: TIMEOUTS.lock_ms,
     }))

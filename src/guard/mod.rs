@@ -24,6 +24,7 @@ use crate::audit::{Disclosure, Outcome, Whereabouts};
 use crate::auth::Principal;
 use crate::error::{Error, Result};
 use crate::ids::{RequestId, StaffId, TenantId};
+use crate::telemetry::{Effort, span};
 use crate::tenant::catalog::Catalog;
 use crate::tenant::events::SecurityEvents;
 use crate::tenant::keys::KeyRing;
@@ -31,6 +32,8 @@ use crate::tenant::router::Router;
 use crate::tenant::{State, Tenant, is_slug};
 use reads::Reads;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+use tracing::Instrument;
 
 /// What a request says about the tenant besides its token: it may only choose among the token's, or confirm.
 #[derive(Debug, Clone, Copy, Default)]
@@ -48,6 +51,8 @@ pub struct RequestInfo {
     pub request: RequestId,
     /// From where it came.
     pub whereabouts: Whereabouts,
+    /// What it causes is counted here.
+    pub effort: Arc<Effort>,
 }
 
 /// Times of a tenant's statements, in milliseconds.
@@ -126,7 +131,8 @@ impl Door {
     /// Opens a transaction for an operation that no request stands behind: an import, a data step of a migration.
     pub async fn work(&self, tenant: TenantId, actor: &Actor, purpose: Purpose, request: RequestId) -> Result<TenantTx> {
         let tenant = self.catalog.refresh(tenant).await?.ok_or(Error::NotFound)?;
-        self.open(&tenant, actor, purpose, None, request, Whereabouts::default()).await
+        let info = RequestInfo { request, whereabouts: Whereabouts::default(), effort: Arc::default() };
+        self.open(&tenant, actor, purpose, None, &info).await
     }
 
     /// Counts a refusal that no verified tenant stands behind.
@@ -182,13 +188,15 @@ impl Door {
         actor: &Actor,
         purpose: Purpose,
         event: Option<Event>,
-        request: RequestId,
-        whereabouts: Whereabouts,
+        info: &RequestInfo,
     ) -> Result<TenantTx> {
         let placement = tenant.placement.as_ref().ok_or(Error::Unavailable)?;
         let keys = self.keys.tenant(tenant.id).await?;
         let binding = self.keys.binding(placement.server, &placement.database).await?;
-        let session = self.router.lease(tenant.id, placement).await?;
+        let began = Instant::now();
+        let session = self.router.lease(tenant.id, placement).instrument(span::pool(tenant.id)).await;
+        info.effort.waited(began.elapsed());
+        let session = session?;
         if let Some(inspected) = &self.inspected {
             inspected.check(&session, placement).await?;
         }
@@ -201,8 +209,9 @@ impl Door {
             actor,
             purpose,
             event,
-            request,
-            whereabouts,
+            request: info.request,
+            whereabouts: info.whereabouts.clone(),
+            effort: Arc::clone(&info.effort),
             statement_timeout_ms: self.timeouts.statement_ms,
             lock_timeout_ms: self.timeouts.lock_ms,
         }))
@@ -297,6 +306,6 @@ impl Guard {
     }
 
     async fn open(&self, purpose: Purpose, event: Option<Event>) -> Result<TenantTx> {
-        self.door.open(&self.tenant, &self.actor, purpose, event, self.info.request, self.info.whereabouts.clone()).await
+        self.door.open(&self.tenant, &self.actor, purpose, event, &self.info).await
     }
 }

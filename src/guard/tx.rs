@@ -8,14 +8,18 @@ use crate::db::fault::classify;
 use crate::db::pool::Lease;
 use crate::error::{Error, Result};
 use crate::ids::{RequestId, TenantId};
+use crate::telemetry::Effort;
+use crate::telemetry::span::{self, Statement};
 use crate::tenant::keys::BindingKey;
 use crate::tenant::{Placement, SchemaName};
 use diesel::QueryResult;
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
+use std::panic::Location;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use tracing::Instrument;
 
 /// A transaction bound to one tenant, one person and one purpose.
 ///
@@ -27,6 +31,7 @@ pub struct TenantTx {
     tenant: TenantId,
     schema: SchemaName,
     whereabouts: Whereabouts,
+    effort: Arc<Effort>,
     pending: Mutex<Pending>,
     failed: AtomicBool,
     over: AtomicBool,
@@ -44,6 +49,7 @@ pub(super) struct Opening<'a> {
     pub event: Option<Event>,
     pub request: RequestId,
     pub whereabouts: Whereabouts,
+    pub effort: Arc<Effort>,
     pub statement_timeout_ms: u64,
     pub lock_timeout_ms: u64,
 }
@@ -51,7 +57,7 @@ pub(super) struct Opening<'a> {
 impl TenantTx {
     /// Nothing is sent yet: the head goes out with whatever is run first.
     pub(super) fn open(opening: Opening<'_>) -> Self {
-        let Opening { session, binding, keys, tenant, placement, actor, purpose, event, request, whereabouts, .. } = opening;
+        let Opening { session, binding, keys, tenant, placement, actor, purpose, event, request, whereabouts, effort, .. } = opening;
         let write = event.map(|event| (event, &whereabouts));
         let ticket = Ticket { tenant, generation: placement.generation, actor, purpose, request, write };
         let bind = ticket.bind(binding, session.pid(), session.clock_ms());
@@ -70,7 +76,7 @@ impl TenantTx {
             }
         };
         let (head, pending, failed, over) = (head.boxed().shared(), Mutex::default(), AtomicBool::new(false), AtomicBool::new(false));
-        Self { session, head, keys, tenant, schema, whereabouts, pending, failed, over }
+        Self { session, head, keys, tenant, schema, whereabouts, effort, pending, failed, over }
     }
 
     /// Through which queries are built and sent, always inside `run`.
@@ -90,7 +96,12 @@ impl TenantTx {
 
     /// Runs a query made with `conn`. What comes back was bound: if the head failed, its error wins and no row is returned.
     /// Queries run at once are pipelined. After an error the transaction can only be rolled back.
-    pub async fn run<T>(&self, query: impl Future<Output = QueryResult<T>>) -> Result<T> {
+    #[track_caller]
+    pub fn run<T>(&self, query: impl Future<Output = QueryResult<T>>) -> impl Future<Output = Result<T>> {
+        self.send(Statement::At(Location::caller()), query)
+    }
+
+    async fn send<T>(&self, statement: Statement, query: impl Future<Output = QueryResult<T>>) -> Result<T> {
         if self.over.load(Ordering::Relaxed) {
             return Err(Error::internal("A query came after its transaction", "it was not sent"));
         }
@@ -98,8 +109,12 @@ impl TenantTx {
             return Err(Error::Unavailable);
         }
         // The head is polled first, so its message is the first on the wire.
-        let (bound, outcome) = futures_util::join!(self.head.clone(), query);
+        let asking = self.effort.asks();
+        let both = async { futures_util::join!(self.head.clone(), query) };
+        let (bound, outcome) = both.instrument(span::sql(self.tenant, statement)).await;
+        drop(asking);
         if let Err(error) = bound {
+            self.effort.refused(&error);
             self.failed.store(true, Ordering::Relaxed);
             return Err(error);
         }
@@ -111,6 +126,7 @@ impl TenantTx {
             if fault.close {
                 self.session.close();
             }
+            self.effort.refused(&fault.error);
             fault.error
         })
     }
@@ -127,17 +143,19 @@ impl TenantTx {
 
     /// Writes the audit rows and commits, in one message: either both happen or neither.
     pub async fn commit(&self) -> Result<()> {
-        let audit = {
+        let (audit, rows) = {
             let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
             let pending = std::mem::take(&mut *pending);
-            match pending.is_empty() {
+            let audit = match pending.is_empty() {
                 true => String::new(),
                 false => format!("SELECT {}.audit('{}');", self.schema, pending.to_hex(&self.whereabouts)),
-            }
+            };
+            (audit, pending.len())
         };
-        // `run` refuses after an error: a COMMIT of a failed transaction would answer ROLLBACK and look like success.
-        self.run(async { (&mut self.conn()).batch_execute(&format!("{audit}COMMIT")).await }).await?;
+        // `send` refuses after an error: a COMMIT of a failed transaction would answer ROLLBACK and look like success.
+        self.send(Statement::Commit, async { (&mut self.conn()).batch_execute(&format!("{audit}COMMIT")).await }).await?;
         self.ended();
+        self.effort.audited(rows);
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use crate::audit::Whereabouts;
 use crate::error::Error;
 use crate::guard::{RequestInfo, TenantHint};
 use crate::ids::RequestId;
+use crate::telemetry::{self, Parent};
 use actix_web::HttpRequest;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{AUTHORIZATION, HOST, HeaderMap, USER_AGENT};
@@ -48,11 +49,16 @@ impl Hint {
 }
 
 /// Where the request comes from, for the audit log.
-pub fn info(request: &HttpRequest, id: RequestId) -> RequestInfo {
+pub fn info(request: &HttpRequest, id: RequestId, told: &telemetry::Request) -> RequestInfo {
     let agent =
         request.headers().get(USER_AGENT).map(|agent| String::from_utf8_lossy(agent.as_bytes()).chars().take(USER_AGENT_CHARS).collect());
-    let whereabouts = Whereabouts { ip: request.peer_addr().map(|peer| peer.ip()), user_agent: agent, trace_id: None };
-    RequestInfo { request: id, whereabouts }
+    let whereabouts = Whereabouts { ip: request.peer_addr().map(|peer| peer.ip()), user_agent: agent, trace_id: Some(told.trace_id().into()) };
+    RequestInfo { request: id, whereabouts, effort: told.effort() }
+}
+
+/// The trace that the client is in. Given twice it is nobody's.
+pub fn parent(headers: &HeaderMap) -> Parent<'_> {
+    Parent(once(headers, "traceparent").ok().flatten())
 }
 
 /// The key under which the changes of a request are to be made once.
@@ -136,6 +142,9 @@ mod tests {
     #[test]
     fn a_long_user_agent_is_cut() {
         let request = TestRequest::post().insert_header((USER_AGENT, "x".repeat(500))).to_http_request();
-        assert_eq!(info(&request, RequestId::new()).whereabouts.user_agent.map(|agent| agent.len()), Some(200));
+        let settings = crate::config::Settings::load(None, None).unwrap().telemetry;
+        let (metrics, id) = (telemetry::Metrics::new(&settings).unwrap(), RequestId::new());
+        let told = telemetry::Request::begin(&metrics, id, Parent::default());
+        assert_eq!(info(&request, id, &told).whereabouts.user_agent.map(|agent| agent.len()), Some(200));
     }
 }

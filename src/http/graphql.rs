@@ -8,33 +8,48 @@ use super::body;
 use super::caller::{self, Hint};
 use crate::auth::Principal;
 use crate::error::Error;
-use crate::graphql::{self, Answer, Prepared, Question};
+use crate::graphql::{self, Answer, Prepared, Question, Said};
 use crate::guard::{Guard, Once, RequestInfo};
 use crate::ids::RequestId;
+use crate::telemetry;
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use std::sync::Arc;
 use std::time::Duration;
+use tracing::Instrument;
 
 /// Answers `POST /graphql`.
 pub async fn answer(request: HttpRequest, payload: web::Payload, front: web::Data<Front>) -> HttpResponse {
     let id = RequestId::new();
+    let told = telemetry::Request::begin(&front.app.metrics, id, caller::parent(request.headers()));
+    respond(&front, &request, payload, id, &told).instrument(told.span().clone()).await
+}
+
+async fn respond(front: &Front, request: &HttpRequest, payload: web::Payload, id: RequestId, told: &telemetry::Request) -> HttpResponse {
     let format = accept::negotiate(request.headers());
     let deadline = Duration::from_millis(front.app.settings.http.request_timeout_ms);
-    let reply = match tokio::time::timeout(deadline, converse(&front, &request, payload, format, id)).await {
+    let reply = match tokio::time::timeout(deadline, converse(front, request, payload, format, id, told)).await {
         Ok(reply) => reply,
         Err(_) => Err(Error::Timeout.into()),
     };
     let format = format.unwrap_or(Format::Json);
     match reply {
-        Ok(Reply { status, body }) => answer::json(status, format, id, body),
-        Err(refusal) => answer::refuse(refusal, format, id),
+        Ok(Reply { status, said }) => {
+            told.failed(said.codes);
+            told.answered(status.as_u16());
+            answer::json(status, format, id, said.body)
+        }
+        Err(refusal) => {
+            told.failed([refusal.error.code()]);
+            told.answered(refusal.status.as_u16());
+            answer::refuse(refusal, format, id)
+        }
     }
 }
 
 struct Reply {
     status: StatusCode,
-    body: String,
+    said: Said,
 }
 
 async fn converse(
@@ -43,21 +58,24 @@ async fn converse(
     payload: web::Payload,
     format: Option<Format>,
     id: RequestId,
+    told: &telemetry::Request,
 ) -> Result<Reply, Refusal> {
-    let visit = Visit::begin(front, request, id).await?;
+    let visit = Visit::begin(front, request, id, told).await?;
     // Whoever may not come in learns nothing about what they sent.
     let guard = visit.admit().await?;
+    told.admitted(guard.tenant().id);
     let format = format.ok_or_else(not_acceptable)?;
     body::check_type(request.headers())?;
     let bytes = body::read(request.headers(), payload, front.app.settings.limits.body_bytes).await?;
     let once = caller::idempotency_key(request.headers())?.map(|key| Once { key, body: bytes.to_vec() });
     let prepared = match front.api.prepare(Question::read(&bytes)?) {
         Ok(prepared) => prepared.once(once),
-        Err(body) => return Ok(Reply { status: refused(format), body }),
+        Err(said) => return Ok(Reply { status: refused(format), said }),
     };
+    told.asks(prepared.kind());
     match visit.ask(guard, &prepared).await? {
-        Answer::Data(body) => Ok(Reply { status: StatusCode::OK, body }),
-        Answer::Refused(body) => Ok(Reply { status: refused(format), body }),
+        Answer::Data(said) => Ok(Reply { status: StatusCode::OK, said }),
+        Answer::Refused(said) => Ok(Reply { status: refused(format), said }),
         Answer::Failed(error) => Err(error.into()),
     }
 }
@@ -71,14 +89,14 @@ struct Visit<'a> {
 }
 
 impl<'a> Visit<'a> {
-    async fn begin(front: &'a Front, request: &HttpRequest, id: RequestId) -> Result<Self, Refusal> {
+    async fn begin(front: &'a Front, request: &HttpRequest, id: RequestId, told: &telemetry::Request) -> Result<Self, Refusal> {
         let principal = known(front, request).await.inspect_err(|refusal| {
             if refusal.status == StatusCode::UNAUTHORIZED {
                 front.app.door.refused("unauthenticated");
             }
         })?;
         let hint = Hint::of(request, front.app.settings.http.domain.as_deref())?;
-        Ok(Self { front, principal, hint, info: caller::info(request, id) })
+        Ok(Self { front, principal, hint, info: caller::info(request, id, told) })
     }
 
     async fn admit(&self) -> Result<Arc<Guard>, Error> {

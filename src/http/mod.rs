@@ -6,6 +6,7 @@ mod answer;
 mod body;
 mod caller;
 mod graphql;
+pub mod metrics;
 
 use crate::app::App;
 use crate::graphql::Api;

@@ -20,8 +20,8 @@ use std::time::Duration;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// What is still to be sent at the end has this long, together.
-const LAST_WORDS: Duration = Duration::from_secs(3);
+/// What is still to be sent at the end has this long: metrics, and then all else together.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Telemetry that cannot be started.
 #[derive(Debug, thiserror::Error)]

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::ids::{PlacementId, ServerId, TenantId};
 use secrecy::SecretString;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
@@ -31,6 +32,7 @@ pub struct KeyRing {
     keep: Duration,
     tenants: Mutex<HashMap<TenantId, Kept<TenantKeys>>>,
     bindings: Mutex<HashMap<(ServerId, String), Kept<BindingKey>>>,
+    misses: AtomicU64,
 }
 
 /// What a wrapped secret is for: part of its associated data, so that one cannot stand in for another.
@@ -41,7 +43,7 @@ pub fn context(kind: &str, of: impl std::fmt::Display, version: i32) -> Vec<u8> 
 impl KeyRing {
     /// A ring that keeps opened keys for `keep`.
     pub fn new(kms: Arc<dyn Kms>, catalog: Arc<Catalog>, keep: Duration) -> Arc<Self> {
-        Arc::new(Self { kms, catalog, keep, tenants: Mutex::default(), bindings: Mutex::default() })
+        Arc::new(Self { kms, catalog, keep, tenants: Mutex::default(), bindings: Mutex::default(), misses: AtomicU64::new(0) })
     }
 
     /// A tenant's keys.
@@ -49,6 +51,7 @@ impl KeyRing {
         if let Some(keys) = fresh(&self.tenants, &tenant, self.keep) {
             return Ok(keys);
         }
+        self.misses.fetch_add(1, Ordering::Relaxed);
         let (mut data, mut search, mut signing) = (Vec::new(), None, None);
         for wrapped in self.catalog.tenant_keys(tenant).await? {
             let context = context(&wrapped.kind, tenant, wrapped.version);
@@ -71,10 +74,16 @@ impl KeyRing {
         if let Some(key) = fresh(&self.bindings, &place, self.keep) {
             return Ok(key);
         }
+        self.misses.fetch_add(1, Ordering::Relaxed);
         let wrapped = self.catalog.binding_key(server, database).await?;
         let context = context("binding", format_args!("{server}/{database}"), wrapped.version);
         let key = self.kms.unwrap(KekId::System, &context, &wrapped.wrapped).await?;
         Ok(keep(&self.bindings, place, BindingKey { kid: wrapped.version, key }))
+    }
+
+    /// How often a key was not in memory.
+    pub fn misses(&self) -> u64 {
+        self.misses.load(Ordering::Relaxed)
     }
 
     /// Password of `cordon_app` on a server.

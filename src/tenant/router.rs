@@ -5,7 +5,7 @@ use super::catalog::Catalog;
 use super::keys::KeyRing;
 use super::{Model, Placement, SchemaName, own_database_name};
 use crate::db::connect;
-use crate::db::pool::{Budget, Lease, LeaseError, Limits, Pool};
+use crate::db::pool::{Budget, Lease, LeaseError, Limits, Pool, Used};
 use crate::error::{Error, Result};
 use crate::ids::{PlacementId, ServerId, TenantId};
 use secrecy::ExposeSecret;
@@ -39,6 +39,12 @@ impl Router {
     /// A session with the database of shared and schema tenants, for the boot check.
     pub async fn lease_shared(&self, server: ServerId, database: &str) -> Result<Lease> {
         self.lease_at((server, database.to_owned()), None, SchemaName::shared().as_str()).await
+    }
+
+    /// What of each server's budget is used now.
+    pub fn used(&self) -> Vec<(ServerId, Used)> {
+        let budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
+        budgets.iter().map(|(server, budget)| (*server, budget.used())).collect()
     }
 
     async fn lease_at(&self, place: Place, own: Option<(TenantId, PlacementId)>, schema: &str) -> Result<Lease> {

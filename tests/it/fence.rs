@@ -105,7 +105,7 @@ async fn admit(app: &Arc<App>, tenant: TenantId) -> Result<Guard, Error> {
         acting: None,
         expires_at: chrono::Utc::now() + Duration::from_secs(600),
     };
-    let info = RequestInfo { request: RequestId::new(), whereabouts: Default::default() };
+    let info = RequestInfo { request: RequestId::new(), whereabouts: Default::default(), effort: Default::default() };
     app.door.admit(&principal, TenantHint::default(), info).await
 }
 

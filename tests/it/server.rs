@@ -8,6 +8,8 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// A server that answers until it is dropped.
 pub struct Server<'a> {
@@ -159,8 +161,9 @@ impl Log {
         let log = LOG.get_or_init(|| {
             let log = Log(Arc::default());
             let writer = log.clone();
-            let lines = tracing_subscriber::fmt().json().with_env_filter("info,cordon=trace").with_writer(move || writer.clone());
-            lines.try_init().expect("one log for the run");
+            let settings = cordon::config::Log { format: cordon::config::LogFormat::Json, filter: "info,cordon=trace".into() };
+            let lines = cordon::telemetry::lines(&settings, move || writer.clone()).unwrap();
+            tracing_subscriber::registry().with(lines).try_init().expect("one log for the run");
             log
         });
         String::from_utf8_lossy(&log.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()

@@ -132,7 +132,7 @@ pub fn clinician(tenant: TenantId) -> Principal {
 
 /// A guard for one operation, as HTTP gets it.
 pub async fn admitted(app: &App, tenant: TenantId) -> Result<Guard> {
-    let info = RequestInfo { request: RequestId::new(), whereabouts: Whereabouts::default() };
+    let info = RequestInfo { request: RequestId::new(), whereabouts: Whereabouts::default(), effort: Arc::default() };
     app.door.admit(&clinician(tenant), TenantHint::default(), info).await
 }
 
@@ -210,6 +210,7 @@ fn profile(directory: &Path, key_file: &Path, issuer: &DevIssuer) -> PathBuf {
         "http": { "bind": "127.0.0.1:0", "workers": 2, "domain": "notes.test" },
         "catalog": { "url": url("server.env"), "operator_url": url("operator.env") },
         "keys": { "file": key_file },
+        "telemetry": { "bind": "127.0.0.1:0" },
         "auth": { "issuers": [{ "issuer": cordon::auth::dev::ISSUER, "jwks_file": issuer.jwks_path(), "algorithms": ["ES256"] }] },
     });
     std::fs::write(directory.join("test.yaml"), settings.to_string()).unwrap();

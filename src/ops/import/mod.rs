@@ -56,6 +56,18 @@ pub struct Counts {
     pub rejected: u64,
 }
 
+impl Counts {
+    /// What was added to what there was.
+    fn since(self, before: Self) -> Self {
+        Self {
+            new: self.new - before.new,
+            updated: self.updated - before.updated,
+            unchanged: self.unchanged - before.unchanged,
+            rejected: self.rejected - before.rejected,
+        }
+    }
+}
+
 impl Report {
     /// The counts that resources of this kind belong to.
     pub fn counts(&mut self, kind: Kind) -> &mut Counts {

@@ -1,6 +1,6 @@
 //! One run of an import: readings in, rows and a report out.
 
-use super::Report;
+use super::{Counts, Report};
 use super::rejects::{Reason, Reject, Rejects};
 use super::source::{Batch, Reading, Source, Sourced};
 use super::store::{Store, Stored};
@@ -21,6 +21,8 @@ pub struct Progress {
     pub done: u64,
     /// How many there are in the input.
     pub of: u64,
+    /// What became of those since the last time.
+    pub latest: Counts,
 }
 
 /// Stores everything that `source` reads. What was stored before an error stays; the same run goes on from there.
@@ -28,7 +30,9 @@ pub async fn run(source: Source, mut store: Store, mut rejects: Option<Rejects>,
     let begun = Instant::now();
     let mut report = Report::default();
     let mut expected: BTreeMap<Kind, u64> = BTreeMap::new();
-    let mut done: BTreeMap<Kind, u64> = BTreeMap::new();
+    let kinds = [Kind::Practitioner, Kind::Patient, Kind::Encounter, Kind::DocumentReference];
+    let mut done = BTreeMap::from(kinds.map(|kind| (kind, 0)));
+    let mut told: BTreeMap<Kind, Counts> = BTreeMap::new();
     let mut readings = source.read(AHEAD)?;
     let mut finished = false;
     while let Some(reading) = readings.recv().await {
@@ -62,12 +66,17 @@ pub async fn run(source: Source, mut store: Store, mut rejects: Option<Rejects>,
                 }
                 let so_far = done.entry(kind).or_default();
                 *so_far += count;
-                tell(Progress { kind, done: *so_far, of: expected.get(&kind).copied().unwrap_or(0).max(*so_far) });
+                let of = expected.get(&kind).copied().unwrap_or(0).max(*so_far);
+                tell(Progress { kind, done: *so_far, of, latest: latest(&mut report, &mut told, kind) });
             }
         }
     }
     if !finished {
         return Err(OpsError::Failed("the input could not be read to its end; what was read is stored, run it again".into()));
+    }
+    // What was rejected after the last batch of its kind.
+    for (kind, done) in done {
+        tell(Progress { kind, done, of: done, latest: latest(&mut report, &mut told, kind) });
     }
     if let Some(rejects) = rejects {
         rejects.finish()?;
@@ -76,6 +85,11 @@ pub async fn run(source: Source, mut store: Store, mut rejects: Option<Rejects>,
     let notes = report.notes.new + report.notes.updated + report.notes.unchanged;
     report.notes_per_second = (notes as f64 / report.seconds.max(0.001)).round();
     Ok(report)
+}
+
+fn latest(report: &mut Report, told: &mut BTreeMap<Kind, Counts>, kind: Kind) -> Counts {
+    let counts = *report.counts(kind);
+    counts.since(told.insert(kind, counts).unwrap_or_default())
 }
 
 fn resources<T>(batch: &[Sourced<T>]) -> Vec<&T> {

@@ -1,0 +1,104 @@
+//! `cordon serve` as a process of its own, with the telemetry it has in production: what it prints, what it counts, how it ends.
+
+use crate::site::Site;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// A running server.
+pub struct Process {
+    child: Child,
+    pub url: String,
+    pub metrics_url: String,
+    printed: Option<JoinHandle<String>>,
+    http: reqwest::Client,
+}
+
+impl Process {
+    /// In front of this site, under this name; `telemetry` is its section of the settings.
+    pub fn serve(site: &Site, name: &str, mut telemetry: Value) -> Self {
+        let settings = &site.settings;
+        let directory = site.directory.join(name);
+        std::fs::create_dir(&directory).unwrap();
+        telemetry["bind"] = json!("127.0.0.1:0");
+        let profile = json!({
+            "http": { "bind": "127.0.0.1:0", "workers": 2 },
+            "catalog": { "url": settings.catalog.url.as_ref().unwrap().expose_secret() },
+            "keys": { "file": std::path::absolute(settings.keys.file.as_ref().unwrap()).unwrap() },
+            "auth": { "issuers": [{ "issuer": cordon::auth::dev::ISSUER, "jwks_file": site.issuer.jwks_path(), "algorithms": ["ES256"] }] },
+            "log": { "filter": "trace" },
+            "telemetry": telemetry,
+        });
+        std::fs::write(directory.join("dev.yaml"), profile.to_string()).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cordon"));
+        command.args(["serve", "--profile", "dev", "--config"]).arg(&directory).stdin(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let (send, addresses) = channel();
+        // Whoever logs must be read, to the end.
+        let printed = std::thread::spawn(move || {
+            let mut all = String::new();
+            for line in lines {
+                let _ = address(&line).map(|address| send.send(address));
+                all.push_str(&line);
+                all.push('\n');
+            }
+            all
+        });
+        let (url, metrics_url) = (next(&addresses), next(&addresses));
+        Self { child, url, metrics_url, printed: Some(printed), http: reqwest::Client::new() }
+    }
+
+    /// A request to be finished by the caller.
+    pub fn question(&self, token: &str, query: &str, variables: Value) -> reqwest::RequestBuilder {
+        let body = json!({ "query": query, "variables": variables });
+        self.http.post(&self.url).bearer_auth(token).header("accept", "application/graphql-response+json").json(&body)
+    }
+
+    /// The status and body of an answer.
+    pub async fn ask(&self, token: &str, query: &str, variables: Value) -> (u16, Value) {
+        let answer = self.question(token, query, variables).send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+
+    /// What it counts.
+    pub async fn metrics(&self) -> String {
+        let answer = self.http.get(&self.metrics_url).send().await.unwrap();
+        assert_eq!(answer.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+        answer.text().await.unwrap()
+    }
+
+    /// Tells it to stop; how long that took, and all it has printed.
+    pub fn stop(mut self) -> (Duration, String) {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+        let began = Instant::now();
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(began.elapsed() < Duration::from_secs(30), "it ends");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        (began.elapsed(), self.printed.take().unwrap().join().unwrap())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn next(addresses: &Receiver<String>) -> String {
+    addresses.recv_timeout(Duration::from_secs(30)).expect("an address")
+}
+
+fn address(line: &str) -> Option<String> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    let message = line["message"].as_str()?;
+    ["Serving ", "Metrics at "].iter().find_map(|start| message.strip_prefix(start)).map(str::to_owned)
+}
