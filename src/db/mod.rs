@@ -1,6 +1,7 @@
 //! PostgreSQL: private clusters, connections and their pools, migrations, table definitions.
 //! Knows nothing of tenants; what a connection may be used for is decided by the guard.
 
+mod budget;
 pub mod cluster;
 pub mod connect;
 pub mod fault;

@@ -1,7 +1,9 @@
-//! Pools of sessions and the one budget of backends they share on a PostgreSQL server.
+//! Pools of sessions with a PostgreSQL server.
 //! A session goes back to its pool only after a clean end of its transaction; any other is cancelled, closed and counted.
 //! Hands out `Lease`s to the guard and to nobody else.
 
+use super::budget::Counted;
+pub use super::budget::{Budget, Limits, Used};
 use super::connect::{self, ConnectError};
 use diesel::sql_types::{BigInt, Integer};
 use diesel::{QueryableByName, sql_query};
@@ -11,10 +13,10 @@ use futures_util::FutureExt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio_postgres::Config;
 
 /// Sessions closed because their transaction did not end cleanly, since the start of the process.
@@ -25,127 +27,10 @@ static CLOSED_UNCLEAN: AtomicU64 = AtomicU64::new(0);
 const TURN: Duration = Duration::from_millis(100);
 /// A server that is asked to cancel must take the request in this time.
 const CANCEL_WITHIN: Duration = Duration::from_secs(5);
-/// How often one who waits for a backend looks for an idle session.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// How many sessions were closed because their transaction did not end cleanly.
 pub fn closed_unclean() -> u64 {
     CLOSED_UNCLEAN.load(Ordering::Relaxed)
-}
-
-/// How pools behave; times of `config::Database`.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Backends of one server, over all its pools.
-    pub backends: usize,
-    /// To connect, and to wait for a session.
-    pub connect_timeout: Duration,
-    /// A session lives no longer.
-    pub lifetime: Duration,
-    /// An idle session is closed after this.
-    pub idle: Duration,
-}
-
-impl From<&crate::config::Database> for Limits {
-    fn from(settings: &crate::config::Database) -> Self {
-        Self {
-            backends: settings.backends.max(1),
-            connect_timeout: Duration::from_millis(settings.connect_timeout_ms.max(1)),
-            lifetime: Duration::from_secs(settings.lifetime_seconds.max(1)),
-            idle: Duration::from_secs(settings.idle_seconds.max(1)),
-        }
-    }
-}
-
-/// The backends this process may hold on one PostgreSQL server. One that ends may overlap, for the moment PostgreSQL takes to end it,
-/// with the one that takes its place.
-pub struct Budget {
-    permits: Arc<Semaphore>,
-    lanes: Mutex<Vec<Weak<Lane>>>,
-    waiting: AtomicUsize,
-    /// Who waits for a session of any pool.
-    asking: AtomicUsize,
-    limits: Limits,
-}
-
-/// How much of a budget is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Used {
-    /// Backends there may be.
-    pub limit: usize,
-    /// In a transaction, or about to be.
-    pub busy: usize,
-    /// In a pool.
-    pub idle: usize,
-    /// Callers that wait for a session.
-    pub waiting: usize,
-}
-
-impl Budget {
-    /// A budget of `limits.backends`.
-    pub fn new(limits: Limits) -> Arc<Self> {
-        let permits = Arc::new(Semaphore::new(limits.backends));
-        Arc::new(Self { permits, lanes: Mutex::default(), waiting: AtomicUsize::new(0), asking: AtomicUsize::new(0), limits })
-    }
-
-    /// What of it is used now.
-    pub fn used(&self) -> Used {
-        let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let idle = lanes.iter().filter_map(Weak::upgrade).map(|lane| lane.0.state().idle_connections as usize).sum();
-        let limit = self.limits.backends;
-        let open = limit.saturating_sub(self.permits.available_permits());
-        Used { limit, busy: open.saturating_sub(idle), idle, waiting: self.asking.load(Ordering::Relaxed) }
-    }
-
-    /// A permit for one more backend, first come, first served. While there is none, idle sessions of any pool are closed for it, and
-    /// other pools give up a session that comes back to them after its turn. `mine` counts those of the same pool who wait.
-    async fn permit(&self, mine: &AtomicUsize) -> OwnedSemaphorePermit {
-        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
-            return permit;
-        }
-        let _counted = [Counted::one(&self.waiting), Counted::one(mine)];
-        let mut permit = pin!(Arc::clone(&self.permits).acquire_owned());
-        loop {
-            self.evict();
-            // The semaphore is never closed, so the only way on is a permit.
-            if let Ok(Ok(permit)) = tokio::time::timeout(LOOK_AGAIN, &mut permit).await {
-                return permit;
-            }
-        }
-    }
-
-    /// Closes an idle session, if there is one. Waits for nothing.
-    fn evict(&self) {
-        let lanes: Vec<_> = {
-            let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-            lanes.retain(|lane| lane.strong_count() > 0);
-            lanes.iter().filter_map(Weak::upgrade).collect()
-        };
-        for lane in lanes {
-            if lane.0.state().idle_connections > 0
-                && let Some(Ok(session)) = lane.0.get().now_or_never()
-            {
-                session.close();
-                return;
-            }
-        }
-    }
-}
-
-/// One in a count, for as long as it lives.
-struct Counted<'a>(&'a AtomicUsize);
-
-impl<'a> Counted<'a> {
-    fn one(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// A session that could not be had.
@@ -159,7 +44,7 @@ pub enum LeaseError {
     Busy,
 }
 
-struct Lane(bb8::Pool<Manager>, Failures);
+pub(super) struct Lane(bb8::Pool<Manager>, Failures);
 
 /// Failed attempts to connect, told to those who wait for a session, so that they need not wait for the time-out.
 #[derive(Debug, Clone, Default)]
@@ -180,6 +65,17 @@ impl bb8::ErrorSink<ConnectError> for Failures {
 }
 
 impl Lane {
+    /// Sessions that nobody uses.
+    pub(super) fn idle(&self) -> usize {
+        self.0.state().idle_connections as usize
+    }
+
+    /// Closes one of them, if there still is one. Waits for nothing.
+    pub(super) fn close_idle(&self) -> bool {
+        let session = if self.idle() > 0 { self.0.get().now_or_never() } else { None };
+        session.and_then(Result::ok).map(|session| session.close()).is_some()
+    }
+
     async fn get(&self) -> Result<bb8::PooledConnection<'static, Manager>, LeaseError> {
         let away = || LeaseError::Away(self.1.last.lock().unwrap_or_else(PoisonError::into_inner).clone());
         let mut session = pin!(self.0.get_owned());
@@ -233,7 +129,7 @@ impl Pool {
                 Arc::new(Lane(pool, failures))
             })
             .collect();
-        budget.lanes.lock().unwrap_or_else(PoisonError::into_inner).extend(lanes.iter().map(Arc::downgrade));
+        budget.join(&lanes);
         Self { lanes, budget: Arc::clone(budget) }
     }
 

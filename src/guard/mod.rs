@@ -182,14 +182,7 @@ impl Door {
         Err(Error::TenantMismatch)
     }
 
-    async fn open(
-        &self,
-        tenant: &Tenant,
-        actor: &Actor,
-        purpose: Purpose,
-        event: Option<Event>,
-        info: &RequestInfo,
-    ) -> Result<TenantTx> {
+    async fn open(&self, tenant: &Tenant, actor: &Actor, purpose: Purpose, event: Option<Event>, info: &RequestInfo) -> Result<TenantTx> {
         let placement = tenant.placement.as_ref().ok_or(Error::Unavailable)?;
         let keys = self.keys.tenant(tenant.id).await?;
         let binding = self.keys.binding(placement.server, &placement.database).await?;

@@ -52,7 +52,8 @@ impl Hint {
 pub fn info(request: &HttpRequest, id: RequestId, told: &telemetry::Request) -> RequestInfo {
     let agent =
         request.headers().get(USER_AGENT).map(|agent| String::from_utf8_lossy(agent.as_bytes()).chars().take(USER_AGENT_CHARS).collect());
-    let whereabouts = Whereabouts { ip: request.peer_addr().map(|peer| peer.ip()), user_agent: agent, trace_id: Some(told.trace_id().into()) };
+    let whereabouts =
+        Whereabouts { ip: request.peer_addr().map(|peer| peer.ip()), user_agent: agent, trace_id: Some(told.trace_id().into()) };
     RequestInfo { request: id, whereabouts, effort: told.effort() }
 }
 

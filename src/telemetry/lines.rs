@@ -35,9 +35,7 @@ where
 
 /// What the settings let through of these targets, and the span of every request.
 pub(super) fn filter<S: Subscriber>(log: &Log, of: fn(&str) -> bool) -> Result<impl Filter<S> + use<S>, TelemetryError> {
-    let quiet = move |about: &Metadata<'_>| {
-        of(about.target()) && (about.target().starts_with("cordon") || *about.level() <= Level::INFO)
-    };
+    let quiet = move |about: &Metadata<'_>| of(about.target()) && (about.target().starts_with("cordon") || *about.level() <= Level::INFO);
     Ok(EnvFilter::try_new(&log.filter)?.and(filter_fn(quiet)).or(filter_fn(is_request)))
 }
 

@@ -108,7 +108,10 @@ impl Metrics {
             flights: counts("cordon_request_flights", "Waits for PostgreSQL of one request; statements sent together are one"),
             pool_wait: seconds("cordon_pool_wait_seconds", "Time that one request waited for sessions"),
             audit_rows: counter("cordon_audit_rows_total", "Disclosures and refusals written to audit logs"),
-            fence: counter("cordon_fence_refusals_total", "Transactions that the database refused because the tenant had moved or was suspended"),
+            fence: counter(
+                "cordon_fence_refusals_total",
+                "Transactions that the database refused because the tenant had moved or was suspended",
+            ),
             imported: counter("cordon_imported_resources_total", "Resources that imports took in or rejected"),
             flags: counter("cordon_flag_evaluations_total", "Answers of feature flags"),
             registry,

@@ -15,10 +15,7 @@ const NAME_CHARS: usize = 64;
 /// Running one GraphQL operation. Its name is the client's, so it is told only where it is a name.
 pub fn operation(tenant: TenantId, kind: Kind, name: Option<&str>) -> Span {
     let name = name.and_then(plain);
-    tag(
-        debug_span!("operation", tenant.id = Empty, "graphql.operation.type" = kind.as_str(), graphql.operation.name = name),
-        tenant,
-    )
+    tag(debug_span!("operation", tenant.id = Empty, "graphql.operation.type" = kind.as_str(), graphql.operation.name = name), tenant)
 }
 
 /// What the resolvers of one level load together.

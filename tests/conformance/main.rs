@@ -5,12 +5,15 @@
 
 #[path = "../it/charts.rs"]
 mod charts;
+#[path = "../it/process.rs"]
+mod process;
 #[path = "../it/run.rs"]
 mod run;
 #[path = "../it/server.rs"]
 mod server;
 #[path = "../it/site.rs"]
 mod site;
+mod telemetry;
 
 use run::{cluster, options, run_dir};
 use std::path::PathBuf;

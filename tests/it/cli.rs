@@ -68,7 +68,12 @@ impl Desk {
         std::fs::create_dir_all(self.directory.join("settings")).unwrap();
         std::fs::write(self.directory.join("settings/dev.yaml"), settings.to_string()).unwrap();
         let mut command = self.cordon(&["server.env"], &["serve", "--config", "settings", "--profile", "dev"]);
-        let mut child = command.env("CORDON__HTTP__BIND", "127.0.0.1:0").env("CORDON__TELEMETRY__BIND", "127.0.0.1:0").stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .env("CORDON__HTTP__BIND", "127.0.0.1:0")
+            .env("CORDON__TELEMETRY__BIND", "127.0.0.1:0")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
         let url =
             lines.find_map(|line| Some(line[line.find("http://")?..].split(['"', ' ']).next().unwrap().to_owned())).expect("an address");

@@ -88,7 +88,9 @@ async fn a_client_that_goes_is_counted() {
     let site = Site::shared().await;
     let server = Server::of(site);
     let (_, token) = clinic(site, "gonezq").await;
-    let head = format!("POST /graphql HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{{");
+    let head = format!(
+        "POST /graphql HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{{"
+    );
     let mut socket = TcpStream::connect(server.url.trim_start_matches("http://").trim_end_matches("/graphql")).unwrap();
     socket.write_all(head.as_bytes()).unwrap();
     std::thread::sleep(Duration::from_millis(300));
@@ -111,7 +113,8 @@ async fn a_trace_is_carried_into_audit_rows_and_lines() {
     let sent = server.question(&token, PATIENTS, json!({})).send().await.unwrap();
     let begun = request_id(&sent);
     // A time-out of its own statements is our fault, so it is a line.
-    let refused = server.question("x", PATIENTS, json!({})).header("traceparent", PARENT).header("traceparent", PARENT).send().await.unwrap();
+    let refused =
+        server.question("x", PATIENTS, json!({})).header("traceparent", PARENT).header("traceparent", PARENT).send().await.unwrap();
     assert_eq!(refused.status(), 401, "a trace that is given twice is nobody's, and no reason to refuse");
 
     let rows = traces(site, &tenant).await;
@@ -131,8 +134,11 @@ async fn every_line_of_a_request_names_tenant_request_and_trace() {
     let sent = server.question(&token, PATIENTS, json!({})).header("traceparent", PARENT).send().await.unwrap();
     assert_eq!(sent.status(), 503);
     let id = request_id(&sent);
-    let lines: Vec<Value> =
-        Log::lines().lines().filter_map(|line| serde_json::from_str(line).ok()).filter(|line: &Value| line["request.id"] == id.as_str()).collect();
+    let lines: Vec<Value> = Log::lines()
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter(|line: &Value| line["request.id"] == id.as_str())
+        .collect();
     assert!(lines.len() >= 2, "what went wrong, and that the request failed: {lines:?}");
     for line in &lines {
         assert_eq!((&line["tenant.id"], &line["trace_id"]), (&json!(tenant.id), &json!(TRACE)), "{line}");
@@ -146,7 +152,8 @@ async fn what_is_counted_is_documented() {
     let documented = include_str!("../../docs/telemetry.md");
     let source = include_str!("../../src/telemetry/metrics.rs");
     let names = |text: &str, around: char| -> std::collections::BTreeSet<String> {
-        let words = text.split(around).filter(|word| word.starts_with("cordon_") && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
+        let words =
+            text.split(around).filter(|word| word.starts_with("cordon_") && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
         words.map(str::to_owned).collect()
     };
     assert_eq!(names(documented, '`'), names(source, '"'));
@@ -165,7 +172,8 @@ async fn nothing_of_a_chart_is_told() {
     let process = Process::serve(site, "told", json!({ "otlp_endpoint": collector.url, "sample_ratio": 1.0 }));
     let token_of_auditor = site.token(&[tenant.id], "auditor", "tellzqsubject");
     let words = json!({ "words": "tellzqfamily", "value": "tellzq-mrn-0", "system": SYSTEM });
-    let by_value = "query ByNumber($system: String!, $value: String!) { patientByIdentifier(system: $system, value: $value) { id birthDate } }";
+    let by_value =
+        "query ByNumber($system: String!, $value: String!) { patientByIdentifier(system: $system, value: $value) { id birthDate } }";
     let asked = [
         (token.as_str(), PATIENTS, json!({}), 200),
         (&token, "query Search($words: String) { patients(search: $words) { nodes { name { text } } } }", words.clone(), 200),
@@ -176,9 +184,13 @@ async fn nothing_of_a_chart_is_told() {
         (&token, "query Q($x: Int!) { patients(first: $x) { nodes { id } } }", json!({ "x": "tellzqvariable" }), 400),
         (&token_of_auditor, PATIENTS, json!({}), 200),
         ("tellzqhead.tellzqbody.tellzqmac", PATIENTS, json!({}), 401),
-        (&token, "mutation Register($input: RegisterPatientInput!) { registerPatient(input: $input) { patient { id } } }",
-         json!({ "input": { "sex": "FEMALE", "birthDate": "1970-02-03", "name": { "text": "tellzqname", "family": "tellzqnew" },
-                            "identifiers": [{ "system": SYSTEM, "value": "tellzqnumber" }] } }), 200),
+        (
+            &token,
+            "mutation Register($input: RegisterPatientInput!) { registerPatient(input: $input) { patient { id } } }",
+            json!({ "input": { "sex": "FEMALE", "birthDate": "1970-02-03", "name": { "text": "tellzqname", "family": "tellzqnew" },
+                            "identifiers": [{ "system": SYSTEM, "value": "tellzqnumber" }] } }),
+            200,
+        ),
     ];
     for (token, query, variables, status) in asked {
         let question = process.question(token, query, variables).header("traceparent", PARENT);
@@ -193,7 +205,10 @@ async fn nothing_of_a_chart_is_told() {
     let (took, printed) = process.stop();
     assert!(took < Duration::from_secs(8), "it stopped after {took:?}");
     for (signal, known) in [
-        ("/v1/traces", vec!["POST /graphql", "operation", "ByNumber", "resolvers notes of patients", "sql model/", "sql commit", "pool wait"]),
+        (
+            "/v1/traces",
+            vec!["POST /graphql", "operation", "ByNumber", "resolvers notes of patients", "sql model/", "sql commit", "pool wait"],
+        ),
         ("/v1/metrics", vec!["cordon_requests_total", "tenant_id"]),
         ("/v1/logs", vec!["Serving http://"]),
     ] {

@@ -1,9 +1,9 @@
 //! One run of an import: readings in, rows and a report out.
 
-use super::{Counts, Report};
 use super::rejects::{Reason, Reject, Rejects};
 use super::source::{Batch, Reading, Source, Sourced};
 use super::store::{Store, Stored};
+use super::{Counts, Report};
 use crate::fhir::Kind;
 use crate::ops::{OpsError, Result};
 use std::collections::BTreeMap;

@@ -1,0 +1,191 @@
+//! Telemetry with what operators run: Rotel takes the OTLP and prints what it reads of it, Prometheus scrapes, `promtool` reads the metrics.
+//! Both are told of requests with planted text in charts, questions and tokens; none of it is in what they have.
+
+use crate::charts::{Charts, SYSTEM};
+use crate::process::Process;
+use crate::site::Site;
+use crate::{parts, run_dir};
+use cordon::tenant::{Model, Tenant};
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+const MARK: &str = "partzq";
+const SOON: Duration = Duration::from_secs(30);
+const PATIENTS: &str = "query Chart { patients(first: 5) { nodes { name { text } birthDate notes(first: 5) { nodes { title body } } } } }";
+
+/// A part that runs until it is dropped, and what it has printed.
+struct Part {
+    child: Child,
+    printed: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Part {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("tests/conformance/run");
+        let printed = Arc::new(Mutex::new(Vec::new()));
+        let outputs: [Box<dyn Read + Send>; 2] = [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+        for mut output in outputs {
+            let printed = Arc::clone(&printed);
+            std::thread::spawn(move || {
+                let mut bytes = [0; 8192];
+                while let Ok(read @ 1..) = output.read(&mut bytes) {
+                    printed.lock().unwrap().extend_from_slice(&bytes[..read]);
+                }
+            });
+        }
+        Self { child, printed }
+    }
+
+    fn printed(&self) -> String {
+        String::from_utf8_lossy(&self.printed.lock().unwrap()).into_owned()
+    }
+
+    async fn prints(&self, text: &str) {
+        let began = Instant::now();
+        while !self.printed().contains(text) {
+            assert!(began.elapsed() < SOON, "{text} is not in what it printed:\n{}", self.printed());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn rotel_reads_spans_metrics_and_lines() {
+    let site = Site::shared().await;
+    let (http, grpc) = (free(), free());
+    let mut rotel = Command::new(parts().join("rotel/rotel/rotel-agent"));
+    rotel.args([
+        "start",
+        "--exporter",
+        "blackhole",
+        "--debug-log",
+        "traces",
+        "--debug-log",
+        "metrics",
+        "--debug-log",
+        "logs",
+        "--debug-log-verbosity",
+        "detailed",
+    ]);
+    rotel.args(["--batch-timeout", "100ms", "--otlp-http-endpoint", &http, "--otlp-grpc-endpoint", &grpc]);
+    let rotel = Part::start(&mut rotel);
+    up(&http).await;
+    let process = Process::serve(site, "rotel", json!({ "otlp_endpoint": format!("http://{http}"), "sample_ratio": 1.0 }));
+    let tenant = visited(site, &process).await;
+    let (_, printed) = process.stop();
+    for text in
+        ["POST /graphql", "sql commit", "resolvers notes of patients", "cordon_requests_total", "Serving http://", "tenant.id", "tenant_id"]
+    {
+        rotel.prints(text).await;
+    }
+    rotel.prints(&tenant.id.to_string()).await;
+    for (what, text) in [("what Rotel has", rotel.printed()), ("the log", printed)] {
+        assert!(!text.contains(MARK), "planted text is in {what}");
+    }
+}
+
+#[tokio::test]
+async fn prometheus_scrapes_each_tenant() {
+    let site = Site::shared().await;
+    let process = Process::serve(site, "prometheus", json!({}));
+    let tenant = visited(site, &process).await;
+    let metrics = process.metrics().await;
+    check(&metrics);
+    assert!(!metrics.contains(MARK), "planted text is in /metrics");
+
+    let directory = run_dir().join("prometheus");
+    std::fs::create_dir(&directory).unwrap();
+    let target = process.metrics_url.trim_start_matches("http://").trim_end_matches("/metrics");
+    let config = json!({ "global": { "scrape_interval": "200ms" },
+        "scrape_configs": [{ "job_name": "cordon", "static_configs": [{ "targets": [target] }] }] });
+    std::fs::write(directory.join("prometheus.yml"), config.to_string()).unwrap();
+    let address = free();
+    let mut prometheus = Command::new(program("prometheus"));
+    prometheus.current_dir(&directory).args(["--config.file=prometheus.yml", "--storage.tsdb.path=data"]);
+    let _prometheus = Part::start(prometheus.arg(format!("--web.listen-address={address}")));
+    up(&address).await;
+    let query = format!("cordon_requests_total{{tenant_id=\"{}\",kind=\"query\",status=\"200\"}}", tenant.id);
+    let found = asked(&address, &query).await;
+    assert_eq!(found["value"][1], "3", "{found}");
+    let errors = format!("cordon_request_errors_total{{tenant_id=\"{}\",code=\"INVALID_INPUT\"}}", tenant.id);
+    assert_eq!(asked(&address, &errors).await["value"][1], "1");
+    let quantile = "histogram_quantile(0.9, sum by (le, tenant_id) (cordon_request_duration_seconds_bucket))";
+    assert!(asked(&address, quantile).await["metric"]["tenant_id"].is_string());
+}
+
+/// A tenant whose chart carries the mark, and requests that succeed and fail, with the mark in all that a client sends.
+async fn visited(site: &Site, process: &Process) -> Tenant {
+    let tenant = site.tenant(Model::Schema).await;
+    Charts { mark: MARK, patients: 2, encounters: 1, notes: 1 }.import(site, &tenant).await;
+    let token = site.token(&[tenant.id], "clinician", &format!("{MARK}subject"));
+    let by_number =
+        "query ByNumber($system: String!, $value: String!) { patientByIdentifier(system: $system, value: $value) { birthDate } }";
+    let search = "query Search($words: String) { patients(search: $words) { nodes { name { text } } } }";
+    for (query, variables, status) in [
+        (PATIENTS, json!({}), 200),
+        (by_number, json!({ "system": SYSTEM, "value": format!("{MARK}-mrn-0") }), 200),
+        (search, json!({ "words": format!("{MARK}family") }), 200),
+        (&*format!("{{ {MARK}field }}"), json!({}), 400),
+    ] {
+        let (got, body) = process.ask(&token, query, variables).await;
+        assert_eq!(got, status, "{body}");
+    }
+    assert_eq!(process.ask(&format!("{MARK}a.{MARK}b.{MARK}c"), PATIENTS, json!({})).await.0, 401);
+    tenant
+}
+
+/// What `promtool` says of metrics.
+fn check(metrics: &str) {
+    let mut promtool = Command::new(program("promtool"));
+    let promtool = promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut promtool = promtool.spawn().expect("tests/conformance/run");
+    promtool.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
+    let said = promtool.wait_with_output().unwrap();
+    let text = [said.stdout, said.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    assert!(said.status.success() && text.is_empty(), "{text}\n{metrics}");
+}
+
+/// The first result of a query, once there is one.
+async fn asked(address: &str, query: &str) -> Value {
+    let began = Instant::now();
+    loop {
+        let url = reqwest::Url::parse_with_params(&format!("http://{address}/api/v1/query"), [("query", query)]).unwrap();
+        let mut answer: Value = reqwest::Client::new().get(url).send().await.unwrap().json().await.unwrap();
+        if answer["data"]["result"][0].is_object() {
+            return answer["data"]["result"][0].take();
+        }
+        assert!(began.elapsed() < SOON, "{query}: {answer}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn up(address: &str) {
+    let began = Instant::now();
+    while tokio::net::TcpStream::connect(address).await.is_err() {
+        assert!(began.elapsed() < SOON, "nobody listens on {address}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// An address that nobody listens on.
+fn free() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+fn program(name: &str) -> PathBuf {
+    let program = parts().join("prometheus/usr/bin").join(name);
+    assert!(Path::new(&program).is_file(), "{program:?} is missing: run tests/conformance/run");
+    program
+}
