@@ -53,7 +53,7 @@ async fn requests_are_counted_by_tenant_kind_and_error() {
     assert_eq!(of("cordon_request_errors_total", &[query[0], ("kind", "mutation"), ("code", "INVALID_INPUT")]), Some(1.0));
     assert_eq!(of("cordon_request_errors_total", &[("tenant_id", "none"), ("code", "UNAUTHENTICATED")]), Some(1.0));
     assert_eq!(of("cordon_request_duration_seconds_count", &query), Some(4.0));
-    // Two statements of data on a level each, and the commit: two levels, three waits.
+    // Patients, then their notes, then the commit.
     assert_eq!(of("cordon_request_flights_sum", &[("kind", "query")]), Some(9.0), "{metrics}");
     assert_eq!(of("cordon_audit_rows_total", &[query[0]]), Some(12.0), "two patients, of each the patient and its notes, three times");
     assert_eq!(of("cordon_pool_wait_seconds_count", &[]), Some(3.0));
@@ -112,7 +112,6 @@ async fn a_trace_is_carried_into_audit_rows_and_lines() {
     let carried = request_id(&sent);
     let sent = server.question(&token, PATIENTS, json!({})).send().await.unwrap();
     let begun = request_id(&sent);
-    // A time-out of its own statements is our fault, so it is a line.
     let refused =
         server.question("x", PATIENTS, json!({})).header("traceparent", PARENT).header("traceparent", PARENT).send().await.unwrap();
     assert_eq!(refused.status(), 401, "a trace that is given twice is nobody's, and no reason to refuse");
@@ -229,7 +228,7 @@ async fn nothing_of_a_chart_is_told() {
     assert!(value(&metrics, "cordon_requests_total", &[("tenant_id", &tenant.id.to_string())]).is_some());
 }
 
-/// L-bad input of the outside: a collector that takes the connection and never says a word.
+/// A collector that takes the connection and never says a word.
 #[tokio::test]
 async fn a_collector_that_hangs_holds_nothing_up() {
     let site = Site::shared().await;
@@ -278,17 +277,20 @@ fn holds(bytes: &[u8], text: &str) -> bool {
     bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
+/// Path and body of each request.
+type Kept = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+
 /// Takes OTLP over HTTP and keeps the bytes: strings stand in them as they are.
 struct Collector {
     url: String,
-    kept: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    kept: Kept,
 }
 
 impl Collector {
     fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let kept = Arc::new(Mutex::new(Vec::new()));
+        let kept = Kept::default();
         let all = Arc::clone(&kept);
         std::thread::spawn(move || {
             for socket in listener.incoming().map_while(Result::ok) {
@@ -304,7 +306,7 @@ impl Collector {
     }
 }
 
-fn take(socket: TcpStream, all: &Mutex<Vec<(String, Vec<u8>)>>) {
+fn take(socket: TcpStream, all: &Kept) {
     let mut answers = socket.try_clone().unwrap();
     let mut reader = BufReader::new(socket);
     loop {
