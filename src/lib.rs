@@ -12,7 +12,7 @@
 //! | 9 | main, cli | the command line, one file a command |
 //! | 8 | http | the actix server: GraphQL over HTTP |
 //! | 7 | graphql | schema, objects, per-request loaders |
-//! | 6 | ops | operations on tenants: provision, migrate, import |
+//! | 6 | ops | operations on tenants: provision, migrate, import; sample charts |
 //! | 5 | model, fhir | rows and their queries; pure mapping of FHIR |
 //! | 4 | guard, app | the guard, the tenant transaction, the table of roles; what is built once at start |
 //! | 3 | auth, audit | tokens to a principal; the shape of an audit record |

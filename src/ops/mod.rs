@@ -8,6 +8,7 @@ pub mod migrate;
 pub mod note_types;
 pub mod operator;
 pub mod provision;
+pub mod sample;
 pub mod server;
 
 use crate::db::connect::ConnectError;

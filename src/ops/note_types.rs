@@ -30,6 +30,11 @@ const TYPES: [(&str, &str); 12] = [
     ("34746-8", "Nurse note"),
 ];
 
+/// What a kind of note is called.
+pub fn display(code: &str) -> Option<&'static str> {
+    TYPES.iter().find(|(known, _)| *known == code).map(|(_, display)| *display)
+}
+
 /// Adds the types that are missing; those that are there stay as they are.
 pub async fn add(operator: &Operator, server: &ServerRow, tenant: &Tenant) -> Result<()> {
     let Some(placement) = &tenant.placement else { return Ok(()) };
