@@ -4,6 +4,7 @@
 mod import;
 mod init;
 mod migrate;
+mod sample;
 mod serve;
 mod server;
 mod tenant;
@@ -52,6 +53,8 @@ enum Command {
     /// Bring charts in
     #[command(subcommand)]
     Import(import::Args),
+    /// Make synthetic charts to import
+    Sample(sample::Args),
     /// Sign a development token
     Token(token::Args),
     /// Answer GraphQL over HTTP
@@ -124,6 +127,7 @@ async fn dispatch(command: Command, context: Context) -> Result<ExitCode, OpsErr
         Command::Tenant(args) => tenant::run(args, &context).await,
         Command::Migrate(args) => migrate::run(args, &context).await,
         Command::Import(args) => import::run(args, &context).await,
+        Command::Sample(args) => sample::run(args, &context).await,
         Command::Token(args) => token::run(&args, &context),
         Command::Serve => serve::run(context).await,
     }

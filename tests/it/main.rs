@@ -27,6 +27,7 @@ mod pool;
 mod proxy;
 mod process;
 mod run;
+mod sample;
 mod server;
 mod shared_data;
 mod sights;
