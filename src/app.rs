@@ -66,7 +66,7 @@ impl App {
 
     /// The boot check of what is common to all: walls that are down in the data database of each server in use.
     /// Placements are looked at one by one when they are first used.
-    pub async fn walls(&self) -> crate::error::Result<Vec<String>> {
+    pub async fn walls(&self, check: BootCheck) -> crate::error::Result<Vec<String>> {
         let mut down = Vec::new();
         for (server, id, database) in self.catalog.shared_schemas().await? {
             // Its tenants are unavailable, the others are not; what stands there is looked at when it is first used.
@@ -74,7 +74,7 @@ impl App {
                 tracing::error!(server = %server, "A PostgreSQL server is away; its tenants are not served until it is back");
                 continue;
             };
-            let walls = walls::common(&session).await?.into_iter().chain(walls::around(&session, &SchemaName::shared()).await?);
+            let walls = walls::common(&session, check).await?.into_iter().chain(walls::around(&session, &SchemaName::shared()).await?);
             down.extend(walls.map(|wall| format!("{server}: {wall}")));
         }
         Ok(down)

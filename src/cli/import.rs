@@ -2,7 +2,6 @@
 
 use super::Context;
 use crate::app::App;
-use crate::guard::BootCheck;
 use crate::ops::OpsError;
 use crate::ops::import::rejects::Rejects;
 use crate::ops::import::source::Source;
@@ -37,7 +36,7 @@ pub enum Args {
 
 pub async fn run(args: Args, context: &Context) -> Result<ExitCode, OpsError> {
     let Args::Fhir { tenant: slug, files, rejects, source } = args;
-    let app = App::new(context.settings.clone(), BootCheck::On)?;
+    let app = App::new(context.settings.clone(), context.boot_check())?;
     let all = app.catalog.refresh_all().await?;
     let tenant = all.into_iter().find(|tenant| tenant.slug == slug && tenant.state != State::Destroyed);
     let tenant = tenant.ok_or_else(|| OpsError::Usage(format!("there is no tenant {slug}")))?;

@@ -23,7 +23,7 @@ pub struct Scene {
 
 impl Scene {
     pub async fn of(site: &Site, model: Model) -> Self {
-        let app = site.app(BootCheck::On);
+        let app = site.app(BootCheck::Dev);
         let (a, b) = (Chart::of(site, &app, model).await, Chart::of(site, &app, model).await);
         let intruder = Intruder::enter(site, &login(site, &app, &b.tenant).await).await;
         Self { a, b, intruder }
@@ -112,7 +112,7 @@ async fn l03_a_statement_prepared_once_follows_the_schema() {
     // The guard's own way, with diesel's statement cache and one session for both.
     let mut settings = site.server_settings();
     settings.database.backends = 1;
-    let app = cordon::app::App::new(settings, BootCheck::On).unwrap();
+    let app = cordon::app::App::new(settings, BootCheck::Dev).unwrap();
     for turn in 0..20 {
         let chart = if turn % 2 == 0 { &scene.a } else { &scene.b };
         let tx = app.door.work(chart.tenant.id, &actor(chart.tenant.id, "clinician"), Purpose::Read, RequestId::new()).await.unwrap();
@@ -375,7 +375,7 @@ async fn l24_what_the_database_says_stays_inside() {
     let site = Site::shared().await;
     let mut settings = site.server_settings();
     settings.database.statement_timeout_ms = 200;
-    let app = cordon::app::App::new(settings, BootCheck::On).unwrap();
+    let app = cordon::app::App::new(settings, BootCheck::Dev).unwrap();
     let chart = Chart::of(site, &app, Model::Shared).await;
     let (tenant, patient) = (chart.tenant.id, chart.patient);
     for sql in [

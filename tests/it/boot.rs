@@ -206,18 +206,18 @@ const PINS: [(&str, &str, &str); 2] = [
 async fn l05_each_wall_that_is_down_is_named() {
     let cluster = Cluster::start(&crate::options("boot")).unwrap();
     let site = Site::make(&cluster, "boot-site").await;
-    let app = site.app(BootCheck::On);
+    let app = site.app(BootCheck::Dev);
     let data = site.superuser("cordon_data").await;
-    assert_eq!(app.walls().await.unwrap(), Vec::<String>::new());
+    assert_eq!(app.walls(BootCheck::Dev).await.unwrap(), Vec::<String>::new());
     let shared = Chart::of(&site, &app, Model::Shared).await;
     for (down, up, said) in COMMON {
         data.batch_execute(down).await.unwrap_or_else(|error| panic!("{down}: {error:?}"));
-        let named = app.walls().await.unwrap();
-        let served = reads(&site.app(BootCheck::On), &shared).await;
+        let named = app.walls(BootCheck::Dev).await.unwrap();
+        let served = reads(&site.app(BootCheck::Dev), &shared).await;
         data.batch_execute(up).await.unwrap_or_else(|error| panic!("{up}: {error:?}"));
         assert!(named.iter().any(|wall| wall.contains(said)), "{down}: {named:?}");
         assert_eq!(served, Err(Error::Unavailable), "{down}");
-        assert_eq!(app.walls().await.unwrap(), Vec::<String>::new(), "after {up}");
+        assert_eq!(app.walls(BootCheck::Dev).await.unwrap(), Vec::<String>::new(), "after {up}");
     }
     for model in MODELS {
         let chart = Chart::of(&site, &app, model).await;
@@ -234,7 +234,7 @@ async fn l05_each_wall_that_is_down_is_named() {
             let session = app.router.lease(chart.tenant.id, chart.placement()).await.unwrap();
             let named = walls::around(&session, &chart.placement().schema).await.unwrap();
             drop(session);
-            let fresh = site.app(BootCheck::On);
+            let fresh = site.app(BootCheck::Dev);
             let served = reads(&fresh, &chart).await;
             superuser.batch_execute(&up).await.unwrap_or_else(|error| panic!("{up}: {error:?}"));
             assert!(named.iter().any(|wall| wall.contains(said)), "{down}: {named:?}");
@@ -246,7 +246,7 @@ async fn l05_each_wall_that_is_down_is_named() {
             }
         }
     }
-    assert_eq!(app.walls().await.unwrap(), Vec::<String>::new());
+    assert_eq!(app.walls(BootCheck::Dev).await.unwrap(), Vec::<String>::new());
 }
 
 #[test]

@@ -135,7 +135,7 @@ const AROUND: [(&str, &str, &str); 14] = [
 #[tokio::test]
 async fn l05_quiet_breaches_are_named() {
     let (_cluster, site) = Site::alone("boot-grants").await;
-    let app = site.app(BootCheck::On);
+    let app = site.app(BootCheck::Dev);
     for model in MODELS {
         let chart = Chart::of(&site, &app, model).await;
         let superuser = site.superuser(&chart.placement().database).await;
@@ -143,7 +143,7 @@ async fn l05_quiet_breaches_are_named() {
         let config = login(&site, &app, &chart.tenant).await;
         let look = async || {
             let session = app.router.lease(chart.tenant.id, chart.placement()).await.unwrap();
-            let mut named = walls::common(&session).await.unwrap();
+            let mut named = walls::common(&session, BootCheck::On).await.unwrap();
             named.extend(walls::around(&session, &chart.placement().schema).await.unwrap());
             named
         };

@@ -165,7 +165,7 @@ async fn write_two(app: &App, tenant: TenantId, ids: [Uuid; 2]) -> Result<()> {
 fn pool_of_one(site: &Site) -> Arc<App> {
     let mut settings = site.server_settings();
     settings.database.backends = 1;
-    App::new(settings, BootCheck::On).unwrap()
+    App::new(settings, BootCheck::Dev).unwrap()
 }
 
 /// The next borrowers of the one backend see what is theirs and nothing else.

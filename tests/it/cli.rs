@@ -37,6 +37,9 @@ impl Desk {
     fn cordon(&self, files: &[&str], arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cordon"));
         command.current_dir(&self.directory).args(arguments).env("ADMIN_URL", &self.admin).stdin(Stdio::null());
+        if arguments.first() == Some(&"import") {
+            command.args(["--profile", "dev"]);
+        }
         for file in files {
             for line in std::fs::read_to_string(self.directory.join(file)).unwrap().lines() {
                 let (name, value) = line.split_once('=').unwrap();

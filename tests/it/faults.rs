@@ -24,7 +24,7 @@ const END_SESSIONS: &str =
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_is_away_comes_back_without_a_restart() {
     let (cluster, site) = Site::alone("away").await;
-    let app = site.app(BootCheck::On);
+    let app = site.app(BootCheck::Dev);
     let mut tenants = Vec::new();
     for model in MODELS {
         tenants.push(served(&site, &app, model).await);
@@ -49,7 +49,7 @@ async fn a_database_that_is_away_comes_back_without_a_restart() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_backends_are_replaced() {
     let (_cluster, site) = Site::alone("killed-backends").await;
-    let (app, superuser) = (site.app(BootCheck::On), site.superuser("postgres").await);
+    let (app, superuser) = (site.app(BootCheck::Dev), site.superuser("postgres").await);
     for model in MODELS {
         let tenant = served(&site, &app, model).await;
         for turn in 0..20 {
@@ -72,7 +72,7 @@ async fn killed_backends_are_replaced() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_known_is_served_while_the_catalog_is_away() {
     let (_cluster, site) = Site::alone("no-catalog").await;
-    let (app, superuser) = (site.app(BootCheck::On), site.superuser("postgres").await);
+    let (app, superuser) = (site.app(BootCheck::Dev), site.superuser("postgres").await);
     app.run_beside();
     let known = served(&site, &app, Model::Schema).await;
     let unknown = site.tenant(Model::Shared).await;
@@ -110,7 +110,7 @@ async fn keys_that_were_read_outlive_their_file_for_a_while() {
     std::fs::copy(site.settings.keys.file.as_ref().unwrap(), &file).unwrap();
     let mut settings = site.server_settings();
     (settings.keys.file, settings.keys.cache_seconds) = (Some(file.clone()), 1);
-    let app = App::new(settings, BootCheck::On).unwrap();
+    let app = App::new(settings, BootCheck::Dev).unwrap();
     plant(&app, tenant.id, Uuid::now_v7(), &tenant.slug).await.unwrap();
 
     let kept = std::fs::read(&file).unwrap();
@@ -140,7 +140,7 @@ async fn a_suspension_lets_a_snapshot_finish_and_nothing_begin() {
     let site = Site::shared().await;
     for model in MODELS {
         // Nobody tells this server: the fence in the tenant's database has to.
-        let app = site.app(BootCheck::On);
+        let app = site.app(BootCheck::Dev);
         let tenant = served(site, &app, model).await;
         let guard = admitted(&app, tenant.id).await.unwrap();
         let tx = guard.read().await.unwrap();
@@ -162,7 +162,7 @@ async fn a_statement_that_takes_too_long_ends_in_the_server() {
     let site = Site::shared().await;
     let mut settings = site.server_settings();
     (settings.database.statement_timeout_ms, settings.database.backends) = (300, 1);
-    let app = App::new(settings, BootCheck::On).unwrap();
+    let app = App::new(settings, BootCheck::Dev).unwrap();
     let tenant = served(site, &app, Model::Schema).await;
     let guard = admitted(&app, tenant.id).await.unwrap();
     let tx = guard.read().await.unwrap();
@@ -178,7 +178,7 @@ async fn a_statement_that_takes_too_long_ends_in_the_server() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_changed_underneath_is_never_served() {
     let site = Site::shared().await;
-    let app = site.app(BootCheck::On);
+    let app = site.app(BootCheck::Dev);
     let tenant = served(site, &app, Model::Schema).await;
     let sound = served(site, &app, Model::Schema).await;
     let placement = tenant.placement.clone().unwrap();
@@ -199,7 +199,7 @@ async fn what_was_changed_underneath_is_never_served() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_audited_is_not_answered() {
     let site = Site::shared().await;
-    let app = site.app(BootCheck::On);
+    let app = site.app(BootCheck::Dev);
     let tenant = served(site, &app, Model::Schema).await;
     let placement = tenant.placement.clone().unwrap();
     let (schema, inside) = (placement.schema, site.superuser(&placement.database).await);

@@ -27,7 +27,7 @@ use uuid::Uuid;
 async fn l37_late_writer() {
     let site = Site::shared().await;
     for model in MODELS {
-        let app = site.app(BootCheck::On);
+        let app = site.app(BootCheck::Dev);
         let chart = Chart::of(site, &app, model).await;
         let superuser = site.superuser(&chart.placement().database).await;
         let flip = async || provision::suspend(&site.operator, &chart.tenant.slug).await.map(|_| ()).unwrap();
@@ -120,7 +120,7 @@ async fn read(guard: &Guard) -> Result<usize, Error> {
 #[tokio::test]
 async fn suspension_holds_where_the_notification_was_lost() {
     let site = Site::shared().await;
-    let (deaf, hearing) = (site.app(BootCheck::On), site.app(BootCheck::On));
+    let (deaf, hearing) = (site.app(BootCheck::Dev), site.app(BootCheck::Dev));
     hearing.run_beside();
     for model in MODELS {
         let chart = Chart::of(site, &deaf, model).await;
@@ -145,7 +145,7 @@ async fn suspension_holds_where_the_notification_was_lost() {
 #[tokio::test]
 async fn a_running_app_hears_of_a_new_tenant() {
     let site = Site::shared().await;
-    let app = site.app(BootCheck::On);
+    let app = site.app(BootCheck::Dev);
     app.run_beside();
     let chart = Chart::of(site, &app, Model::Schema).await;
     within_a_second(async || read(&admit(&app, chart.tenant.id).await.unwrap()).await == Ok(1)).await;
@@ -163,7 +163,7 @@ async fn within_a_second(condition: impl AsyncFn() -> bool) {
 #[tokio::test]
 async fn purposes_of_keepers_are_not_the_servers() {
     let site = Site::shared().await;
-    let app = site.app(BootCheck::On);
+    let app = site.app(BootCheck::Dev);
     for model in MODELS {
         let chart = Chart::of(site, &app, model).await;
         let tenant = chart.tenant.id;
@@ -213,7 +213,7 @@ async fn provisioning_resumes_after_a_kill_at_any_step() {
             assert_eq!(control.query_one(&query, &[]).await.unwrap().get::<_, i64>(0), wanted, "{query}");
         }
         // A chart goes in and comes out, the walls are looked at, the types of notes are there once.
-        let app = site.app(BootCheck::On);
+        let app = site.app(BootCheck::Dev);
         let chart = Chart::write(&app, tenant).await;
         let guard = admit(&app, chart.tenant.id).await.unwrap();
         assert_eq!(read(&guard).await, Ok(1));
@@ -235,11 +235,11 @@ async fn init_resumes_after_a_kill_at_any_step() {
     }
     println!("init done after kills at 1…{polls} polls");
     let site = Site::make(&cluster, "killed-init-site").await;
-    assert_eq!(site.app(BootCheck::On).walls().await.unwrap(), Vec::<String>::new());
+    assert_eq!(site.app(BootCheck::Dev).walls(BootCheck::Dev).await.unwrap(), Vec::<String>::new());
     let servers = site.superuser("cordon_control").await.query_one("select count(*) from cordon_catalog.servers", &[]).await.unwrap();
     assert_eq!(servers.get::<_, i64>(0), 1);
     for model in MODELS {
-        let app = site.app(BootCheck::On);
+        let app = site.app(BootCheck::Dev);
         let chart = Chart::of(&site, &app, model).await;
         assert_eq!(read(&admit(&app, chart.tenant.id).await.unwrap()).await, Ok(1));
     }

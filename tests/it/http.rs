@@ -196,7 +196,7 @@ async fn what_is_away_is_503_with_a_time_to_come_back() {
     let mut homeless = site.server_settings();
     homeless.catalog.url = Some("postgres://cordon_catalog_reader:x@127.0.0.1:1/cordon_control".to_owned().into());
     for (settings, code) in [(keyless, "KEY_UNAVAILABLE"), (homeless, "UNAVAILABLE")] {
-        let server = Server::start(site, settings, BootCheck::On);
+        let server = Server::start(site, settings, BootCheck::Dev);
         let reply = server.reply(&token, &by_number("awayzq"), Value::Null).await;
         assert_eq!(reply.outcome(), (503, code.into()));
         assert!(reply.headers["retry-after"].parse::<u32>().is_ok() && !reply.says("awayzq"));

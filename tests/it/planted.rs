@@ -19,7 +19,7 @@ use uuid::Uuid;
 fn app_of_one(site: &Site) -> Arc<App> {
     let mut settings = site.server_settings();
     settings.database.backends = 1;
-    App::new(settings, BootCheck::On).unwrap()
+    App::new(settings, BootCheck::Dev).unwrap()
 }
 
 /// The names of a tenant's patients, as a request reads them.
@@ -45,7 +45,7 @@ async fn plant(app: &App, chart: &Chart, sql: &str) -> Result<(), Error> {
 async fn l36_what_is_planted_on_a_session_misleads_nobody() {
     let site = Site::shared().await;
     for model in [Model::Shared, Model::Schema] {
-        let before = site.app(BootCheck::On);
+        let before = site.app(BootCheck::Dev);
         let (a, b) = (Chart::of(site, &before, model).await, Chart::of(site, &before, model).await);
         let right = names(&before, &a).await.unwrap();
         assert_eq!((right.len(), right[0].0), (1, a.patient));

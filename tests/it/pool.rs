@@ -272,7 +272,7 @@ async fn clinics(site: &Site, app: &App, models: &[Model]) -> Vec<Clinic> {
 fn app(site: &Site, set: impl FnOnce(&mut Database)) -> Arc<App> {
     let mut settings = site.server_settings();
     set(&mut settings.database);
-    App::new(settings, BootCheck::On).unwrap()
+    App::new(settings, BootCheck::Dev).unwrap()
 }
 
 async fn backend(app: &App, clinic: &Clinic) -> i32 {

@@ -23,7 +23,7 @@ pub struct Server<'a> {
 impl<'a> Server<'a> {
     /// A server on a free port.
     pub fn of(site: &'a Site) -> Self {
-        Self::start(site, site.server_settings(), BootCheck::On)
+        Self::start(site, site.server_settings(), BootCheck::Dev)
     }
 
     /// A server with settings of the test's own.

@@ -50,7 +50,7 @@ async fn charts_of_other_makers_are_the_same_in_all_models() {
 /// Runs `cordon import fhir` and gives its answer; rejects are no failure.
 fn import(clinic: &Clinic<'_>, path: &Path) -> Value {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cordon"));
-    command.args(["import", "fhir", "--json", "--tenant", &clinic.tenant.slug]).arg(path);
+    command.args(["import", "fhir", "--profile", "dev", "--json", "--tenant", &clinic.tenant.slug]).arg(path);
     let variables = std::fs::read_to_string(clinic.site.directory.join("server.env")).unwrap();
     command.envs(variables.lines().filter_map(|line| line.split_once('=')).map(|(name, value)| (name, value.trim_matches('\''))));
     let output = command.output().unwrap();

@@ -252,7 +252,7 @@ async fn l33_the_list_of_what_is_visible_does_not_grow() {
 async fn l34_no_plan_shows_the_binding_key() {
     let site = Site::shared().await;
     let scene = Scene::of(site, Model::Shared).await;
-    let app = site.app(cordon::guard::BootCheck::On);
+    let app = site.app(cordon::guard::BootCheck::Dev);
     let (session, mut connection) = crate::intruder::login(site, &app, &scene.b.tenant).await.connect(tokio_postgres::NoTls).await.unwrap();
     let (send, mut receive) = tokio::sync::mpsc::unbounded_channel();
     tokio::spawn(async move {
@@ -319,7 +319,7 @@ async fn l35_other_sessions_and_old_tickets_are_out_of_reach() {
     // A ticket of another session, and one whose transaction is over: nothing of it is left where SQL could look.
     let ticket = Ticket::of(scene.a.tenant.id, "read");
     let elsewhere =
-        Intruder::enter(site, &crate::intruder::login(site, &site.app(cordon::guard::BootCheck::On), &scene.a.tenant).await).await;
+        Intruder::enter(site, &crate::intruder::login(site, &site.app(cordon::guard::BootCheck::Dev), &scene.a.tenant).await).await;
     let theirs = elsewhere.bind(&ticket);
     elsewhere.run(scene.a.schema(), &theirs, "select 1 from patients").await.unwrap();
     assert_eq!(scene.intruder.run(scene.a.schema(), &theirs, "select 1").await.unwrap_err().code, "42501");

@@ -72,7 +72,7 @@ async fn walls_taken_down_in_turn() {
 #[tokio::test]
 async fn logins_stay_in_their_databases() {
     let site = Site::shared().await;
-    let app = site.app(BootCheck::On);
+    let app = site.app(BootCheck::Dev);
     let (own, other) = (Chart::of(site, &app, Model::Database).await, Chart::of(site, &app, Model::Database).await);
     let shared = Chart::of(site, &app, Model::Shared).await;
     for (from, to) in [(&own, &other), (&own, &shared), (&shared, &own)] {

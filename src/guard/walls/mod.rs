@@ -1,6 +1,7 @@
 //! The boot check: are the walls up, seen with the eyes of the server's own login?
 //! Reads the system catalogs only. A wall down in something common stops the server; in one schema it stops that placement.
 
+use super::BootCheck;
 use crate::db::fault::classify;
 use crate::db::pool::Session;
 use crate::error::{Error, Result};
@@ -37,14 +38,15 @@ struct Version {
 }
 
 /// Walls that are down for every tenant of the session's database, in words.
-pub async fn common(session: &Session) -> Result<Vec<String>> {
+pub async fn common(session: &Session, check: BootCheck) -> Result<Vec<String>> {
     settle(session).await?;
     let mut pg = session.pg();
     let failed = |error| unfit(session, &error);
     let version: Version =
         sql_query("select current_setting('server_version_num')::int as number").get_result(&mut pg).await.map_err(failed)?;
     let mut down = read(sql_query(COMMON).bind::<Text, _>(DATABASE_SET).load(&mut pg).await.map_err(failed)?);
-    down.extend(too_old(version.number));
+    // A private cluster warns of its age when it starts.
+    down.extend(too_old(version.number).filter(|_| check != BootCheck::Dev));
     Ok(down)
 }
 
@@ -82,23 +84,30 @@ pub fn too_old(number: i32) -> Option<String> {
 }
 
 /// Placements whose walls were found standing: each is looked at when it is first used, and again until it is sound.
-#[derive(Default)]
-pub struct Inspected(Mutex<HashSet<(ServerId, String, SchemaName)>>);
+pub struct Inspected {
+    check: BootCheck,
+    sound: Mutex<HashSet<(ServerId, String, SchemaName)>>,
+}
 
 impl Inspected {
+    /// Nothing was looked at yet.
+    pub fn new(check: BootCheck) -> Self {
+        Self { check, sound: Mutex::default() }
+    }
+
     /// Refuses a placement with a wall down.
     pub async fn check(&self, session: &Session, placement: &Placement) -> Result<()> {
         let key = (placement.server, placement.database.clone(), placement.schema.clone());
-        if self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&key) {
+        if self.sound.lock().unwrap_or_else(PoisonError::into_inner).contains(&key) {
             return Ok(());
         }
         // Given up half-way, the session is closed: its next user must not wait behind these queries.
         session.begins();
-        let mut down = common(session).await?;
+        let mut down = common(session, self.check).await?;
         down.extend(around(session, &placement.schema).await?);
         session.ended();
         if down.is_empty() {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
+            self.sound.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
             return Ok(());
         }
         down.iter().for_each(|wall| tracing::error!(schema = %placement.schema, wall, "A wall is down; this placement is not served"));

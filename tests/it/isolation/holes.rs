@@ -166,7 +166,7 @@ impl Sdl {
         }
         match (base(ty), hole) {
             ("Int", _) => json!(STALE),
-            (_, Some((path, value))) if path.is_empty() => json!(value),
+            (_, Some(("", value))) => json!(value),
             (name, _) if self.enums.contains_key(name) => json!(self.enums[name]),
             (name, _) if self.inputs.contains_key(name) => {
                 let mut fields = Map::new();
