@@ -1,6 +1,7 @@
 //! The command line: one file a command. Answers go to standard output (with `--json` one document), progress and logs to standard error.
 //! Exit: 0 done, 1 failed, 2 usage, 3 done with rejects, 4 refused in this state, 5 a wall is down, 6 unreachable, 130 interrupted.
 
+mod dev;
 mod import;
 mod init;
 mod migrate;
@@ -12,6 +13,8 @@ mod token;
 
 use crate::app::StartError;
 use crate::config::{ConfigError, Settings};
+use crate::db::cluster::ClusterError;
+use crate::guard::BootCheck;
 use crate::ops::OpsError;
 use crate::ops::operator::Operator;
 use crate::telemetry::{self, Dropped, TelemetryError};
@@ -59,6 +62,18 @@ enum Command {
     Token(token::Args),
     /// Answer GraphQL over HTTP
     Serve,
+    /// Try it out: a private PostgreSQL, three organisations with sample charts, and the server, in one process
+    Dev(dev::Args),
+}
+
+/// The profile of development.
+const DEV: &str = "dev";
+
+impl Command {
+    /// Whether it works on an installation that is there: in a checkout where `dev` has run, on that of `dev`.
+    fn needs_installation(&self) -> bool {
+        matches!(self, Self::Server(_) | Self::Tenant(_) | Self::Migrate(_) | Self::Import(_))
+    }
 }
 
 /// What a command needs besides its arguments.
@@ -72,6 +87,14 @@ struct Context {
 impl Context {
     fn operator(&self) -> Result<Operator, OpsError> {
         Operator::new(&self.settings)
+    }
+
+    /// How strictly the walls are looked at.
+    fn boot_check(&self) -> BootCheck {
+        match self.profile.as_deref() {
+            Some(DEV) => BootCheck::Dev,
+            _ => BootCheck::On,
+        }
     }
 
     /// Prints the answer: the document with `--json`, else the lines.
@@ -99,13 +122,20 @@ pub fn run(cli: Cli) -> ExitCode {
 
 fn start(cli: Cli) -> Result<ExitCode, OpsError> {
     let directory = cli.config.or_else(|| Some(PathBuf::from("config")).filter(|directory| directory.is_dir()));
-    let settings = Settings::load(directory.as_deref(), cli.profile.as_deref())?;
+    let is_dev = matches!(cli.command, Command::Dev(_));
+    let profile = cli.profile.or_else(|| is_dev.then(|| DEV.to_owned()));
+    let mut settings = Settings::load(directory.as_deref(), profile.as_deref())?;
     let telemetry = telemetry::start(&settings)?;
-    let context = Context { settings, profile: cli.profile, json: cli.json, dropped: telemetry.dropped() };
+    let found = if profile.is_none() && cli.command.needs_installation() { dev::Home::found(&settings) } else { None };
+    let (profile, _cluster) = match found {
+        Some(home) => (Some(DEV.to_owned()), home.enter(&mut settings)?),
+        None => (profile, None),
+    };
+    let context = Context { settings, profile, json: cli.json, dropped: telemetry.dropped() };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         // The server ends by itself on SIGINT, when it has answered; everything else stops here and goes on when it is run again.
-        if matches!(cli.command, Command::Serve) {
+        if is_dev || matches!(cli.command, Command::Serve) {
             return dispatch(cli.command, context).await;
         }
         tokio::select! {
@@ -130,6 +160,7 @@ async fn dispatch(command: Command, context: Context) -> Result<ExitCode, OpsErr
         Command::Sample(args) => sample::run(args, &context).await,
         Command::Token(args) => token::run(&args, &context),
         Command::Serve => serve::run(context).await,
+        Command::Dev(args) => dev::run(args, context).await,
     }
 }
 
@@ -142,6 +173,15 @@ impl From<ConfigError> for OpsError {
 impl From<TelemetryError> for OpsError {
     fn from(error: TelemetryError) -> Self {
         Self::Usage(error.to_string())
+    }
+}
+
+impl From<ClusterError> for OpsError {
+    fn from(error: ClusterError) -> Self {
+        match error {
+            ClusterError::InUse { .. } => Self::Refused(error.to_string()),
+            other => Self::Unreachable(other.to_string()),
+        }
     }
 }
 

@@ -2,9 +2,11 @@
 
 use super::Context;
 use crate::app::{App, refuse_unfit};
+use crate::config::Settings;
 use crate::guard::BootCheck;
 use crate::http;
 use crate::ops::OpsError;
+use crate::telemetry::Dropped;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
 use std::process::ExitCode;
@@ -13,44 +15,73 @@ use std::task::Poll;
 
 pub async fn run(context: Context) -> Result<ExitCode, OpsError> {
     refuse_unfit(&context.settings, context.profile.as_deref())?;
-    let app = App::new(context.settings, BootCheck::On)?;
-    let down = app.walls().await?;
-    if !down.is_empty() {
-        return Err(OpsError::WallDown(format!("refusing to serve, walls are down:\n  {}", down.join("\n  "))));
-    }
-    app.metrics.watch_export(context.dropped);
-    app.run_beside();
-    let scraped = match app.settings.telemetry.bind {
-        Some(address) => {
-            let listener = bind(address)?;
-            let address = listener.local_addr()?;
-            Some((http::metrics::serve(Arc::clone(&app.metrics), listener)?, address))
-        }
-        None => None,
-    };
-    let listener = bind(app.settings.http.bind)?;
-    let address = listener.local_addr()?;
-    let mut server = pin!(http::serve(Arc::clone(&app), listener)?);
-    // The first poll starts its workers and listens for signals: only then is it true that it serves and can be told to stop.
-    if let Poll::Ready(ended) = futures_util::poll!(server.as_mut()) {
-        ended?;
-    } else {
-        tracing::info!("Serving http://{address}/graphql");
-        let metrics = scraped.map(|(metrics, address)| {
-            tracing::info!("Metrics at http://{address}/metrics");
-            let handle = metrics.handle();
-            tokio::spawn(metrics);
-            handle
-        });
-        server.await?;
-        if let Some(metrics) = metrics {
-            metrics.stop(false).await;
-        }
-    }
-    app.metrics.close();
+    let listeners = Listeners::bind(&context.settings)?;
+    let check = context.boot_check();
+    let app = App::new(context.settings, check)?;
+    answer(app, check, listeners, context.dropped, |_| Ok(())).await?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn bind(address: SocketAddr) -> Result<TcpListener, OpsError> {
-    TcpListener::bind(address).map_err(|error| OpsError::Failed(format!("cannot listen on {address}: {error}")))
+/// Where it is to answer, and what is taken already is said before anything else is done.
+pub struct Listeners {
+    graphql: TcpListener,
+    metrics: Option<TcpListener>,
+}
+
+/// Where it answers.
+pub struct Addresses {
+    /// `/graphql`.
+    pub graphql: SocketAddr,
+    /// `/metrics`.
+    pub metrics: Option<SocketAddr>,
+}
+
+impl Listeners {
+    pub fn bind(settings: &Settings) -> Result<Self, OpsError> {
+        let bind = |address: SocketAddr| {
+            TcpListener::bind(address).map_err(|error| OpsError::Failed(format!("cannot listen on {address}: {error}")))
+        };
+        Ok(Self { graphql: bind(settings.http.bind)?, metrics: settings.telemetry.bind.map(bind).transpose()? })
+    }
+}
+
+/// Serves until told to stop. `ready` is called once it is true that it serves.
+pub async fn answer(
+    app: Arc<App>,
+    check: BootCheck,
+    listeners: Listeners,
+    dropped: Dropped,
+    ready: impl FnOnce(Addresses) -> Result<(), OpsError>,
+) -> Result<(), OpsError> {
+    let down = app.walls(check).await?;
+    if !down.is_empty() {
+        return Err(OpsError::WallDown(format!("refusing to serve, walls are down:\n  {}", down.join("\n  "))));
+    }
+    app.metrics.watch_export(dropped);
+    app.run_beside();
+    let Listeners { graphql, metrics } = listeners;
+    let addresses =
+        Addresses { graphql: graphql.local_addr()?, metrics: metrics.as_ref().map(TcpListener::local_addr).transpose()? };
+    let scraped = metrics.map(|listener| http::metrics::serve(Arc::clone(&app.metrics), listener)).transpose()?;
+    let mut server = pin!(http::serve(Arc::clone(&app), graphql)?);
+    // The first poll starts its workers and listens for signals: only then is it true that it serves and can be told to stop.
+    if let Poll::Ready(ended) = futures_util::poll!(server.as_mut()) {
+        return Ok(ended?);
+    }
+    let scraped = scraped.map(|metrics| {
+        let handle = metrics.handle();
+        tokio::spawn(metrics);
+        handle
+    });
+    tracing::info!("Serving http://{}/graphql", addresses.graphql);
+    if let Some(address) = addresses.metrics {
+        tracing::info!("Metrics at http://{address}/metrics");
+    }
+    ready(addresses)?;
+    server.await?;
+    if let Some(metrics) = scraped {
+        metrics.stop(false).await;
+    }
+    app.metrics.close();
+    Ok(())
 }
