@@ -1,0 +1,131 @@
+//! A client that costs little: HTTP/1.1 over kept connections, requests made beforehand, answers read to their end and not looked into
+//! beyond what tells that they are answers.
+
+use super::Outcome;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// A request, ready to be sent.
+#[derive(Clone)]
+pub struct Request(Vec<u8>);
+
+impl Request {
+    pub fn new(address: &str, token: &str, query: &str, variables: &Value) -> Self {
+        let body = json!({ "query": query, "variables": variables }).to_string();
+        let head = format!(
+            "POST /graphql HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n\
+             accept: application/graphql-response+json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        Self([head.into_bytes(), body.into_bytes()].concat())
+    }
+}
+
+/// A kept connection.
+pub struct Connection {
+    socket: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    pub async fn open(address: &str) -> Outcome<Self> {
+        let socket = TcpStream::connect(address).await?;
+        socket.set_nodelay(true)?;
+        Ok(Self { socket, buffer: Vec::new() })
+    }
+
+    /// Status and body.
+    pub async fn ask(&mut self, request: &Request) -> Outcome<(u16, Vec<u8>)> {
+        self.socket.write_all(&request.0).await?;
+        let mut chunk = [0; 1 << 16];
+        loop {
+            if let Some((status, body, length)) = complete(&self.buffer) {
+                let answer = self.buffer.get(body..body + length).unwrap_or_default().to_vec();
+                self.buffer.drain(..body + length);
+                return Ok((status, answer));
+            }
+            match self.socket.read(&mut chunk).await? {
+                0 => return Err("the server closed the connection".into()),
+                read => self.buffer.extend_from_slice(chunk.get(..read).unwrap_or_default()),
+            }
+        }
+    }
+}
+
+/// Status, where the body begins and how long it is, once all of it is there.
+fn complete(bytes: &[u8]) -> Option<(u16, usize, usize)> {
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
+    let head = std::str::from_utf8(bytes.get(..end)?).ok()?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    let length = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.trim().parse().ok())?;
+    (bytes.len() >= end + length).then_some((status, end, length))
+}
+
+/// What came of a run.
+#[derive(Debug, Default, Clone)]
+pub struct Run {
+    /// Answers with status 200 and without errors.
+    pub answered: usize,
+    /// All others.
+    pub refused: usize,
+    pub seconds: f64,
+    /// Of what was answered, sorted.
+    pub milliseconds: Vec<f64>,
+}
+
+impl Run {
+    pub fn rate(&self) -> f64 {
+        self.answered as f64 / self.seconds
+    }
+
+    /// The latency that this share of the answers did not exceed.
+    pub fn quantile(&self, share: f64) -> f64 {
+        let at = (self.milliseconds.len() as f64 * share) as usize;
+        self.milliseconds.get(at.min(self.milliseconds.len().saturating_sub(1))).copied().unwrap_or_default()
+    }
+}
+
+/// Keeps `connections` busy for `time`, each going through the requests from another one on.
+pub async fn run(address: &str, requests: &Arc<Vec<Request>>, connections: usize, time: Duration) -> Outcome<Run> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let turn = Arc::new(AtomicUsize::new(0));
+    let mut workers = Vec::new();
+    for _ in 0..connections {
+        let mut connection = Connection::open(address).await?;
+        let (requests, stop, turn) = (Arc::clone(requests), Arc::clone(&stop), Arc::clone(&turn));
+        workers.push(tokio::spawn(async move {
+            let mut run = Run::default();
+            while !stop.load(Ordering::Relaxed) {
+                let next = turn.fetch_add(1, Ordering::Relaxed) % requests.len().max(1);
+                let Some(request) = requests.get(next) else { break };
+                let began = Instant::now();
+                let answer = connection.ask(request).await.map_err(|error| error.to_string())?;
+                match answer {
+                    (200, body) if !body.windows(9).any(|nine| nine == b"\"errors\":") => {
+                        run.answered += 1;
+                        run.milliseconds.push(began.elapsed().as_secs_f64() * 1e3);
+                    }
+                    _ => run.refused += 1,
+                }
+            }
+            Ok::<_, String>(run)
+        }));
+    }
+    let began = Instant::now();
+    tokio::time::sleep(time).await;
+    stop.store(true, Ordering::Relaxed);
+    let mut all = Run::default();
+    for worker in workers {
+        let run = worker.await??;
+        all.answered += run.answered;
+        all.refused += run.refused;
+        all.milliseconds.extend(run.milliseconds);
+    }
+    all.seconds = began.elapsed().as_secs_f64();
+    all.milliseconds.sort_by(f64::total_cmp);
+    Ok(all)
+}

@@ -1,0 +1,190 @@
+//! What the benches of the server share: a private PostgreSQL, organisations with sample charts, `cordon serve` as a process of its own, a
+//! client that keeps connections busy, and what each side spent of the processor. Everything ends with the bench.
+pub mod floor;
+pub mod load;
+pub mod spent;
+
+use cordon::app::App;
+use cordon::auth::dev::{Claims, DevIssuer};
+use cordon::config::Settings;
+use cordon::db::cluster::{Cluster, Durability, Options};
+use cordon::guard::BootCheck;
+use cordon::ops::import::source::Source;
+use cordon::ops::import::{self, Store};
+use cordon::ops::init;
+use cordon::ops::operator::Operator;
+use cordon::ops::provision::{self, NewTenant};
+use cordon::ops::sample::Charts;
+use cordon::tenant::{Model, Tenant};
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// A number that a variable sets, or the small one that suits a quick check.
+pub fn sized(variable: &str, small: usize) -> Outcome<usize> {
+    Ok(std::env::var(variable).ok().map(|text| text.parse()).transpose()?.unwrap_or(small))
+}
+
+/// The middle one.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}
+
+/// An installation on this machine.
+pub struct Rig {
+    pub directory: PathBuf,
+    pub cluster: Cluster,
+    pub operator: Operator,
+    issuer: DevIssuer,
+}
+
+impl Rig {
+    /// Makes PostgreSQL, roles and catalog. Durable, as in production.
+    pub async fn make(name: &str, settings: &[(&str, &str)]) -> Outcome<Self> {
+        let directory = std::env::temp_dir().join(format!("cordon-bench-{name}-{}", std::process::id()));
+        std::fs::create_dir(&directory)?;
+        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let options = Options { dir: directory.join("cluster"), durability: Durability::Durable, binaries: None, settings };
+        let cluster = Cluster::start(&options)?;
+        let admin: tokio_postgres::Config = cluster.superuser_url("postgres").expose_secret().parse()?;
+        let made = init::run(&admin, &directory.join("site")).await?;
+        let variables: Vec<_> = [&made.server_env, &made.operator_env].into_iter().flat_map(settings_of).collect();
+        let issuer = DevIssuer::open(&directory, "cordon")?;
+        let mut profile = json!({
+            "catalog": { "url": value(&variables, "CORDON__CATALOG__URL") },
+            "keys": { "file": made.key_file },
+            "auth": { "issuers": [{ "issuer": cordon::auth::dev::ISSUER, "jwks_file": issuer.jwks_path(), "algorithms": ["ES256"] }] },
+        });
+        std::fs::create_dir(directory.join("serve"))?;
+        std::fs::write(directory.join("serve/dev.yaml"), profile.to_string())?;
+        profile["catalog"]["operator_url"] = json!(value(&variables, "CORDON__CATALOG__OPERATOR_URL"));
+        std::fs::write(directory.join("dev.yaml"), profile.to_string())?;
+        let operator = Operator::new(&Settings::load(Some(&directory), Some("dev"))?)?;
+        Ok(Self { directory, cluster, operator, issuer })
+    }
+
+    /// Stops PostgreSQL and removes everything.
+    pub fn clear(self) -> Outcome<()> {
+        let Self { directory, cluster, .. } = self;
+        cluster.stop();
+        Ok(std::fs::remove_dir_all(directory)?)
+    }
+
+    /// An organisation.
+    pub async fn tenant(&self, slug: &str, model: Model) -> Outcome<Tenant> {
+        let new = NewTenant { slug: slug.into(), name: "Bench".into(), model, server: None, plan: "standard".into() };
+        Ok(provision::create(&self.operator, &new).await?)
+    }
+
+    /// Sample charts for an organisation; how many notes there are.
+    pub async fn fill(&self, tenant: &Tenant, seed: u64, patients: usize) -> Outcome<u64> {
+        let file = self.directory.join(format!("{}.ndjson", tenant.slug));
+        let mut out = std::io::BufWriter::with_capacity(1 << 20, std::fs::File::create(&file)?);
+        Charts::new(seed, patients.try_into()?).write_to(&mut out, |_| ())?;
+        drop(out);
+        let mut settings = Settings::load(Some(&self.directory), Some("dev"))?;
+        settings.catalog.operator_url = None;
+        let app = App::new(settings, BootCheck::Dev)?;
+        let input = Source::open(&[file.clone()]).map_err(|error| error.to_string())?;
+        let report = import::run(input, Store::new(Arc::clone(&app.door), tenant.id, "sample"), None, |_| ()).await?;
+        std::fs::remove_file(file)?;
+        match report.rejects {
+            0 => Ok(report.notes.new),
+            n => Err(format!("{n} resources were rejected").into()),
+        }
+    }
+
+    /// Statistics as autovacuum would have made them by now.
+    pub async fn settle(&self, database: &str) -> Outcome<()> {
+        let superuser = self.superuser(database).await?;
+        superuser.batch_execute("vacuum analyze").await?;
+        Ok(superuser.batch_execute("checkpoint").await?)
+    }
+
+    /// A superuser's session.
+    pub async fn superuser(&self, database: &str) -> Outcome<tokio_postgres::Client> {
+        let (client, connection) =
+            tokio_postgres::connect(self.cluster.superuser_url(database).expose_secret(), tokio_postgres::NoTls).await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    /// A token of somebody with one role in one organisation.
+    pub fn token(&self, tenant: &Tenant, role: &str, subject: &str) -> Outcome<String> {
+        Ok(self.issuer.mint(&Claims {
+            subject: subject.into(),
+            name: Some("Dr. Bench".into()),
+            tenants: vec![tenant.id],
+            roles: vec![role.into()],
+            acting: None,
+            lifetime: Duration::from_secs(11 * 3600),
+        })?)
+    }
+
+    /// `cordon serve`, the binary, with these variables on top.
+    pub fn serve(&self, variables: &[(&str, &str)]) -> Outcome<Served> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cordon"));
+        command.args(["serve", "--profile", "dev", "--config"]).arg(self.directory.join("serve"));
+        command.envs(variables.iter().copied());
+        command.env("CORDON__HTTP__BIND", "127.0.0.1:0").env("CORDON__LOG__FILTER", "warn,cordon::cli=info");
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        let mut lines = BufReader::new(child.stderr.take().ok_or("no standard error")?).lines().map_while(Result::ok);
+        let mut said = Vec::new();
+        let address = lines.by_ref().find_map(|line| {
+            let found = line.split("Serving http://").nth(1).and_then(|rest| rest.split('/').next()).map(str::to_owned);
+            said.push(line);
+            found
+        });
+        let Some(address) = address else { return Err(format!("cordon serve did not start: {}", said.join("\n")).into()) };
+        // Whoever logs must be read.
+        std::thread::spawn(move || lines.for_each(|line| eprintln!("server: {line}")));
+        Ok(Served { child, address })
+    }
+}
+
+/// A running server.
+pub struct Served {
+    child: Child,
+    pub address: String,
+}
+
+impl Served {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// One question, which must be answered without errors.
+    pub async fn ask(&self, token: &str, query: &str, variables: Value) -> Outcome<Value> {
+        let request = load::Request::new(&self.address, token, query, &variables);
+        let (_, body) = load::Connection::open(&self.address).await?.ask(&request).await?;
+        let mut answer: Value = serde_json::from_slice(&body)?;
+        match answer.get("errors") {
+            None => Ok(answer["data"].take()),
+            Some(errors) => Err(format!("{query}: {errors}").into()),
+        }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The variables in a file that `init` wrote.
+fn settings_of(path: impl AsRef<Path>) -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().filter_map(|line| line.split_once('=')).map(|(name, value)| (name.into(), value.trim_matches('\'').into())).collect()
+}
+
+fn value<'v>(variables: &'v [(String, String)], name: &str) -> Option<&'v str> {
+    variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+}
