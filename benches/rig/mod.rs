@@ -133,7 +133,10 @@ impl Rig {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cordon"));
         command.args(["serve", "--profile", "dev", "--config"]).arg(self.directory.join("serve"));
         command.envs(variables.iter().copied());
-        command.env("CORDON__HTTP__BIND", "127.0.0.1:0").env("CORDON__LOG__FILTER", "warn,cordon::cli=info");
+        command
+            .env("CORDON__HTTP__BIND", "127.0.0.1:0")
+            .env("CORDON__TELEMETRY__BIND", "127.0.0.1:0")
+            .env("CORDON__LOG__FILTER", "warn,cordon::cli=info");
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         let mut lines = BufReader::new(child.stderr.take().ok_or("no standard error")?).lines().map_while(Result::ok);
         let mut said = Vec::new();

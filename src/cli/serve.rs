@@ -60,8 +60,7 @@ pub async fn answer(
     app.metrics.watch_export(dropped);
     app.run_beside();
     let Listeners { graphql, metrics } = listeners;
-    let addresses =
-        Addresses { graphql: graphql.local_addr()?, metrics: metrics.as_ref().map(TcpListener::local_addr).transpose()? };
+    let addresses = Addresses { graphql: graphql.local_addr()?, metrics: metrics.as_ref().map(TcpListener::local_addr).transpose()? };
     let scraped = metrics.map(|listener| http::metrics::serve(Arc::clone(&app.metrics), listener)).transpose()?;
     let mut server = pin!(http::serve(Arc::clone(&app), graphql)?);
     // The first poll starts its workers and listens for signals: only then is it true that it serves and can be told to stop.
