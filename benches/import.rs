@@ -34,7 +34,7 @@ fn main() -> Outcome<()> {
 
 async fn measure(directory: &Path, options: &Options) -> Outcome<()> {
     let cluster = Cluster::start(options)?;
-    let admin: tokio_postgres::Config = cluster.superuser_url("postgres").expose_secret().parse()?;
+    let admin = cordon::db::connect::parse(&cluster.superuser_url("postgres"))?;
     let made = init::run(&admin, &directory.join("site")).await?;
     let variables: Vec<(String, String)> = [&made.server_env, &made.operator_env].into_iter().flat_map(settings_of).collect();
     let profile =

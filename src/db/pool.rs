@@ -4,7 +4,7 @@
 
 use super::budget::Counted;
 pub use super::budget::{Budget, Limits, Used};
-use super::connect::{self, ConnectError};
+use super::connect::{self, Config, ConnectError, Tls};
 use diesel::sql_types::{BigInt, Integer};
 use diesel::{QueryableByName, sql_query};
 use diesel_async::AsyncPgConnection;
@@ -17,7 +17,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
-use tokio_postgres::Config;
 
 /// Sessions closed because their transaction did not end cleanly, since the start of the process.
 static CLOSED_UNCLEAN: AtomicU64 = AtomicU64::new(0);
@@ -140,7 +139,7 @@ impl Pool {
             let mut session = self.lane(schema).get().await?;
             // A session that died while idle is closed on return; the next one is tried.
             if !session.pg.is_broken() {
-                return Ok(Lease(session));
+                return Ok(Lease(session, None));
             }
         }
     }
@@ -181,7 +180,7 @@ impl Manager {
             state: AtomicU8::new(CLEAN),
             opened: Instant::now(),
             runtime: Handle::current(),
-            local: connect::is_local(&self.config),
+            tls: self.config.tls().clone(),
             permit: Some(permit),
         })
     }
@@ -244,7 +243,7 @@ pub struct Session {
     opened: Instant,
     /// The one its socket belongs to: a lease may be dropped anywhere.
     runtime: Handle,
-    local: bool,
+    tls: Tls,
     permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -280,8 +279,18 @@ impl Session {
     }
 }
 
-/// A session on loan. Dropped before its transaction has ended, the statement is cancelled and the session closed.
-pub struct Lease(bb8::PooledConnection<'static, Manager>);
+/// A session on loan, with its part of a share where it has one. Dropped before its transaction has ended, the statement is cancelled and
+/// the session closed.
+pub struct Lease(bb8::PooledConnection<'static, Manager>, Option<OwnedSemaphorePermit>);
+
+impl Lease {
+    /// Counted in a share for as long as it lives.
+    pub fn within(self, share: OwnedSemaphorePermit) -> Self {
+        let mut lease = self;
+        lease.1 = Some(share);
+        lease
+    }
+}
 
 impl std::ops::Deref for Lease {
     type Target = Session;
@@ -297,12 +306,13 @@ impl Drop for Lease {
         }
         CLOSED_UNCLEAN.fetch_add(1, Ordering::Relaxed);
         let session = &mut *self.0;
-        let (token, local, permit) = (session.pg.cancel_token(), session.local, session.permit.take());
-        // The backend may be busy until it has heard of it, so its permit is given back only then. The token names this backend alone:
+        let (token, tls) = (session.pg.cancel_token(), session.tls.clone());
+        let held = (session.permit.take(), self.1.take());
+        // The backend may be busy until it has heard of it, so its permits are given back only then. The token names this backend alone:
         // another that gets its process id has another secret.
         session.runtime.spawn(async move {
-            let _permit = permit;
-            let _ = tokio::time::timeout(CANCEL_WITHIN, connect::cancel(token, local)).await;
+            let _held = held;
+            let _ = tokio::time::timeout(CANCEL_WITHIN, connect::cancel(token, &tls)).await;
         });
     }
 }

@@ -226,7 +226,7 @@ async fn provisioning_resumes_after_a_kill_at_any_step() {
 #[tokio::test]
 async fn init_resumes_after_a_kill_at_any_step() {
     let cluster = Cluster::start(&crate::options("killed-init")).unwrap();
-    let admin: tokio_postgres::Config = secrecy::ExposeSecret::expose_secret(&cluster.superuser_url("postgres")).parse().unwrap();
+    let admin = cordon::db::connect::parse(&cluster.superuser_url("postgres")).unwrap();
     let directory = crate::run_dir().join("killed-init-site");
     let mut polls = 1;
     while !matches!(killed_after(init::run(&admin, &directory), polls).await, Some(Ok(_))) {

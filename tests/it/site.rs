@@ -9,6 +9,7 @@ use cordon::config::Settings;
 use cordon::crypto::Sealed;
 use cordon::crypto::fields::{PatientName, PersonName};
 use cordon::db::cluster::Cluster;
+use cordon::db::connect;
 use cordon::db::schema::tenant::patients;
 use cordon::error::Result;
 use cordon::guard::{Actor, BootCheck, Guard, Purpose, RequestInfo, TenantHint, TenantTx};
@@ -50,7 +51,7 @@ impl Site {
     pub async fn make(cluster: &Cluster, name: &str) -> Self {
         let admin: tokio_postgres::Config = cluster.superuser_url("postgres").expose_secret().parse().unwrap();
         let directory = run_dir().join(name);
-        let made = init::run(&admin, &directory).await.unwrap();
+        let made = init::run(&connect::parse(&cluster.superuser_url("postgres")).unwrap(), &directory).await.unwrap();
         let issuer = DevIssuer::open(&directory, "cordon").unwrap();
         let settings = Settings::load(Some(&profile(&directory, &made.key_file, &issuer)), Some("test")).unwrap();
         let operator = Operator::new(&settings).unwrap();
@@ -208,6 +209,8 @@ fn profile(directory: &Path, key_file: &Path, issuer: &DevIssuer) -> PathBuf {
     };
     let settings = serde_json::json!({
         "http": { "bind": "127.0.0.1:0", "workers": 2, "domain": "notes.test" },
+        // Tests ask as fast as they can.
+        "admission": { "requests_per_second": 100_000, "concurrency": 1000, "principal_requests_per_second": 100_000, "principal_concurrency": 1000 },
         "catalog": { "url": url("server.env"), "operator_url": url("operator.env") },
         "keys": { "file": key_file },
         "telemetry": { "bind": "127.0.0.1:0" },

@@ -163,7 +163,7 @@ impl Drop for Cluster {
 }
 
 /// Escapes what has a meaning in a connection string.
-fn percent(bytes: &[u8]) -> String {
+pub(super) fn percent(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, &byte| {
         if byte.is_ascii_alphanumeric() {
             text.push(char::from(byte));

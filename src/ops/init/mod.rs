@@ -6,7 +6,7 @@ use super::operator::{Operator, fresh_password, set_password};
 use super::server::{self, make_database, open_as_admin};
 use super::{OpsError, Result};
 use crate::crypto::{KekId, KeyFile, Kms};
-use crate::db::connect::Config;
+use crate::db::connect::{self, Config};
 use crate::db::migrate::{Direction, Set};
 use crate::tenant::keys::context;
 use diesel::OptionalExtension;
@@ -108,7 +108,7 @@ pub fn sql() -> String {
 fn write_env(path: &Path, key_file: &Path, variable: &str, login: &str, address: &str) -> Result<SecretString> {
     if let Ok(text) = std::fs::read_to_string(path) {
         let url = text.lines().find_map(|line| line.strip_prefix(variable)?.strip_prefix("="));
-        let config = url.and_then(|url| url.trim_matches('\'').parse::<Config>().ok());
+        let config = url.and_then(|url| connect::parse(&url.trim_matches('\'').into()).ok());
         let password = config.and_then(|config| config.get_password().map(<[u8]>::to_vec)).and_then(|bytes| String::from_utf8(bytes).ok());
         return password
             .map(SecretString::from)
