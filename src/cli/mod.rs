@@ -47,7 +47,7 @@ enum Command {
     /// PostgreSQL servers
     #[command(subcommand)]
     Server(server::Args),
-    /// Organisations: make, list, show, suspend, resume
+    /// Organisations: make, list, show, set, suspend, resume
     #[command(subcommand)]
     Tenant(tenant::Args),
     /// Migrations over everything

@@ -1,9 +1,10 @@
-//! `cordon tenant create|list|show|suspend|resume`: organisations.
+//! `cordon tenant create|list|show|set|suspend|resume`: organisations.
 
 use super::Context;
 use crate::ops::OpsError;
 use crate::ops::provision::{self, NewTenant};
-use crate::tenant::{Model, Tenant};
+use crate::ops::terms::{self, Change, Value};
+use crate::tenant::{Model, Origin, Tenant};
 use serde_json::json;
 use std::process::ExitCode;
 
@@ -33,6 +34,29 @@ pub enum Args {
         /// Its slug
         slug: String,
     },
+    /// Set what is a tenant's own; running servers hear of it within a second. What is not named stays
+    Set {
+        /// Its slug
+        slug: String,
+        /// Origin of a web page that may ask for it, as in https://notes.example; repeat it for each: together they replace those before
+        #[arg(long = "origin", value_name = "URL")]
+        origins: Vec<Origin>,
+        /// No web page of another host may ask for it
+        #[arg(long, conflicts_with = "origins")]
+        no_origins: bool,
+        /// Milliseconds of one statement, or default
+        #[arg(long, value_name = "N")]
+        statement_timeout_ms: Option<Value>,
+        /// Requests a second on each replica, or default
+        #[arg(long, value_name = "N")]
+        requests_per_second: Option<Value>,
+        /// Requests at once on each replica, or default
+        #[arg(long, value_name = "N")]
+        concurrency: Option<Value>,
+        /// What it has ordered
+        #[arg(long)]
+        plan: Option<String>,
+    },
     /// Stop serving a tenant; nothing of it is lost
     Suspend {
         /// Its slug
@@ -52,6 +76,11 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, OpsError> {
             provision::create(&operator, &NewTenant { slug, name, model, server, plan }).await?
         }
         Args::Show { slug } => provision::find(&mut operator.control().await?, &slug).await?,
+        Args::Set { slug, origins, no_origins, statement_timeout_ms, requests_per_second, concurrency, plan } => {
+            let origins = (no_origins || !origins.is_empty()).then_some(origins);
+            let change = Change { plan, origins, statement_timeout_ms, requests_per_second, concurrency };
+            terms::set(&operator, &slug, &change).await?
+        }
         Args::Suspend { slug } => provision::suspend(&operator, &slug).await?,
         Args::Resume { slug } => provision::resume(&operator, &slug).await?,
         Args::List => {
@@ -70,7 +99,8 @@ fn document(tenant: &Tenant) -> serde_json::Value {
         json!({ "model": placement.model, "server": placement.server, "database": placement.database,
                 "schema": placement.schema.as_str(), "generation": placement.generation })
     });
-    json!({ "id": tenant.id, "slug": tenant.slug, "name": tenant.name, "plan": tenant.plan, "state": tenant.state, "placement": placement })
+    json!({ "id": tenant.id, "slug": tenant.slug, "name": tenant.name, "plan": tenant.plan, "state": tenant.state,
+            "terms": tenant.terms, "placement": placement })
 }
 
 fn line(tenant: &Tenant) -> String {

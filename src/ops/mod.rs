@@ -10,6 +10,7 @@ pub mod operator;
 pub mod provision;
 pub mod sample;
 pub mod server;
+pub mod terms;
 
 use crate::db::connect::ConnectError;
 use crate::db::migrate::MigrateError;

@@ -275,7 +275,7 @@ async fn set_fence(session: &mut AsyncPgConnection, tenant: TenantId, from: &[&s
 }
 
 /// Operations on one tenant run one after the other, as long as the session lives.
-async fn take_turn(control: &mut AsyncPgConnection, tenant: TenantId) -> Result<()> {
+pub(super) async fn take_turn(control: &mut AsyncPgConnection, tenant: TenantId) -> Result<()> {
     let turn = diesel::sql_query("select pg_advisory_lock(hashtextextended('cordon.tenant.' || $1, 7))");
     turn.bind::<Text, _>(tenant.to_string()).execute(control).await?;
     Ok(())

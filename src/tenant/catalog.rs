@@ -1,7 +1,7 @@
 //! The server's view of the catalog: a copy in memory, kept fresh by NOTIFY and looked up again on a miss.
 //! Reads as `cordon_catalog_reader`. A copy that is stale is harmless: the fence in the tenant's database has the last word.
 
-use super::{Model, Placement, State, Tenant};
+use super::{Model, Origin, Placement, State, Tenant, Terms};
 use crate::db::connect::{self, Config};
 use crate::db::fault::classify;
 use crate::db::schema::catalog::{placements, servers, tenants, wrapped_keys};
@@ -118,6 +118,15 @@ impl Catalog {
         *copy =
             Copy { tenants: all.iter().map(|tenant| (tenant.id, (Arc::clone(tenant), Instant::now()))).collect(), missed: HashMap::new() };
         Ok(all)
+    }
+
+    /// Whether an active tenant allows the origin: the one with this slug, or any. Asked before anyone has said who calls, so it reads
+    /// nothing but the copy in memory.
+    pub fn allows(&self, origin: &str, slug: Option<&str>) -> bool {
+        let copy = self.copy.read().unwrap_or_else(PoisonError::into_inner);
+        copy.tenants
+            .values()
+            .any(|(tenant, _)| tenant.state == State::Active && slug.is_none_or(|slug| tenant.slug == slug) && tenant.terms.allow(origin))
     }
 
     /// A server by id.
@@ -265,6 +274,7 @@ async fn in_time<T>(query: impl Future<Output = QueryResult<T>>) -> QueryResult<
 }
 
 type TenantRow = (TenantId, String, String, String, String);
+type TermsRow = (Vec<String>, Option<i32>, Option<i32>, Option<i32>);
 type PlacementRow = (PlacementId, ServerId, String, String, String, i32);
 
 /// Tenants with their serving placement; all of them, or the one asked for.
@@ -273,6 +283,7 @@ pub async fn tenant_rows(session: &mut AsyncPgConnection, only: Option<TenantId>
         .left_join(placements::table.on(placements::tenant_id.eq(tenants::id).and(placements::serving)))
         .select((
             (tenants::id, tenants::slug, tenants::name, tenants::plan, tenants::state),
+            (tenants::origins, tenants::statement_timeout_ms, tenants::requests_per_second, tenants::concurrency),
             (
                 placements::id,
                 placements::server_id,
@@ -288,11 +299,11 @@ pub async fn tenant_rows(session: &mut AsyncPgConnection, only: Option<TenantId>
     if let Some(id) = only {
         query = query.filter(tenants::id.eq(id));
     }
-    let rows: Vec<(TenantRow, Option<PlacementRow>)> = query.load(session).await?;
-    rows.into_iter().map(|(tenant, placement)| assemble(tenant, placement)).collect()
+    let rows: Vec<(TenantRow, TermsRow, Option<PlacementRow>)> = query.load(session).await?;
+    rows.into_iter().map(|(tenant, terms, placement)| assemble(tenant, terms, placement)).collect()
 }
 
-fn assemble((id, slug, name, plan, state): TenantRow, placement: Option<PlacementRow>) -> QueryResult<Tenant> {
+fn assemble((id, slug, name, plan, state): TenantRow, terms: TermsRow, placement: Option<PlacementRow>) -> QueryResult<Tenant> {
     let unreadable = |what: String| diesel::result::Error::DeserializationError(what.into());
     let state: State = state.parse().map_err(unreadable)?;
     let placement = placement
@@ -302,5 +313,18 @@ fn assemble((id, slug, name, plan, state): TenantRow, placement: Option<Placemen
             QueryResult::Ok(Placement { id, server, model, database, schema, generation })
         })
         .transpose()?;
-    Ok(Tenant { id, slug, name, plan, state, placement })
+    Ok(Tenant { id, slug, name, plan, state, terms: Terms::from(terms), placement })
+}
+
+/// An origin that is none allows nobody.
+impl From<TermsRow> for Terms {
+    fn from((origins, statement_timeout_ms, requests_per_second, concurrency): TermsRow) -> Self {
+        let number = |set: Option<i32>| set.and_then(|set| u32::try_from(set).ok());
+        Self {
+            origins: origins.iter().filter_map(|origin| origin.parse::<Origin>().ok()).collect(),
+            statement_timeout_ms: number(statement_timeout_ms),
+            requests_per_second: number(requests_per_second),
+            concurrency: number(concurrency),
+        }
+    }
 }

@@ -4,7 +4,10 @@
 pub mod catalog;
 pub mod events;
 pub mod keys;
+mod origin;
 pub mod router;
+
+pub use origin::Origin;
 
 use crate::error::Error;
 use crate::ids::{PlacementId, ServerId, TenantId};
@@ -78,8 +81,30 @@ pub struct Tenant {
     pub plan: String,
     /// Where it is in its life.
     pub state: State,
+    /// What is set for it alone.
+    pub terms: Terms,
     /// Where it is served from; none before provisioning got that far.
     pub placement: Option<Placement>,
+}
+
+/// What an operator has set for one tenant. `None`: as the server's settings say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Terms {
+    /// Of web pages that may ask for it; those of its own host may always.
+    pub origins: Vec<Origin>,
+    /// Milliseconds of one statement.
+    pub statement_timeout_ms: Option<u32>,
+    /// Requests a second.
+    pub requests_per_second: Option<u32>,
+    /// Requests at once.
+    pub concurrency: Option<u32>,
+}
+
+impl Terms {
+    /// Whether pages of this origin may ask for the tenant.
+    pub fn allow(&self, origin: &str) -> bool {
+        self.origins.iter().any(|allowed| allowed.as_str() == origin)
+    }
 }
 
 /// Where a tenant lives.

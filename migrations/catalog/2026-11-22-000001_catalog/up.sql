@@ -23,6 +23,10 @@ create table cordon_catalog.tenants (
   name text not null,
   plan text not null default 'standard',
   state text not null check (state in ('provisioning', 'active', 'suspended', 'offboarding', 'destroyed')),
+  origins text[] not null default '{}',           -- of web pages that may ask for it
+  statement_timeout_ms int check (statement_timeout_ms between 1 and 600000),      -- null, here and below: as the server's settings say
+  requests_per_second int check (requests_per_second > 0),
+  concurrency int check (concurrency > 0),
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now()
 );

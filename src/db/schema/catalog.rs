@@ -75,6 +75,10 @@ diesel::table! {
         name -> Text,
         plan -> Text,
         state -> Text,
+        origins -> Array<Text>,
+        statement_timeout_ms -> Nullable<Int4>,
+        requests_per_second -> Nullable<Int4>,
+        concurrency -> Nullable<Int4>,
         created_at -> Timestamptz,
         updated_at -> Timestamptz,
     }
