@@ -5,7 +5,8 @@ use crate::config::Settings;
 use crate::crypto::{self, KeyFile, Kms};
 use crate::db::connect;
 use crate::db::pool::{self, Limits};
-use crate::guard::{BootCheck, Door, Policy, Timeouts, walls};
+use crate::guard::readiness::Readiness;
+use crate::guard::{Admission, BootCheck, Door, Policy, Timeouts, walls};
 use crate::telemetry::{Backends, Metrics, Sources, Work};
 use crate::tenant::SchemaName;
 use crate::tenant::catalog::Catalog;
@@ -39,6 +40,10 @@ pub struct App {
     pub router: Arc<Router>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// How often callers may come.
+    pub admission: Arc<Admission>,
+    /// Whether to send requests here.
+    pub readiness: Readiness,
     events: Arc<SecurityEvents>,
 }
 
@@ -61,7 +66,9 @@ impl App {
         let timeouts = Timeouts { statement_ms: settings.database.statement_timeout_ms, lock_ms: settings.database.lock_timeout_ms };
         let door =
             Door::new(Arc::clone(&catalog), Arc::clone(&keys), Arc::clone(&router), Arc::clone(&events), policy, timeouts, boot_check);
-        Ok(Arc::new(Self { settings, verifier, door, catalog, keys, router, metrics, events }))
+        let admission = Admission::new(settings.admission.clone());
+        let readiness = Readiness::new(Arc::clone(&catalog), Arc::clone(&keys), Arc::clone(&router));
+        Ok(Arc::new(Self { settings, verifier, door, catalog, keys, router, metrics, admission, readiness, events }))
     }
 
     /// The boot check of what is common to all: walls that are down in the data database of each server in use.
@@ -85,6 +92,12 @@ impl App {
         let keys = Arc::clone(&self.keys);
         tokio::spawn(Arc::clone(&self.catalog).listen(move |changed| keys.forget(changed)));
         tokio::spawn(Arc::clone(&self.events).run(Arc::clone(&self.catalog)));
+    }
+
+    /// What is left to do when the last request is answered: write what was counted, let go of sessions.
+    pub async fn close(&self) {
+        self.events.flush(&self.catalog).await;
+        self.router.close();
     }
 }
 

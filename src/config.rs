@@ -19,6 +19,8 @@ pub struct Settings {
     pub http: Http,
     /// What one request may cost.
     pub limits: Limits,
+    /// How often callers may ask.
+    pub admission: Admission,
     /// The catalog's database.
     pub catalog: Catalog,
     /// Where keys are wrapped.
@@ -45,6 +47,22 @@ pub struct Http {
     pub domain: Option<String>,
     /// Milliseconds from the first byte of the body to the answer.
     pub request_timeout_ms: u64,
+    /// Seconds between a signal to stop, when `/readyz` begins to say 503, and the end of the listener.
+    pub notice_seconds: u64,
+    /// Seconds that requests in flight then have to end.
+    pub drain_seconds: u64,
+    /// Certificate and key; without them the listener speaks plain HTTP.
+    pub tls: Option<Tls>,
+}
+
+/// What the listener shows to its clients. Both files are read again when they change.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// PEM file with the certificate and those between it and its root.
+    pub certificate: PathBuf,
+    /// PEM file with its key.
+    pub key: PathBuf,
 }
 
 /// What one request may cost.
@@ -65,6 +83,20 @@ pub struct Limits {
     pub directives: usize,
     /// Whether `__schema` and suggestions are answered.
     pub introspection: bool,
+}
+
+/// How often callers may ask, counted by each replica for itself. A tenant's own numbers in the catalog come first.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admission {
+    /// Requests of one tenant a second.
+    pub requests_per_second: u32,
+    /// Requests of one tenant at once.
+    pub concurrency: u32,
+    /// Requests of one principal in one tenant a second.
+    pub principal_requests_per_second: u32,
+    /// Requests of one principal in one tenant at once.
+    pub principal_concurrency: u32,
 }
 
 /// The catalog's database.

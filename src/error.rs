@@ -43,6 +43,12 @@ pub enum Error {
     /// Depth, complexity, size or another limit.
     #[error("{0}")]
     LimitExceeded(String),
+    /// The caller, or the tenant as a whole, asks more often than agreed.
+    #[error("too many requests")]
+    RateLimited {
+        /// Whole seconds after which it is worth trying again.
+        retry_after: u32,
+    },
     /// The tenant's keys cannot be had now.
     #[error("the organisation's keys are not available")]
     KeyUnavailable,
@@ -75,6 +81,7 @@ impl Error {
             Self::TenantSuspended => "TENANT_SUSPENDED",
             Self::TenantMismatch => "TENANT_MISMATCH",
             Self::LimitExceeded(_) => "LIMIT_EXCEEDED",
+            Self::RateLimited { .. } => "RATE_LIMITED",
             Self::KeyUnavailable => "KEY_UNAVAILABLE",
             Self::Unavailable | Self::PlacementChanged => "UNAVAILABLE",
             Self::Timeout => "TIMEOUT",

@@ -4,11 +4,10 @@ use super::Context;
 use crate::app::{App, refuse_unfit};
 use crate::config::Settings;
 use crate::guard::BootCheck;
-use crate::http;
+use crate::http::{self, Ended, Signals};
 use crate::ops::OpsError;
 use crate::telemetry::Dropped;
 use std::net::{SocketAddr, TcpListener};
-use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::task::Poll;
@@ -18,8 +17,7 @@ pub async fn run(context: Context) -> Result<ExitCode, OpsError> {
     let listeners = Listeners::bind(&context.settings)?;
     let check = context.boot_check();
     let app = App::new(context.settings, check)?;
-    answer(app, check, listeners, context.dropped, |_| Ok(())).await?;
-    Ok(ExitCode::SUCCESS)
+    answer(app, check, listeners, context.dropped, |_| Ok(())).await
 }
 
 /// Where it is to answer, and what is taken already is said before anything else is done.
@@ -52,7 +50,7 @@ pub async fn answer(
     listeners: Listeners,
     dropped: Dropped,
     ready: impl FnOnce(Addresses) -> Result<(), OpsError>,
-) -> Result<(), OpsError> {
+) -> Result<ExitCode, OpsError> {
     let down = app.walls(check).await?;
     if !down.is_empty() {
         return Err(OpsError::WallDown(format!("refusing to serve, walls are down:\n  {}", down.join("\n  "))));
@@ -62,25 +60,31 @@ pub async fn answer(
     let Listeners { graphql, metrics } = listeners;
     let addresses = Addresses { graphql: graphql.local_addr()?, metrics: metrics.as_ref().map(TcpListener::local_addr).transpose()? };
     let scraped = metrics.map(|listener| http::metrics::serve(Arc::clone(&app.metrics), listener)).transpose()?;
-    let mut server = pin!(http::serve(Arc::clone(&app), graphql)?);
-    // The first poll starts its workers and listens for signals: only then is it true that it serves and can be told to stop.
-    if let Poll::Ready(ended) = futures_util::poll!(server.as_mut()) {
-        return Ok(ended?);
+    let scheme = if app.settings.http.tls.is_some() { "https" } else { "http" };
+    let signals = Signals::listen()?;
+    let mut server = http::serve(Arc::clone(&app), graphql)?;
+    // The first poll starts its workers: only then is it true that it serves.
+    if let Poll::Ready(ended) = futures_util::poll!(&mut server) {
+        ended?;
+        return Ok(ExitCode::SUCCESS);
     }
     let scraped = scraped.map(|metrics| {
         let handle = metrics.handle();
         tokio::spawn(metrics);
         handle
     });
-    tracing::info!("Serving http://{}/graphql", addresses.graphql);
+    tracing::info!("Serving {scheme}://{}/graphql", addresses.graphql);
     if let Some(address) = addresses.metrics {
         tracing::info!("Metrics at http://{address}/metrics");
     }
     ready(addresses)?;
-    server.await?;
+    let ended = http::until_told(server, &app, signals).await?;
     if let Some(metrics) = scraped {
         metrics.stop(false).await;
     }
     app.metrics.close();
-    Ok(())
+    Ok(match ended {
+        Ended::Drained => ExitCode::SUCCESS,
+        Ended::AtOnce => ExitCode::from(130),
+    })
 }

@@ -5,15 +5,18 @@
 //! Nothing is ambient: a `Guard` and a `TenantTx` are values.
 //! No one else opens a tenant transaction, and what a guard read is answered only after `finish` has written who saw it.
 
+mod admission;
 pub mod keeper;
 mod once;
 mod policy;
+pub mod readiness;
 mod reads;
 mod ticket;
 mod tx;
 pub mod walls;
 mod write;
 
+pub use admission::{Admission, Pass};
 pub use once::Once;
 pub use policy::Policy;
 pub use ticket::{Actor, Event, Purpose};
@@ -195,6 +198,9 @@ impl Door {
         if let Some(inspected) = &self.inspected {
             inspected.check(&session, placement).await?;
         }
+        // Operations take the time they need.
+        let of_requests = matches!(purpose, Purpose::Read | Purpose::Write);
+        let set = tenant.terms.statement_timeout_ms.filter(|_| of_requests).map(u64::from);
         Ok(TenantTx::open(tx::Opening {
             session,
             binding: &binding,
@@ -207,7 +213,7 @@ impl Door {
             request: info.request,
             whereabouts: info.whereabouts.clone(),
             effort: Arc::clone(&info.effort),
-            statement_timeout_ms: self.timeouts.statement_ms,
+            statement_timeout_ms: set.unwrap_or(self.timeouts.statement_ms),
             lock_timeout_ms: self.timeouts.lock_ms,
         }))
     }

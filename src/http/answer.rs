@@ -2,12 +2,13 @@
 //! but the request's id.
 
 use super::accept::Format;
+use super::compress;
 use crate::error::Error;
 use crate::graphql;
 use crate::ids::RequestId;
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
+use actix_web::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
 
 /// Seconds after which a client may try again.
 const RETRY_SECONDS: &str = "2";
@@ -37,6 +38,7 @@ impl From<Error> for Refusal {
             Error::Conflict { .. } => StatusCode::CONFLICT,
             Error::Invalid { .. } => StatusCode::BAD_REQUEST,
             Error::LimitExceeded(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Error::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Error::KeyUnavailable | Error::Unavailable | Error::PlacementChanged => StatusCode::SERVICE_UNAVAILABLE,
             Error::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Error::Integrity | Error::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -47,12 +49,15 @@ impl From<Error> for Refusal {
 
 /// A body that GraphQL made.
 pub fn json(status: StatusCode, format: Format, request: RequestId, body: String) -> HttpResponse {
-    HttpResponse::build(status)
+    let length = body.len();
+    let mut answer = HttpResponse::build(status)
         .insert_header((CONTENT_TYPE, format.content_type()))
         .insert_header((CACHE_CONTROL, "no-store"))
         .insert_header((X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .insert_header(("x-request-id", request.to_string()))
-        .body(body)
+        .body(body);
+    compress::leave(answer.headers_mut(), length);
+    answer
 }
 
 /// A refusal. What is our own fault is logged here, once.
@@ -61,15 +66,16 @@ pub fn refuse(refusal: Refusal, format: Format, request: RequestId) -> HttpRespo
     if status.is_server_error() {
         tracing::warn!(request.id = %request, code = error.code(), http.status = status.as_u16(), "Request {request} failed");
     }
-    let extra = match status {
-        StatusCode::UNAUTHORIZED => Some((WWW_AUTHENTICATE, "Bearer")),
-        StatusCode::METHOD_NOT_ALLOWED => Some((ALLOW, "POST")),
-        StatusCode::SERVICE_UNAVAILABLE => Some((RETRY_AFTER, RETRY_SECONDS)),
+    let extra = match (&error, status) {
+        (Error::RateLimited { retry_after }, _) => Some((RETRY_AFTER, HeaderValue::from(*retry_after))),
+        (_, StatusCode::UNAUTHORIZED) => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+        (_, StatusCode::METHOD_NOT_ALLOWED) => Some((ALLOW, HeaderValue::from_static("POST"))),
+        (_, StatusCode::SERVICE_UNAVAILABLE) => Some((RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS))),
         _ => None,
     };
     let mut answer = json(status, format, request, graphql::failure(error));
     if let Some((name, value)) = extra {
-        answer.headers_mut().insert(name, actix_web::http::header::HeaderValue::from_static(value));
+        answer.headers_mut().insert(name, value);
     }
     answer
 }

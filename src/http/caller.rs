@@ -36,8 +36,7 @@ impl Hint {
     /// From the request's head. Forwarding headers are nobody's word and are not looked at.
     pub fn of(request: &HttpRequest, domain: Option<&str>) -> Result<Self, Refusal> {
         let header = once(request.headers(), "x-tenant-id")?.map(str::to_owned);
-        let host = once(request.headers(), HOST.as_str())?;
-        let host = request.uri().authority().map(|authority| authority.as_str()).or(host).unwrap_or_default();
+        let host = host(request)?;
         let subdomain = domain.and_then(|domain| subdomain(host, domain));
         Ok(Self { header, subdomain })
     }
@@ -71,7 +70,14 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     }
 }
 
-fn once<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, Refusal> {
+/// The host that is asked, with its port where that is not the scheme's own.
+pub fn host(request: &HttpRequest) -> Result<&str, Refusal> {
+    let host = once(request.headers(), HOST.as_str())?;
+    Ok(request.uri().authority().map(|authority| authority.as_str()).or(host).unwrap_or_default())
+}
+
+/// The value of a header that is there once, or not at all.
+pub fn once<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, Refusal> {
     let mut values = headers.get_all(name);
     match (values.next(), values.next()) {
         (None, _) => Ok(None),

@@ -6,6 +6,7 @@ use super::accept::{self, Format};
 use super::answer::{self, Refusal};
 use super::body;
 use super::caller::{self, Hint};
+use super::cors::Page;
 use crate::auth::Principal;
 use crate::error::Error;
 use crate::graphql::{self, Answer, Prepared, Question, Said};
@@ -28,12 +29,13 @@ pub async fn answer(request: HttpRequest, payload: web::Payload, front: web::Dat
 async fn respond(front: &Front, request: &HttpRequest, payload: web::Payload, id: RequestId, told: &telemetry::Request) -> HttpResponse {
     let format = accept::negotiate(request.headers());
     let deadline = Duration::from_millis(front.app.settings.http.request_timeout_ms);
-    let reply = match tokio::time::timeout(deadline, converse(front, request, payload, format, id, told)).await {
+    let mut page = Page::none();
+    let reply = match tokio::time::timeout(deadline, converse(front, request, &mut page, payload, format, id, told)).await {
         Ok(reply) => reply,
         Err(_) => Err(Error::Timeout.into()),
     };
     let format = format.unwrap_or(Format::Json);
-    match reply {
+    let mut answer = match reply {
         Ok(Reply { status, said }) => {
             told.failed(said.codes);
             told.answered(status.as_u16());
@@ -44,7 +46,9 @@ async fn respond(front: &Front, request: &HttpRequest, payload: web::Payload, id
             told.answered(refusal.status.as_u16());
             answer::refuse(refusal, format, id)
         }
-    }
+    };
+    page.mark(answer.headers_mut());
+    answer
 }
 
 struct Reply {
@@ -55,15 +59,19 @@ struct Reply {
 async fn converse(
     front: &Front,
     request: &HttpRequest,
+    page: &mut Page,
     payload: web::Payload,
     format: Option<Format>,
     id: RequestId,
     told: &telemetry::Request,
 ) -> Result<Reply, Refusal> {
+    *page = Page::of(front, request)?;
     let visit = Visit::begin(front, request, id, told).await?;
     // Whoever may not come in learns nothing about what they sent.
     let guard = visit.admit().await?;
     told.admitted(guard.tenant().id);
+    page.asks(guard.tenant())?;
+    let _pass = front.app.admission.enter(&guard)?;
     let format = format.ok_or_else(not_acceptable)?;
     body::check_type(request.headers())?;
     let bytes = body::read(request.headers(), payload, front.app.settings.limits.body_bytes).await?;

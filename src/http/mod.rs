@@ -5,12 +5,21 @@ mod accept;
 mod answer;
 mod body;
 mod caller;
+mod compress;
+mod cors;
 mod graphql;
+mod health;
 pub mod metrics;
+mod stop;
+mod tls;
+
+pub use stop::{Ended, Signals, until_told};
 
 use crate::app::App;
 use crate::graphql::Api;
 use actix_web::dev::Server;
+use actix_web::http::Method;
+use actix_web::middleware::{Compress, from_fn};
 use actix_web::{HttpServer, web};
 use std::io;
 use std::net::TcpListener;
@@ -22,21 +31,31 @@ struct Front {
     api: Api,
 }
 
-/// Serves on a listener until SIGINT or SIGTERM, then lets running requests end.
+/// A server on a listener: HTTPS where a certificate is set. It ends when its handle is told to; see `until_told`.
 pub fn serve(app: Arc<App>, listener: TcpListener) -> io::Result<Server> {
     let api = Api::new(&app.settings.limits).map_err(io::Error::other)?;
-    let (workers, deadline) = (app.settings.http.workers, app.settings.http.request_timeout_ms);
+    let (workers, drain, tls) = (app.settings.http.workers, app.settings.http.drain_seconds, app.settings.http.tls.clone());
     let front = web::Data::new(Front { app, api });
-    let mut server = HttpServer::new(move || actix_web::App::new().app_data(web::Data::clone(&front)).configure(routes));
+    let mut server = HttpServer::new(move || {
+        let app = actix_web::App::new().app_data(web::Data::clone(&front)).configure(routes);
+        app.wrap(Compress::default()).wrap(from_fn(compress::gzip_or_nothing))
+    });
     if workers > 0 {
         server = server.workers(workers);
     }
-    Ok(server.shutdown_timeout(deadline.div_ceil(1000)).listen(listener)?.run())
+    let server = server.disable_signals().shutdown_timeout(drain);
+    let server = match tls {
+        Some(files) => server.listen_rustls_0_23(listener, tls::settings(&files)?)?,
+        None => server.listen(listener)?,
+    };
+    Ok(server.run())
 }
 
-/// `/graphql` by POST; everything else is refused in the same form.
+/// `/graphql` by POST, its preflights, and two questions about health; everything else is refused in the same form.
 fn routes(routes: &mut web::ServiceConfig) {
+    let graphql = web::resource("/graphql").route(web::post().to(graphql::answer));
     routes
-        .service(web::resource("/graphql").route(web::post().to(graphql::answer)).default_service(web::to(answer::wrong_method)))
+        .service(graphql.route(web::method(Method::OPTIONS).to(cors::preflight)).default_service(web::to(answer::wrong_method)))
+        .configure(health::routes)
         .default_service(web::to(answer::nothing_here));
 }

@@ -320,6 +320,20 @@ begin
   end loop;
 end $$;
 
+-- For how many days the audit logs of this database have partitions: of the schema that runs out first. Asked by whoever wants to know whether
+-- the server is ready, in plpgsql, because that breaks under a server whose packages were upgraded while `select 1` goes on.
+create function cordon.audit_days_left() returns int
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  last_year int;
+begin
+  select min(logs.last_year) into last_year from (
+    select coalesce(max(substring(part.relname from '^audit_log_(\d{4})$')::int), 1) as last_year
+      from pg_inherits i join pg_class part on part.oid = i.inhrelid join pg_class log on log.oid = i.inhparent
+      where log.relname = 'audit_log' group by log.oid) as logs;
+  return coalesce(make_date(last_year + 1, 1, 1) - current_date, 0);
+end $$;
+
 create procedure cordon.enclose_partition(home name, partition name)
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
@@ -338,7 +352,7 @@ begin
   update cordon.settings set app_login = login;
   execute format('grant usage on schema cordon to %I', login);
   execute format('grant execute on function cordon.bind(text, text), cordon.claims(), cordon.current_tenant(), cordon.writing_tenant(),
-    cordon.purpose(), cordon.has_role(text) to %I', login);
+    cordon.purpose(), cordon.has_role(text), cordon.audit_days_left() to %I', login);
 end $$;
 
 -- ------------------------------------------------------------------ owners and rights
@@ -354,6 +368,7 @@ alter function cordon.stamp() owner to cordon_owner;
 alter function cordon.own_rows() owner to cordon_owner;
 alter function cordon.refuse() owner to cordon_owner;
 alter function cordon.note_lock() owner to cordon_owner;
+alter function cordon.audit_days_left() owner to cordon_owner;
 revoke all on all functions in schema cordon from public;
 revoke all on all procedures in schema cordon from public;
 grant execute on function cordon.bind(text, text), cordon.claims(), cordon.current_tenant(), cordon.writing_tenant(), cordon.purpose(),

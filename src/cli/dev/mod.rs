@@ -72,8 +72,7 @@ pub async fn run(args: Args, context: Context) -> Result<ExitCode, OpsError> {
         made = make(&home, settings, args.empty) => made?,
     };
     let Made { cluster, app, .. } = &made;
-    answer(Arc::clone(app), BootCheck::Dev, listeners, context.dropped, |at| made.tell(&home, &at, cluster, context.json)).await?;
-    Ok(ExitCode::SUCCESS)
+    answer(Arc::clone(app), BootCheck::Dev, listeners, context.dropped, |at| made.tell(&home, &at, cluster, context.json)).await
 }
 
 /// What is there when all is made.

@@ -56,7 +56,7 @@ union all select format('function %s has another body than its migration', p.oid
 union all select format('function %s is leakproof', p.oid::regprocedure) from pg_proc p where p.pronamespace = 'cordon'::regnamespace and p.proleakproof
 union all select format('login %s may call %s', session_user, p.oid::regprocedure) from pg_proc p
   where p.pronamespace = 'cordon'::regnamespace and has_function_privilege(session_user, p.oid, 'EXECUTE')
-    and p.proname not in ('bind', 'claims', 'current_tenant', 'writing_tenant', 'purpose', 'has_role')
+    and p.proname not in ('bind', 'claims', 'current_tenant', 'writing_tenant', 'purpose', 'has_role', 'audit_days_left')
 union all select format('PUBLIC may call %s', p.oid::regprocedure) from pg_proc p
   where p.pronamespace = 'cordon'::regnamespace and has_function_privilege('public', p.oid, 'EXECUTE')
 union all select format('login %s may read or write %s', session_user, c.oid::regclass) from pg_class c
