@@ -13,20 +13,20 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// What an operator has at hand: a directory with the files of `init`, and a superuser's URL.
-struct Desk {
-    directory: PathBuf,
+pub struct Desk {
+    pub directory: PathBuf,
     admin: String,
-    cluster: Cluster,
+    pub cluster: Cluster,
 }
 
 /// A server started by `cordon serve`.
-struct Served {
-    child: Child,
-    url: String,
+pub struct Served {
+    pub child: Child,
+    pub url: String,
 }
 
 impl Desk {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let cluster = Cluster::start(&options(name)).unwrap();
         let directory = run_dir().join(format!("{name}-desk"));
         std::fs::create_dir(&directory).unwrap();
@@ -50,7 +50,7 @@ impl Desk {
     }
 
     /// The document that a command prints; exit code 0.
-    fn json(&self, files: &[&str], arguments: &[&str]) -> Value {
+    pub fn json(&self, files: &[&str], arguments: &[&str]) -> Value {
         let (code, document) = self.code_and_json(files, arguments);
         assert_eq!(code, 0, "{arguments:?}: {document}");
         document
@@ -67,11 +67,17 @@ impl Desk {
     }
 
     fn serve(&self) -> Served {
+        self.serve_with(&[])
+    }
+
+    /// A server with further variables.
+    pub fn serve_with(&self, variables: &[(&str, &str)]) -> Served {
         let settings = json!({ "auth": { "issuers": [{ "issuer": "urn:cordon:dev", "jwks_file": ".cordon/dev-jwks.json", "algorithms": ["ES256"] }] } });
         std::fs::create_dir_all(self.directory.join("settings")).unwrap();
         std::fs::write(self.directory.join("settings/dev.yaml"), settings.to_string()).unwrap();
         let mut command = self.cordon(&["server.env"], &["serve", "--config", "settings", "--profile", "dev"]);
         let mut child = command
+            .envs(variables.iter().copied())
             .env("CORDON__HTTP__BIND", "127.0.0.1:0")
             .env("CORDON__TELEMETRY__BIND", "127.0.0.1:0")
             .stderr(Stdio::piped())
@@ -96,7 +102,7 @@ impl Served {
     }
 
     /// Sends a signal and waits for the end.
-    fn ends(mut self, signal: Signal) -> Option<i32> {
+    pub fn ends(mut self, signal: Signal) -> Option<i32> {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
         let began = Instant::now();
         loop {
@@ -135,8 +141,8 @@ fn charts(directory: &Path) -> PathBuf {
     path
 }
 
-const OPERATOR: &[&str] = &["server.env", "operator.env"];
-const SERVER: &[&str] = &["server.env"];
+pub const OPERATOR: &[&str] = &["server.env", "operator.env"];
+pub const SERVER: &[&str] = &["server.env"];
 
 #[test]
 fn from_nothing_to_a_query() {

@@ -1,6 +1,7 @@
 //! The integration tests: one binary, and one PostgreSQL for the whole run, which ends with it.
 #![cfg(test)]
 
+mod admission;
 mod at_rest;
 mod attacks;
 mod boot;
@@ -11,11 +12,14 @@ mod charts;
 mod cli;
 mod cluster;
 mod dev;
+mod compress;
+mod cors;
 mod encounter;
 mod faults;
 mod fence;
 mod fresh;
 mod full_disk;
+mod health;
 mod http;
 mod import;
 mod injection;
@@ -35,7 +39,9 @@ mod shared_data;
 mod sights;
 mod site;
 mod telemetry;
+mod stop;
 mod tidy;
+mod tls;
 mod walls;
 mod write;
 

@@ -20,7 +20,7 @@ use cordon::ops::provision::{self, NewTenant};
 use cordon::tenant::{Model, Tenant};
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -49,9 +49,14 @@ impl Site {
 
     /// An installation in a cluster of the test's own.
     pub async fn make(cluster: &Cluster, name: &str) -> Self {
+        Self::reached_by(&cluster.superuser_url("postgres"), cluster, name).await
+    }
+
+    /// An installation whose servers are reached as this superuser's URL says.
+    pub async fn reached_by(url: &SecretString, cluster: &Cluster, name: &str) -> Self {
         let admin: tokio_postgres::Config = cluster.superuser_url("postgres").expose_secret().parse().unwrap();
         let directory = run_dir().join(name);
-        let made = init::run(&connect::parse(&cluster.superuser_url("postgres")).unwrap(), &directory).await.unwrap();
+        let made = init::run(&connect::parse(url).unwrap(), &directory).await.unwrap();
         let issuer = DevIssuer::open(&directory, "cordon").unwrap();
         let settings = Settings::load(Some(&profile(&directory, &made.key_file, &issuer)), Some("test")).unwrap();
         let operator = Operator::new(&settings).unwrap();

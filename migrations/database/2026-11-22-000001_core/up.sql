@@ -331,7 +331,7 @@ begin
     select coalesce(max(substring(part.relname from '^audit_log_(\d{4})$')::int), 1) as last_year
       from pg_inherits i join pg_class part on part.oid = i.inhrelid join pg_class log on log.oid = i.inhparent
       where log.relname = 'audit_log' group by log.oid) as logs;
-  return coalesce(make_date(last_year + 1, 1, 1) - current_date, 0);
+  return coalesce(greatest(make_date(last_year + 1, 1, 1) - current_date, 0), 0);
 end $$;
 
 create procedure cordon.enclose_partition(home name, partition name)

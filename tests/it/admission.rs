@@ -1,0 +1,189 @@
+//! How often callers may come: a noisy tenant is told when to come again, and its neighbour notices nothing.
+
+use crate::charts::Charts;
+use crate::server::{Reply, Server};
+use crate::site::{Site, admitted, names, plant, seen};
+use cordon::app::App;
+use cordon::config::{Admission, Settings};
+use cordon::error::Error;
+use cordon::guard::BootCheck;
+use cordon::ops::provision;
+use cordon::ops::terms::{self, Change, Value as Number};
+use cordon::tenant::{Model, Tenant};
+use futures_util::future::join_all;
+use serde_json::Value;
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+const ME: &str = "{ viewer { id } }";
+
+fn settings(site: &Site, requests_per_second: u32, concurrency: u32) -> Settings {
+    let mut settings = site.server_settings();
+    settings.admission = Admission {
+        requests_per_second,
+        concurrency,
+        principal_requests_per_second: requests_per_second / 2,
+        principal_concurrency: concurrency / 2,
+    };
+    settings
+}
+
+fn retry_after(reply: &Reply) -> u64 {
+    assert_eq!(reply.outcome(), (429, "RATE_LIMITED".into()), "{reply:?}");
+    assert!(reply.json().get("data").is_none());
+    let seconds = reply.headers["retry-after"].parse().unwrap();
+    assert!((1..=2).contains(&seconds), "{seconds}");
+    seconds
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l32_a_noisy_tenant_is_told_and_its_neighbour_is_served() {
+    let site = Site::shared().await;
+    let (noisy, quiet) = (site.tenant(Model::Shared).await, site.tenant(Model::Shared).await);
+    let server = Server::start(site, settings(site, 40, 16), BootCheck::On);
+    let people: Vec<_> = (0..8).map(|n| site.token(&[noisy.id], "clinician", &format!("noisy-{n}"))).collect();
+    let neighbour = site.token(&[quiet.id], "clinician", "alice");
+    let began = Instant::now();
+    let flood = join_all((0..800).map(|n| server.reply(&people[n % people.len()], ME, Value::Null)));
+    let neighbours = async {
+        let mut replies = Vec::new();
+        for _ in 0..30 {
+            replies.push(server.reply(&neighbour, ME, Value::Null).await);
+            tokio::time::sleep(Duration::from_millis(60)).await;
+        }
+        replies
+    };
+    let (flood, neighbours) = futures_util::join!(flood, neighbours);
+    let took = began.elapsed();
+    assert!(neighbours.iter().all(|reply| reply.status == 200), "a neighbour was refused");
+    let (served, told): (Vec<_>, Vec<_>) = flood.iter().partition(|reply| reply.status == 200);
+    assert!(told.iter().all(|reply| retry_after(reply) >= 1));
+    // A second's worth at once, and what comes in meanwhile.
+    let most = 40.0 * (1.0 + took.as_secs_f64()) + 1.0;
+    println!(
+        "800 requests of a noisy tenant in {took:?}: {} served, {} told to come again; 30 of a neighbour: all served",
+        served.len(),
+        told.len()
+    );
+    assert!(served.len() >= 20 && served.len() as f64 <= most && told.len() > 400, "{} served in {took:?}", served.len());
+    // Whoever waits as long as told is served.
+    tokio::time::sleep(Duration::from_secs(retry_after(told[0]))).await;
+    assert_eq!(server.reply(&people[0], ME, Value::Null).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_person_is_not_the_whole_tenant() {
+    let site = Site::shared().await;
+    let tenant = site.tenant(Model::Shared).await;
+    let server = Server::start(site, settings(site, 20, 100), BootCheck::On);
+    let (busy, other) = (site.token(&[tenant.id], "clinician", "busy"), site.token(&[tenant.id], "clinician", "other"));
+    let replies = join_all((0..60).map(|_| server.reply(&busy, ME, Value::Null))).await;
+    let last = replies.iter().find(|reply| reply.status != 200).expect("a refusal");
+    assert!(replies.iter().any(|reply| reply.status == 200));
+    assert_eq!(server.reply(&other, ME, Value::Null).await.status, 200, "refusals of one cost the tenant nothing");
+    // Before what is in the body is looked at, and after it is known who sent it.
+    let nonsense = Reply::to(server.post(&busy).header("content-type", "application/json").body("{{{"));
+    let flood = join_all((0..20).map(|_| server.reply(&busy, ME, Value::Null)));
+    let (nonsense, _) = futures_util::join!(nonsense, flood);
+    assert!([400, 429].contains(&nonsense.status));
+    assert_eq!(server.reply("x.y.z", ME, Value::Null).await.status, 401);
+    tokio::time::sleep(Duration::from_secs(retry_after(last))).await;
+    assert_eq!(server.reply(&busy, ME, Value::Null).await.status, 200);
+    // A suspended tenant is suspended, however often it asks.
+    provision::suspend(&site.operator, &tenant.slug).await.unwrap();
+    let began = Instant::now();
+    while server.reply(&other, ME, Value::Null).await.status != 403 {
+        assert!(began.elapsed() < Duration::from_secs(2));
+    }
+    let replies = join_all((0..60).map(|_| server.reply(&busy, ME, Value::Null))).await;
+    assert!(replies.iter().all(|reply| reply.outcome() == (403, "TENANT_SUSPENDED".into())));
+}
+
+/// A tenant with a schema of its own and a chart in it, a question that reads it, and a way to make that question wait.
+async fn charted(site: &Site) -> (Tenant, String, String, tokio_postgres::Client) {
+    let tenant = site.tenant(Model::Schema).await;
+    Charts { mark: "slowzq", patients: 1, encounters: 1, notes: 1 }.import(site, &tenant).await;
+    let query = format!("{{ patientByIdentifier(system: \"{}\", value: \"slowzq-mrn-0\") {{ id }} }}", crate::charts::SYSTEM);
+    let superuser = site.superuser("cordon_data").await;
+    superuser.batch_execute(&format!("set search_path = t_{}", tenant.id.0.simple())).await.unwrap();
+    let token = site.token(&[tenant.id], "clinician", "alice");
+    (tenant, token, query, superuser)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_a_tenants_own_is_heard_at_once() {
+    let site = Site::shared().await;
+    let server = Server::of(site);
+    let (tenant, token, query, superuser) = charted(site).await;
+    let set = async |change: Change| {
+        terms::set(&site.operator, &tenant.slug, &change).await.unwrap();
+        // Heard within a second.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    };
+    assert_eq!(server.reply(&token, &query, Value::Null).await.status, 200);
+    set(Change { requests_per_second: Some(Number::Own(1)), ..Change::default() }).await;
+    assert_eq!(server.reply(&token, ME, Value::Null).await.status, 200);
+    let seconds = retry_after(&server.reply(&token, ME, Value::Null).await);
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    assert_eq!(server.reply(&token, ME, Value::Null).await.status, 200);
+
+    set(Change { requests_per_second: Some(Number::Default), concurrency: Some(Number::Own(2)), ..Change::default() }).await;
+    superuser.batch_execute("begin; lock table patients in access exclusive mode").await.unwrap();
+    let waiting = [server.reply(&token, &query, Value::Null), server.reply(&token, &query, Value::Null)];
+    let third = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let third = server.reply(&token, ME, Value::Null).await;
+        superuser.batch_execute("rollback").await.unwrap();
+        third
+    };
+    let (served, third) = futures_util::join!(join_all(waiting), third);
+    retry_after(&third);
+    assert!(served.iter().all(|reply| reply.status == 200), "{served:?}");
+    assert_eq!(server.reply(&token, ME, Value::Null).await.status, 200, "who has gone leaves room");
+
+    set(Change { statement_timeout_ms: Some(Number::Own(200)), concurrency: Some(Number::Default), ..Change::default() }).await;
+    superuser.batch_execute("begin; lock table patients in access exclusive mode").await.unwrap();
+    let began = Instant::now();
+    let late = server.reply(&token, &query, Value::Null).await;
+    assert_eq!(late.outcome(), (504, "TIMEOUT".into()));
+    assert!((200..1500).contains(&began.elapsed().as_millis()), "after {:?}", began.elapsed());
+    superuser.batch_execute("rollback").await.unwrap();
+    assert_eq!(server.reply(&token, &query, Value::Null).await.status, 200);
+}
+
+/// Sessions are for all: a tenant that would use every one of them gets half.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_tenant_holds_all_sessions() {
+    let site = Site::shared().await;
+    let mut settings = site.server_settings();
+    (settings.database.backends, settings.database.connect_timeout_ms) = (4, 400);
+    let app = App::new(settings, BootCheck::On).unwrap();
+    let (noisy, quiet) = (site.tenant(Model::Schema).await, site.tenant(Model::Shared).await);
+    for tenant in [&noisy, &quiet] {
+        plant(&app, tenant.id, Uuid::now_v7(), &tenant.slug).await.unwrap();
+    }
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let guard = admitted(&app, noisy.id).await.unwrap();
+        seen(guard.read().await.unwrap()).await.unwrap();
+        held.push(guard);
+    }
+    let crowd = join_all((0..10).map(|_| names(&app, noisy.id)));
+    let neighbour = async {
+        for _ in 0..20 {
+            let began = Instant::now();
+            assert_eq!(names(&app, quiet.id).await.unwrap(), [quiet.slug.as_str()]);
+            assert!(began.elapsed() < Duration::from_millis(300), "a neighbour waited {:?}", began.elapsed());
+        }
+    };
+    let (crowd, ()) = futures_util::join!(crowd, neighbour);
+    assert!(crowd.iter().all(|answer| *answer == Err(Error::Unavailable)), "a third session beside two: {crowd:?}");
+    // What comes back is used by who waits, in turn.
+    let crowd = join_all((0..10).map(|_| names(&app, noisy.id)));
+    let gives_back = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        drop(held);
+    };
+    let (crowd, ()) = futures_util::join!(crowd, gives_back);
+    assert!(crowd.iter().all(Result::is_ok), "{crowd:?}");
+}

@@ -1,0 +1,142 @@
+//! Health: what a replica says of itself, to anyone and in bounded time, when parts it needs are away.
+
+use crate::options;
+use crate::server::Server;
+use crate::site::{Site, names, plant};
+use cordon::db::cluster::Cluster;
+use cordon::db::connect;
+use cordon::guard::BootCheck;
+use cordon::ops::operator::fresh_password;
+use cordon::ops::{provision, server};
+use cordon::tenant::Model;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+async fn get(server: &Server<'_>, path: &str) -> (u16, Value, bool) {
+    let answer = server.http.get(server.url.replace("/graphql", path)).send().await.unwrap();
+    let (status, retry) = (answer.status().as_u16(), answer.headers().contains_key("retry-after"));
+    let body = answer.text().await.unwrap();
+    for word in ["127.0.0.1", "postgres", "main", "east", "clinic", "cordon_", "/", "password"] {
+        assert!(!body.contains(word), "{word} in {body}");
+    }
+    (status, serde_json::from_str(&body).unwrap(), retry)
+}
+
+/// What `/readyz` says once it is as expected: a report is good for a second.
+async fn becomes(server: &Server<'_>, status: u16, wanted: &[(&str, &str)]) -> Value {
+    let began = Instant::now();
+    loop {
+        let asked = Instant::now();
+        let (code, report, retry) = get(server, "/readyz").await;
+        assert!(asked.elapsed() < Duration::from_secs(3), "answered after {:?}", asked.elapsed());
+        assert_eq!(get(server, "/healthz").await.0, 200, "the process answers whatever else does not");
+        if code == status && wanted.iter().all(|(name, value)| report[name].as_str().is_some_and(|text| text.starts_with(value))) {
+            assert_eq!(retry, status == 503);
+            return report;
+        }
+        assert!(began.elapsed() < Duration::from_secs(8), "{wanted:?}: {code} {report}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readiness_says_what_is_away() {
+    let (_first, site) = Site::alone("health").await;
+    let second = Cluster::start(&options("health-east")).unwrap();
+    let east = connect::parse(&second.superuser_url("postgres")).unwrap();
+    server::add(&site.operator, "east", &east, &fresh_password()).await.unwrap();
+    let tenant = site.tenant(Model::Schema).await;
+    let server = Server::of(&site);
+    plant(&server.app, tenant.id, Uuid::now_v7(), "someone").await.unwrap();
+    assert_eq!(get(&server, "/healthz").await.1, json!({ "status": "ok" }));
+    let all = json!({ "status": "ready", "catalog": "ok", "keys": "ok", "databases": "ok", "audit": "ok" });
+    assert_eq!(becomes(&server, 200, &[("status", "ready")]).await, all);
+    let lines = server.http.get(server.url.replace("/graphql", "/readyz")).send().await.unwrap().text().await.unwrap();
+    assert_eq!(lines.lines().count(), 7, "a line for each check: {lines}");
+    for (path, method) in [("/readyz", "POST"), ("/healthz", "DELETE")] {
+        let answer = server.http.request(method.parse().unwrap(), server.url.replace("/graphql", path)).send().await.unwrap();
+        assert_eq!((answer.status().as_u16(), answer.headers()["allow"].to_str().unwrap()), (405, "GET, HEAD"));
+    }
+    let head = server.http.head(server.url.replace("/graphql", "/readyz")).send().await.unwrap();
+    assert_eq!(head.status().as_u16(), 200);
+
+    // Asked a thousand times, it looks once a second.
+    let superuser = site.superuser("postgres").await;
+    let sessions = async || -> i64 {
+        let count = "select sessions from pg_stat_database where datname = 'cordon_data'";
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        superuser.query_one(count, &[]).await.unwrap().get(0)
+    };
+    let (before, began) = (sessions().await, Instant::now());
+    for _ in 0..10 {
+        futures_util::future::join_all((0..100).map(|_| get(&server, "/readyz"))).await;
+    }
+    let opened = sessions().await - before;
+    println!("1,000 questions in {:?} opened {opened} sessions", began.elapsed());
+    assert!(u64::try_from(opened).unwrap() <= began.elapsed().as_secs() + 2, "{opened}");
+
+    // A server that takes a connection and says nothing, and one that is away: the others' tenants are served.
+    let pid = Pid::from_raw(second.pid().try_into().unwrap());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    becomes(&server, 200, &[("status", "degraded"), ("databases", "1 of 2 failing")]).await;
+    kill(pid, Signal::SIGCONT).unwrap();
+    becomes(&server, 200, &[("status", "ready")]).await;
+    second.stop();
+    becomes(&server, 200, &[("status", "degraded"), ("databases", "1 of 2 failing"), ("audit", "ok")]).await;
+    assert_eq!(names(&server.app, tenant.id).await.unwrap(), ["someone"]);
+
+    // The other loses plpgsql, as when its packages are upgraded underneath it; `select 1` goes on.
+    let data = site.superuser("cordon_data").await;
+    let handler = |path: &str| {
+        format!("set allow_system_table_mods = on; update pg_proc set probin = '$libdir/{path}' where proname = 'plpgsql_call_handler'")
+    };
+    data.batch_execute(&handler("nowhere")).await.unwrap();
+    site.superuser("cordon_data").await.batch_execute("select 1").await.unwrap();
+    becomes(&server, 503, &[("status", "not_ready"), ("databases", "failing"), ("keys", "ok")]).await;
+    data.batch_execute(&handler("plpgsql")).await.unwrap();
+    becomes(&server, 200, &[("databases", "1 of 2 failing")]).await;
+
+    // Keys, and the catalog.
+    let keys = site.settings.keys.file.clone().unwrap();
+    std::fs::rename(&keys, keys.with_extension("aside")).unwrap();
+    becomes(&server, 503, &[("status", "not_ready"), ("catalog", "ok"), ("keys", "failing"), ("databases", "unknown")]).await;
+    std::fs::rename(keys.with_extension("aside"), &keys).unwrap();
+    for (away, status) in [(true, 503), (false, 200)] {
+        let text = format!(
+            "alter database cordon_control allow_connections {}; \
+             select pg_terminate_backend(pid) from pg_stat_activity where datname = 'cordon_control' and {away}",
+            !away
+        );
+        superuser.batch_execute(&text).await.unwrap();
+        becomes(&server, status, &[("catalog", if away { "failing" } else { "ok" })]).await;
+    }
+    // Partitions that end soon are said, and stop nothing.
+    let years = "do $$ declare t text; begin for t in select relname from pg_class where relname ~ '^audit_log_\\d{4}$' and relkind = 'r'
+        and relnamespace = 'shared'::regnamespace loop execute 'drop table shared.' || t; end loop; end $$";
+    data.batch_execute(years).await.unwrap();
+    becomes(&server, 200, &[("status", "degraded"), ("audit", "partitions end in 0 days")]).await;
+    // And a tenant's suspension is no matter of health.
+    provision::suspend(&site.operator, &tenant.slug).await.unwrap();
+    becomes(&server, 200, &[("status", "degraded")]).await;
+}
+
+/// Under a load that uses every session, a replica is busy and not away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn busy_is_ready() {
+    let site = Site::shared().await;
+    let mut settings = site.server_settings();
+    (settings.database.backends, settings.database.connect_timeout_ms) = (2, 300);
+    let server = Server::start(site, settings, BootCheck::On);
+    let tenants = [site.tenant(Model::Shared).await, site.tenant(Model::Schema).await];
+    let mut held = Vec::new();
+    for tenant in &tenants {
+        let guard = crate::site::admitted(&server.app, tenant.id).await.unwrap();
+        crate::site::seen(guard.read().await.unwrap()).await.unwrap();
+        held.push(guard);
+    }
+    assert!(names(&server.app, tenants[0].id).await.is_err(), "no session is left");
+    becomes(&server, 200, &[("status", "ready")]).await;
+}
