@@ -3,16 +3,18 @@
 //!
 //! A server that is away takes its own tenants with it and no one else's: the replica is `degraded` and stays ready while another server answers.
 //! Without the catalog or the keys no tenant can be looked up or opened anew, and without any server none is left: then it is not ready.
+//! Partitions of the audit log that end soon are said and stop nothing; databases that tenants have to themselves take turns, one a look.
 //! Says how many, never which: that is in the log. The session is opened for the question and goes beside the budget of backends, so that
 //! a busy server is not taken for a dead one, nor an old session for a server that takes new ones.
 
 use crate::error::Result;
-use crate::ids::ServerId;
+use crate::ids::{PlacementId, ServerId};
 use crate::tenant::catalog::Catalog;
 use crate::tenant::keys::KeyRing;
 use crate::tenant::router::Router;
 use futures_util::future::join_all;
 use serde::Serialize;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -31,8 +33,16 @@ pub struct Readiness {
     catalog: Arc<Catalog>,
     keys: Arc<KeyRing>,
     router: Arc<Router>,
-    last: Mutex<Option<(Instant, Report)>>,
+    seen: Mutex<Memory>,
     stopping: AtomicBool,
+}
+
+#[derive(Default)]
+struct Memory {
+    last: Option<(Instant, Report)>,
+    /// Days that partitions last in tenants' own databases, as far as they had their turn.
+    own_days: HashMap<PlacementId, i32>,
+    turn: usize,
 }
 
 /// What was seen, for whoever asks: no names, no addresses.
@@ -92,7 +102,7 @@ impl Serialize for Seen {
 impl Readiness {
     /// Nothing is looked at yet.
     pub fn new(catalog: Arc<Catalog>, keys: Arc<KeyRing>, router: Arc<Router>) -> Self {
-        Self { catalog, keys, router, last: Mutex::new(None), stopping: AtomicBool::new(false) }
+        Self { catalog, keys, router, seen: Mutex::default(), stopping: AtomicBool::new(false) }
     }
 
     /// From now on nothing more should come here.
@@ -107,16 +117,16 @@ impl Readiness {
 
     /// What there is to see now.
     pub async fn report(&self) -> Report {
-        let mut last = self.last.lock().await;
-        let known = last.as_ref().filter(|(when, _)| when.elapsed() < FRESH).map(|(_, report)| report.clone());
+        let mut memory = self.seen.lock().await;
+        let known = memory.last.as_ref().filter(|(when, _)| when.elapsed() < FRESH).map(|(_, report)| report.clone());
         let report = match known {
             Some(report) => report,
             None => {
-                let report = self.look(Instant::now() + WITHIN).await;
-                if last.as_ref().is_none_or(|(_, before)| *before != report) {
+                let report = self.look(&mut memory, Instant::now() + WITHIN).await;
+                if memory.last.as_ref().is_none_or(|(_, before)| *before != report) {
                     tracing::info!(status = ?report.status, report = ?report, "Readiness changed");
                 }
-                *last = Some((Instant::now(), report.clone()));
+                memory.last = Some((Instant::now(), report.clone()));
                 report
             }
         };
@@ -126,7 +136,7 @@ impl Readiness {
         }
     }
 
-    async fn look(&self, until: Instant) -> Report {
+    async fn look(&self, memory: &mut Memory, until: Instant) -> Report {
         let failed = |catalog, keys| Report { status: Status::NotReady, catalog, keys, databases: Seen::Unknown, audit: Seen::Unknown };
         let Ok(Ok(servers)) = timeout_at(until, self.catalog.shared_schemas()).await else { return failed(Seen::Failing, Seen::Unknown) };
         if let Some((_, id, _)) = servers.first() {
@@ -141,20 +151,32 @@ impl Readiness {
                 tracing::warn!(server = %name, "A PostgreSQL server does not open a session that runs plpgsql");
             }
             days
-        }))
-        .await;
+        }));
+        let (answers, ()) = futures_util::join!(answers, self.next_own_database(memory, until));
         let (of, failing) = (answers.len(), answers.iter().filter(|days| days.is_none()).count());
         let (status, databases) = match failing {
             0 => (Status::Ready, Seen::Ok),
             failing if failing == of => (Status::NotReady, Seen::Failing),
             failing => (Status::Degraded, Seen::Some { failing, of }),
         };
-        let audit = match answers.into_iter().flatten().min() {
+        let audit = match answers.into_iter().flatten().chain(memory.own_days.values().copied()).min() {
             Some(days) if days < AUDIT_DAYS => Seen::Ends { days },
             Some(_) => Seen::Ok,
             None => Seen::Unknown,
         };
         Report { status, catalog: Seen::Ok, keys: Seen::Ok, databases, audit }
+    }
+
+    /// What is not answered is its tenant's matter, and remembered as it was.
+    async fn next_own_database(&self, memory: &mut Memory, until: Instant) {
+        let own = self.catalog.own_databases();
+        memory.own_days.retain(|id, _| own.iter().any(|tenant| tenant.placement.as_ref().is_some_and(|placement| placement.id == *id)));
+        memory.turn = memory.turn.wrapping_add(1);
+        let next = memory.turn.checked_rem(own.len()).and_then(|at| own.get(at));
+        let Some((tenant, placement)) = next.and_then(|tenant| Some((tenant.id, tenant.placement.as_ref()?))) else { return };
+        if let Ok(Ok(days)) = timeout_at(until, self.router.own_audit_days_left(tenant, placement)).await {
+            memory.own_days.insert(placement.id, days);
+        }
     }
 
     /// A secret that no one keeps opened comes out of the KMS.

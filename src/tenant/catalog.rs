@@ -11,7 +11,7 @@ use diesel::prelude::*;
 use diesel_async::pooled_connection::PoolableConnection;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use futures_util::StreamExt;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -49,6 +49,31 @@ pub struct WrappedKey {
 struct Copy {
     tenants: HashMap<TenantId, (Arc<Tenant>, Instant)>,
     missed: HashMap<TenantId, Instant>,
+    /// Which active tenants allow an origin: asked by whoever likes, so it is one look.
+    pages: HashMap<String, HashSet<TenantId>>,
+}
+
+impl Copy {
+    fn put(&mut self, tenant: Arc<Tenant>) {
+        self.remove(tenant.id);
+        self.missed.remove(&tenant.id);
+        if tenant.state == State::Active {
+            for origin in &tenant.terms.origins {
+                self.pages.entry(origin.as_str().to_owned()).or_default().insert(tenant.id);
+            }
+        }
+        self.tenants.insert(tenant.id, (tenant, Instant::now()));
+    }
+
+    fn remove(&mut self, id: TenantId) {
+        let Some((before, _)) = self.tenants.remove(&id) else { return };
+        for origin in &before.terms.origins {
+            if let Some(allowing) = self.pages.get_mut(origin.as_str()) {
+                allowing.remove(&id);
+            }
+        }
+        self.pages.retain(|_, allowing| !allowing.is_empty());
+    }
 }
 
 /// The catalog, read.
@@ -84,12 +109,9 @@ impl Catalog {
         let found = reading.done(rows)?.into_iter().next().map(Arc::new);
         let mut copy = self.copy.write().unwrap_or_else(PoisonError::into_inner);
         match &found {
-            Some(tenant) => {
-                copy.missed.remove(&id);
-                copy.tenants.insert(id, (Arc::clone(tenant), Instant::now()));
-            }
+            Some(tenant) => copy.put(Arc::clone(tenant)),
             None => {
-                copy.tenants.remove(&id);
+                copy.remove(id);
                 copy.missed.retain(|_, when| when.elapsed() < MISS_FLOOR);
                 copy.missed.insert(id, Instant::now());
             }
@@ -115,8 +137,8 @@ impl Catalog {
         let rows = in_time(tenant_rows(&mut reading.session, None)).await;
         let all: Vec<_> = reading.done(rows)?.into_iter().map(Arc::new).collect();
         let mut copy = self.copy.write().unwrap_or_else(PoisonError::into_inner);
-        *copy =
-            Copy { tenants: all.iter().map(|tenant| (tenant.id, (Arc::clone(tenant), Instant::now()))).collect(), missed: HashMap::new() };
+        *copy = Copy::default();
+        all.iter().for_each(|tenant| copy.put(Arc::clone(tenant)));
         Ok(all)
     }
 
@@ -124,9 +146,19 @@ impl Catalog {
     /// nothing but the copy in memory.
     pub fn allows(&self, origin: &str, slug: Option<&str>) -> bool {
         let copy = self.copy.read().unwrap_or_else(PoisonError::into_inner);
-        copy.tenants
-            .values()
-            .any(|(tenant, _)| tenant.state == State::Active && slug.is_none_or(|slug| tenant.slug == slug) && tenant.terms.allow(origin))
+        let named = |id| copy.tenants.get(id).is_some_and(|(tenant, _)| slug.is_none_or(|slug| tenant.slug == slug));
+        copy.pages.get(origin).is_some_and(|allowing| allowing.iter().any(named))
+    }
+
+    /// Active tenants with a database of their own, as far as they are known, in the order of their making.
+    pub fn own_databases(&self) -> Vec<Arc<Tenant>> {
+        let copy = self.copy.read().unwrap_or_else(PoisonError::into_inner);
+        let own = |tenant: &&Arc<Tenant>| {
+            tenant.state == State::Active && tenant.placement.as_ref().is_some_and(|placement| placement.model == Model::Database)
+        };
+        let mut found: Vec<_> = copy.tenants.values().map(|(tenant, _)| tenant).filter(own).cloned().collect();
+        found.sort_by_key(|tenant| tenant.id);
+        found
     }
 
     /// A server by id.

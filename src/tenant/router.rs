@@ -98,9 +98,18 @@ impl Router {
         Ok(Arc::clone(pools.entry(place.clone()).or_insert_with(|| Arc::new(Pool::new(config, &budget)))))
     }
 
-    /// For how many days the audit log's partitions of a shared database last. Asked in a session of its own, beside the budget.
+    /// For how many days the partitions of a shared database's audit logs last. Asked in a session of its own, beside the budget.
     pub async fn audit_days_left(&self, server: ServerId, database: &str) -> Result<i32> {
-        let config = self.config(&(server, database.to_owned()), None).await?;
+        self.audit_days_at((server, database.to_owned()), None).await
+    }
+
+    /// The same of a database that a tenant has to itself.
+    pub async fn own_audit_days_left(&self, tenant: TenantId, placement: &Placement) -> Result<i32> {
+        self.audit_days_at((placement.server, placement.database.clone()), Some((tenant, placement.id))).await
+    }
+
+    async fn audit_days_at(&self, place: Place, own: Option<(TenantId, PlacementId)>) -> Result<i32> {
+        let config = self.config(&place, own).await?;
         connect::ask(&config, "cordon.audit_days_left()").await.map_err(|error| {
             tracing::debug!(error = %error, "A question to a database was not answered");
             Error::Unavailable

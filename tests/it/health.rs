@@ -5,10 +5,11 @@ use crate::server::Server;
 use crate::site::{Site, names, plant};
 use cordon::db::cluster::Cluster;
 use cordon::db::connect;
+use cordon::db::migrate::Direction;
 use cordon::guard::BootCheck;
 use cordon::ops::operator::fresh_password;
-use cordon::ops::{provision, server};
-use cordon::tenant::Model;
+use cordon::ops::{migrate, provision, server};
+use cordon::tenant::{Model, own_database_name};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -118,9 +119,20 @@ async fn readiness_says_what_is_away() {
         and relnamespace = 'shared'::regnamespace loop execute 'drop table shared.' || t; end loop; end $$";
     data.batch_execute(years).await.unwrap();
     becomes(&server, 200, &[("status", "degraded"), ("audit", "partitions end in 0 days")]).await;
-    // And a tenant's suspension is no matter of health.
-    provision::suspend(&site.operator, &tenant.slug).await.unwrap();
-    becomes(&server, 200, &[("status", "degraded")]).await;
+    // `cordon migrate up` makes them again, where there was nothing else to migrate.
+    let _second = Cluster::start(&options("health-east")).unwrap();
+    let own = site.tenant(Model::Database).await;
+    for target in migrate::targets(&site.operator).await.unwrap() {
+        assert!(migrate::run(&site.operator, &target, Direction::Up).await.unwrap().is_empty());
+    }
+    becomes(&server, 200, &[("status", "ready"), ("audit", "ok")]).await;
+    // The same in a tenant's own database, when its turn comes.
+    let inside = site.superuser(&own_database_name(own.id)).await;
+    inside.batch_execute(&years.replace("shared", "tenant")).await.unwrap();
+    becomes(&server, 200, &[("status", "ready"), ("audit", "partitions end in 0 days")]).await;
+    // A tenant's suspension is no matter of health.
+    provision::suspend(&site.operator, &own.slug).await.unwrap();
+    becomes(&server, 200, &[("status", "ready"), ("audit", "ok")]).await;
 }
 
 /// Under a load that uses every session, a replica is busy and not away.
