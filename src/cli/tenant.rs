@@ -4,7 +4,7 @@ use super::Context;
 use crate::ops::OpsError;
 use crate::ops::provision::{self, NewTenant};
 use crate::ops::terms::{self, Change, Value};
-use crate::tenant::{Model, Origin, Tenant};
+use crate::tenant::{Model, Origin, Tenant, Terms};
 use serde_json::json;
 use std::process::ExitCode;
 
@@ -90,7 +90,7 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, OpsError> {
             return Ok(ExitCode::SUCCESS);
         }
     };
-    context.answer(&document(&tenant), || line(&tenant))?;
+    context.answer(&document(&tenant), || format!("{}\n{}", line(&tenant), terms_in_words(&tenant)))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -106,4 +106,17 @@ fn document(tenant: &Tenant) -> serde_json::Value {
 fn line(tenant: &Tenant) -> String {
     let model = tenant.placement.as_ref().map_or("-", |placement| placement.model.as_str());
     format!("{:20} {:36} {:12} {:9} {}", tenant.slug, tenant.id, tenant.state.as_str(), model, tenant.name)
+}
+
+/// What differs from the server's settings.
+fn terms_in_words(tenant: &Tenant) -> String {
+    let Tenant { plan, terms: Terms { origins, statement_timeout_ms, requests_per_second, concurrency }, .. } = tenant;
+    let mut said = vec![format!("plan {plan}")];
+    said.extend(origins.iter().map(|origin| format!("origin {origin}")));
+    for (what, value) in
+        [("statement-timeout-ms", statement_timeout_ms), ("requests-per-second", requests_per_second), ("concurrency", concurrency)]
+    {
+        said.extend(value.map(|value| format!("{what} {value}")));
+    }
+    said.iter().map(|line| format!("  {line}\n")).collect()
 }

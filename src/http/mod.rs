@@ -1,5 +1,6 @@
 //! The front door: GraphQL over HTTP, our own layer. Reads headers and bytes, asks who calls, hands on, and turns what comes back into
-//! a status and a body. Knows no schema and no SQL; every answer is JSON and carries the request's id in a header, never in its body.
+//! a status and a body. Knows no schema and no SQL; every answer is JSON and, but for health, carries the request's id in a header, never in
+//! its body.
 
 mod accept;
 mod answer;

@@ -2,6 +2,7 @@
 //! cannot be used leave the certificate that is served in place. TLS 1.2 and 1.3, keys and ciphers of AWS-LC; actix offers h2 and http/1.1.
 
 use crate::config;
+use crate::crypto::private_file::Stamp;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -9,7 +10,6 @@ use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, crypto::aws_lc_rs};
 use std::fmt;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What a listener needs. The files must be usable now.
 pub fn settings(files: &config::Tls) -> io::Result<ServerConfig> {
-    let shown = Shown { stamp: Stamp::of(files), looked: Instant::now(), key: read(files)? };
+    let shown = Shown { stamps: stamps(files), looked: Instant::now(), key: read(files)? };
     let certificate = Arc::new(Certificate { files: files.clone(), shown: Mutex::new(shown) });
     let provider = Arc::new(aws_lc_rs::default_provider());
     let versions = &[&rustls::version::TLS13, &rustls::version::TLS12];
@@ -34,20 +34,9 @@ struct Certificate {
 }
 
 struct Shown {
-    stamp: Stamp,
+    stamps: [Option<Stamp>; 2],
     looked: Instant,
     key: Arc<CertifiedKey>,
-}
-
-/// Tells whether files were written or replaced.
-#[derive(PartialEq, Eq)]
-struct Stamp([Option<(u64, u64, u64, i64, i64)>; 2]);
-
-impl Stamp {
-    fn of(files: &config::Tls) -> Self {
-        let one = |path: &Path| std::fs::metadata(path).ok().map(|is| (is.dev(), is.ino(), is.len(), is.mtime(), is.mtime_nsec()));
-        Self([one(&files.certificate), one(&files.key)])
-    }
 }
 
 impl ResolvesServerCert for Certificate {
@@ -55,15 +44,15 @@ impl ResolvesServerCert for Certificate {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         if shown.looked.elapsed() >= LOOK_EVERY {
             shown.looked = Instant::now();
-            let stamp = Stamp::of(&self.files);
-            if stamp != shown.stamp {
-                shown.stamp = stamp;
+            let stamps = stamps(&self.files);
+            if stamps != shown.stamps {
+                shown.stamps = stamps;
                 match read(&self.files) {
                     Ok(key) => {
                         shown.key = key;
                         tracing::info!("The certificate was read again");
                     }
-                    // Half of a pair may have been replaced; the other half changes the stamp again.
+                    // Half of a pair may have been replaced; the other half changes its stamp, too.
                     Err(error) => tracing::error!(error = %error, "The new certificate cannot be used; the old one is still served"),
                 }
             }
@@ -76,6 +65,10 @@ impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Certificate").field("files", &self.files).finish_non_exhaustive()
     }
+}
+
+fn stamps(files: &config::Tls) -> [Option<Stamp>; 2] {
+    [&files.certificate, &files.key].map(|file| Stamp::of(file).ok())
 }
 
 fn read(files: &config::Tls) -> io::Result<Arc<CertifiedKey>> {

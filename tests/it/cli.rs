@@ -34,7 +34,7 @@ impl Desk {
     }
 
     /// `cordon` with the variables of these files.
-    fn cordon(&self, files: &[&str], arguments: &[&str]) -> Command {
+    pub fn cordon(&self, files: &[&str], arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cordon"));
         command.current_dir(&self.directory).args(arguments).env("ADMIN_URL", &self.admin).stdin(Stdio::null());
         if arguments.first() == Some(&"import") {
@@ -62,7 +62,7 @@ impl Desk {
     }
 
     /// The exit code of a command that fails, and what it says; standard output stays empty.
-    fn fails(&self, files: &[&str], arguments: &[&str]) -> (i32, String) {
+    pub fn fails(&self, files: &[&str], arguments: &[&str]) -> (i32, String) {
         failed(self.cordon(files, arguments).arg("--json").output().unwrap())
     }
 

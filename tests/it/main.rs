@@ -40,6 +40,7 @@ mod sights;
 mod site;
 mod telemetry;
 mod stop;
+mod terms;
 mod tidy;
 mod tls;
 mod walls;

@@ -71,7 +71,7 @@ async fn https_with_a_certificate_that_can_be_renewed() {
     assert_eq!(ask(&kept).await, (200, Version::HTTP_2, old.clone()));
     assert_eq!(ask(&client(ClientBuilder::http1_only)).await, (200, Version::HTTP_11, old.clone()));
     assert_eq!(ask(&client(|builder| builder.tls_version_max(TlsVersion::TLS_1_2))).await.0, 200);
-    assert!(Client::new().post(server.url.replace("http://", "http://")).send().await.is_err(), "no plain HTTP beside it");
+    assert!(Client::new().post(&server.url).send().await.is_err(), "no plain HTTP beside it");
     let distrustful = Client::builder().resolve("notes.test", address).build().unwrap();
     assert!(distrustful.post(&url).send().await.is_err(), "the test's authority is nobody's but the test's");
 
