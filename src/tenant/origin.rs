@@ -27,6 +27,9 @@ impl FromStr for Origin {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("{text} is not an origin: scheme and host, as in https://notes.example");
         let url = reqwest::Url::parse(text).map_err(|_| wrong())?;
+        if text.contains('*') {
+            return Err(format!("{text} is a pattern: name each origin"));
+        }
         let local = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
         if url.scheme() != "https" && !(url.scheme() == "http" && local) {
             return Err(format!("{text}: only https is allowed, and http for localhost"));
