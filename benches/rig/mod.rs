@@ -8,6 +8,7 @@ use cordon::app::App;
 use cordon::auth::dev::{Claims, DevIssuer};
 use cordon::config::Settings;
 use cordon::db::cluster::{Cluster, Durability, Options};
+use cordon::db::connect;
 use cordon::guard::BootCheck;
 use cordon::ops::import::source::Source;
 use cordon::ops::import::{self, Store};
@@ -53,7 +54,7 @@ impl Rig {
         let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let options = Options { dir: directory.join("cluster"), durability: Durability::Durable, binaries: None, settings };
         let cluster = Cluster::start(&options)?;
-        let admin: tokio_postgres::Config = cluster.superuser_url("postgres").expose_secret().parse()?;
+        let admin = connect::parse(&cluster.superuser_url("postgres"))?;
         let made = init::run(&admin, &directory.join("site")).await?;
         let variables: Vec<_> = [&made.server_env, &made.operator_env].into_iter().flat_map(settings_of).collect();
         let issuer = DevIssuer::open(&directory, "cordon")?;
@@ -133,10 +134,11 @@ impl Rig {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cordon"));
         command.args(["serve", "--profile", "dev", "--config"]).arg(self.directory.join("serve"));
         command.envs(variables.iter().copied());
-        command
-            .env("CORDON__HTTP__BIND", "127.0.0.1:0")
-            .env("CORDON__TELEMETRY__BIND", "127.0.0.1:0")
-            .env("CORDON__LOG__FILTER", "warn,cordon::cli=info");
+        command.env("CORDON__HTTP__BIND", "127.0.0.1:0").env("CORDON__TELEMETRY__BIND", "127.0.0.1:0");
+        for limit in ["REQUESTS_PER_SECOND", "CONCURRENCY", "PRINCIPAL_REQUESTS_PER_SECOND", "PRINCIPAL_CONCURRENCY"] {
+            command.env(format!("CORDON__ADMISSION__{limit}"), "1000000");
+        }
+        command.env("CORDON__LOG__FILTER", "warn,cordon::cli=info");
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         let mut lines = BufReader::new(child.stderr.take().ok_or("no standard error")?).lines().map_while(Result::ok);
         let mut said = Vec::new();
