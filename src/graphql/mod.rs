@@ -242,7 +242,7 @@ mod tests {
         let rows: BTreeSet<_> = policy.operations().map(str::to_owned).collect();
         let types = types();
         let roots = types["Query"].iter().chain(&types["Mutation"]).map(|field| field.name.node.to_string());
-        let lists = types.iter().flat_map(|(name, fields)| {
+        let lists = types.iter().filter(|(name, _)| *name != "Query").flat_map(|(name, fields)| {
             let paged = fields.iter().filter(|field| field.node_is_connection());
             paged.map(move |field| format!("{name}.{}", field.name.node))
         });
