@@ -32,6 +32,8 @@ pub struct ServerRow {
     pub keeper_password: Vec<u8>,
     /// Of `cordon_operator`, wrapped.
     pub operator_password: Vec<u8>,
+    /// Where it stands, where that has been said.
+    pub region: Option<String>,
 }
 
 /// The operator at work.

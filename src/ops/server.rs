@@ -10,10 +10,11 @@ use crate::db::connect::{self, Config};
 use crate::db::migrate::{Direction, Set};
 use crate::db::schema::catalog::{servers, wrapped_keys};
 use crate::ids::ServerId;
+use crate::tenant::catalog::CHANNEL;
 use crate::tenant::keys::context;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary, Integer, Text};
-use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use secrecy::SecretString;
 use uuid::Uuid;
 
@@ -63,6 +64,24 @@ async fn prepare(
     bind_database(operator, control, &server, DATA).await?;
     make_schema(&mut operator.session(&server, DATA).await?, "shared").await?;
     migrate::run(operator, &target(&server, DATA, "shared", Set::Tenant), Direction::Up).await?;
+    Ok(server.id)
+}
+
+/// Says where a server stands, and tells every replica.
+pub async fn locate(operator: &Operator, name: &str, region: &str) -> Result<ServerId> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if !(1..=39).contains(&region.len()) || region.starts_with('-') || !region.chars().all(plain) {
+        return Err(OpsError::Usage("a region is written in a-z, 0-9 and -".into()));
+    }
+    let server = operator.server(Some(name)).await?;
+    let mut control = operator.control().await?;
+    control
+        .transaction::<_, diesel::result::Error, _>(async |control| {
+            let row = servers::table.filter(servers::id.eq(server.id));
+            diesel::update(row).set(servers::region.eq(region)).execute(control).await?;
+            control.batch_execute(&format!("notify {CHANNEL}")).await
+        })
+        .await?;
     Ok(server.id)
 }
 

@@ -308,11 +308,13 @@ async fn in_time<T>(query: impl Future<Output = QueryResult<T>>) -> QueryResult<
 type TenantRow = (TenantId, String, String, String, String);
 type TermsRow = (Vec<String>, Option<i32>, Option<i32>, Option<i32>);
 type PlacementRow = (PlacementId, ServerId, String, String, String, i32);
+type Row = (TenantRow, TermsRow, Option<PlacementRow>, Option<String>);
 
 /// Tenants with their serving placement; all of them, or the one asked for.
 pub async fn tenant_rows(session: &mut AsyncPgConnection, only: Option<TenantId>) -> QueryResult<Vec<Tenant>> {
     let mut query = tenants::table
         .left_join(placements::table.on(placements::tenant_id.eq(tenants::id).and(placements::serving)))
+        .left_join(servers::table.on(servers::id.eq(placements::server_id)))
         .select((
             (tenants::id, tenants::slug, tenants::name, tenants::plan, tenants::state),
             (tenants::origins, tenants::statement_timeout_ms, tenants::requests_per_second, tenants::concurrency),
@@ -325,24 +327,25 @@ pub async fn tenant_rows(session: &mut AsyncPgConnection, only: Option<TenantId>
                 placements::generation,
             )
                 .nullable(),
+            servers::region.nullable(),
         ))
         .order(tenants::slug)
         .into_boxed();
     if let Some(id) = only {
         query = query.filter(tenants::id.eq(id));
     }
-    let rows: Vec<(TenantRow, TermsRow, Option<PlacementRow>)> = query.load(session).await?;
-    rows.into_iter().map(|(tenant, terms, placement)| assemble(tenant, terms, placement)).collect()
+    let rows: Vec<Row> = query.load(session).await?;
+    rows.into_iter().map(assemble).collect()
 }
 
-fn assemble((id, slug, name, plan, state): TenantRow, terms: TermsRow, placement: Option<PlacementRow>) -> QueryResult<Tenant> {
+fn assemble(((id, slug, name, plan, state), terms, placement, region): Row) -> QueryResult<Tenant> {
     let unreadable = |what: String| diesel::result::Error::DeserializationError(what.into());
     let state: State = state.parse().map_err(unreadable)?;
     let placement = placement
         .map(|(id, server, model, database, schema, generation)| {
             let model: Model = model.parse().map_err(unreadable)?;
             let schema = schema.parse().map_err(|error: Error| unreadable(error.to_string()))?;
-            QueryResult::Ok(Placement { id, server, model, database, schema, generation })
+            QueryResult::Ok(Placement { id, server, region, model, database, schema, generation })
         })
         .transpose()?;
     Ok(Tenant { id, slug, name, plan, state, terms: Terms::from(terms), placement })

@@ -114,6 +114,8 @@ pub struct Placement {
     pub id: PlacementId,
     /// The PostgreSQL server.
     pub server: ServerId,
+    /// Where that server stands, where the operator has said so.
+    pub region: Option<String>,
     /// How it is isolated there.
     pub model: Model,
     /// The database.

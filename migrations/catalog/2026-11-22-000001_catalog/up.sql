@@ -14,6 +14,7 @@ create table cordon_catalog.servers (
   app_password bytea not null,          -- sealed under the system's key, like the two below
   keeper_password bytea not null,
   operator_password bytea not null,
+  region text check (region ~ '^[a-z0-9][a-z0-9-]{0,38}$'),       -- where it stands, in the operator's words
   created_at timestamptz not null default now()
 );
 
@@ -96,7 +97,7 @@ create table cordon_catalog.security_events (
 );
 
 grant select on cordon_catalog.tenants, cordon_catalog.placements, cordon_catalog.wrapped_keys to cordon_catalog_reader;
-grant select (id, name, address, data_database, app_password, created_at) on cordon_catalog.servers to cordon_catalog_reader;
+grant select (id, name, address, data_database, app_password, region, created_at) on cordon_catalog.servers to cordon_catalog_reader;
 
 -- What no verified tenant stands behind is counted here, a row a minute and kind, so that a flood is a few rows.
 create function cordon_catalog.note_security_event(event text, about text, times bigint) returns void

@@ -64,6 +64,7 @@ diesel::table! {
         app_password -> Bytea,
         keeper_password -> Bytea,
         operator_password -> Bytea,
+        region -> Nullable<Text>,
         created_at -> Timestamptz,
     }
 }
