@@ -5,8 +5,9 @@ use crate::config::Settings;
 use crate::crypto::{self, KeyFile, Kms};
 use crate::db::connect;
 use crate::db::pool::{self, Limits};
+use crate::flags::Flags;
 use crate::guard::readiness::Readiness;
-use crate::guard::{Admission, BootCheck, Door, Policy, Timeouts, walls};
+use crate::guard::{Admission, BootCheck, Door, Parts, Policy, Timeouts, walls};
 use crate::telemetry::{Backends, Metrics, Sources, Work};
 use crate::tenant::SchemaName;
 use crate::tenant::catalog::Catalog;
@@ -44,6 +45,7 @@ pub struct App {
     pub admission: Arc<Admission>,
     /// Whether to send requests here.
     pub readiness: Readiness,
+    flags: Arc<Flags>,
     events: Arc<SecurityEvents>,
 }
 
@@ -57,6 +59,7 @@ impl App {
         let kms: Arc<dyn Kms> = Arc::new(KeyFile::new(file));
         let verifier = Verifier::new(&settings.auth).map_err(|error| wrong(error.to_string()))?;
         let policy = Policy::built_in().map_err(|error| wrong(error.to_string()))?;
+        let flags = Flags::new(&settings.flags).map_err(|error| wrong(error.to_string()))?;
         let catalog = Catalog::new(config);
         let keys = KeyRing::new(kms, Arc::clone(&catalog), Duration::from_secs(settings.keys.cache_seconds));
         let router = Router::new(Arc::clone(&catalog), Arc::clone(&keys), Limits::from(&settings.database));
@@ -64,11 +67,20 @@ impl App {
         metrics.watch(sources(&router, &keys));
         let events = Arc::new(SecurityEvents::default());
         let timeouts = Timeouts { statement_ms: settings.database.statement_timeout_ms, lock_ms: settings.database.lock_timeout_ms };
-        let door =
-            Door::new(Arc::clone(&catalog), Arc::clone(&keys), Arc::clone(&router), Arc::clone(&events), policy, timeouts, boot_check);
+        let parts = Parts {
+            catalog: Arc::clone(&catalog),
+            keys: Arc::clone(&keys),
+            router: Arc::clone(&router),
+            events: Arc::clone(&events),
+            metrics: Arc::clone(&metrics),
+            flags: Arc::clone(&flags),
+            policy,
+            timeouts,
+        };
+        let door = Door::new(parts, boot_check);
         let admission = Admission::new(settings.admission.clone());
         let readiness = Readiness::new(Arc::clone(&catalog), Arc::clone(&keys), Arc::clone(&router));
-        Ok(Arc::new(Self { settings, verifier, door, catalog, keys, router, metrics, admission, readiness, events }))
+        Ok(Arc::new(Self { settings, verifier, door, catalog, keys, router, metrics, admission, readiness, flags, events }))
     }
 
     /// The boot check of what is common to all: walls that are down in the data database of each server in use.
@@ -87,10 +99,11 @@ impl App {
         Ok(down)
     }
 
-    /// Starts what runs beside requests: listening to the catalog, writing security events.
+    /// Starts what runs beside requests: listening to the catalog, following flags, writing security events.
     pub fn run_beside(self: &Arc<Self>) {
         let keys = Arc::clone(&self.keys);
         tokio::spawn(Arc::clone(&self.catalog).listen(move |changed| keys.forget(changed)));
+        tokio::spawn(Arc::clone(&self.flags).follow());
         tokio::spawn(Arc::clone(&self.events).run(Arc::clone(&self.catalog)));
     }
 

@@ -5,11 +5,13 @@ use figment::Figment;
 use figment::providers::{Env, Format, Yaml};
 use secrecy::SecretString;
 use serde::Deserialize;
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 const BASE: &str = include_str!("../config/base.yaml");
+
+/// The keys that are secrets: each may come from a file, named by its variable with `_FILE` behind it.
+const SECRETS: [&str; 3] = ["catalog.url", "catalog.operator_url", "flags.unleash_token"];
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Deserialize)]
@@ -29,6 +31,8 @@ pub struct Settings {
     pub database: Database,
     /// Whose tokens are accepted.
     pub auth: Auth,
+    /// Behaviour that differs between tenants.
+    pub flags: Flags,
     /// What goes to standard error.
     pub log: Log,
     /// What operators are told.
@@ -189,6 +193,20 @@ impl Default for ClaimNames {
     }
 }
 
+/// Behaviour that differs between tenants.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Flags {
+    /// A YAML of the form of the built-in `config/flags.yaml`, which it overrides.
+    pub file: Option<PathBuf>,
+    /// Unleash's API for clients, as `https://unleash.example/api`.
+    pub unleash_url: Option<String>,
+    /// A token of Unleash for backends.
+    pub unleash_token: Option<SecretString>,
+    /// Seconds between two looks at the file and at Unleash.
+    pub refresh_seconds: u64,
+}
+
 /// What goes to standard error.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -251,24 +269,30 @@ impl Settings {
                 figment = figment.merge(Yaml::file_exact(dir.join(format!("{profile}.yaml"))));
             }
         }
-        let secrets = secret_files()?;
-        figment =
-            figment.merge(Env::prefixed("CORDON__").filter(|key| !key.as_str().to_ascii_lowercase().ends_with("url_file")).split("__"));
-        for (key, value) in secrets {
+        let variables = Env::prefixed("CORDON__").filter(|key| SECRETS.iter().all(|secret| *key != file_variable(secret).as_str()));
+        figment = figment.merge(variables.split("__"));
+        for (key, value) in secret_files()? {
             figment = figment.merge((key, value));
         }
         figment.extract().map_err(|error| ConfigError::Settings(Box::new(error)))
     }
 }
 
-/// `CORDON__CATALOG__URL_FILE=/run/secrets/x` sets `catalog.url` to the file's first line.
-fn secret_files() -> Result<HashMap<String, String>, ConfigError> {
-    let mut found = HashMap::new();
-    for (variable, path) in std::env::vars() {
-        let Some(key) = variable.strip_prefix("CORDON__").and_then(|key| key.strip_suffix("_URL_FILE")) else { continue };
-        let text = std::fs::read_to_string(&path).map_err(|cause| ConfigError::SecretFile { variable: variable.clone(), path, cause })?;
-        let key = format!("{}_url", key.to_ascii_lowercase().replace("__", "."));
-        found.insert(key.replace("._url", ".url"), text.trim_end().to_owned());
+/// `CORDON__CATALOG__URL_FILE=/run/secrets/x` sets `catalog.url` to the file's text.
+fn secret_files() -> Result<Vec<(&'static str, String)>, ConfigError> {
+    let mut found = Vec::new();
+    for key in SECRETS {
+        let variable = format!("CORDON__{}", file_variable(key));
+        let Ok(path) = std::env::var(&variable) else { continue };
+        match std::fs::read_to_string(&path) {
+            Ok(text) => found.push((key, text.trim_end().to_owned())),
+            Err(cause) => return Err(ConfigError::SecretFile { variable, path, cause }),
+        }
     }
     Ok(found)
+}
+
+/// The variable that names a secret's file, without its prefix.
+fn file_variable(key: &str) -> String {
+    format!("{}_FILE", key.replace('.', "__").to_ascii_uppercase())
 }

@@ -15,6 +15,9 @@ pub enum Error {
     /// The roles of the caller do not allow this operation.
     #[error("not allowed for your roles")]
     Forbidden,
+    /// A flag keeps this from the tenant; no role would help.
+    #[error("not switched on for this organisation")]
+    SwitchedOff,
     /// Absent, or someone else's: the same to the caller.
     #[error("not found")]
     NotFound,
@@ -74,7 +77,7 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Unauthenticated => "UNAUTHENTICATED",
-            Self::Forbidden => "FORBIDDEN",
+            Self::Forbidden | Self::SwitchedOff => "FORBIDDEN",
             Self::NotFound => "NOT_FOUND",
             Self::Conflict { .. } => "CONFLICT",
             Self::Invalid { .. } => "INVALID_INPUT",

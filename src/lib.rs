@@ -17,7 +17,7 @@
 //! | 4 | guard, app | the guard, the tenant transaction, the table of roles; what is built once at start |
 //! | 3 | auth, audit | tokens to a principal; the shape of an audit record |
 //! | 2 | tenant | catalog, placement, keys, routing to pool and schema |
-//! | 1 | db, crypto, telemetry | one outside thing each: PostgreSQL, the KMS, OpenTelemetry |
+//! | 1 | db, crypto, flags, telemetry | one outside thing each: PostgreSQL, the KMS, Unleash, OpenTelemetry |
 //! | 0 | ids, error, config | words everyone uses |
 //!
 //! Isolation stands on five walls, any of which may fall without one tenant seeing another's plain text or changing its rows:
@@ -34,6 +34,7 @@ pub mod crypto;
 pub mod db;
 pub mod error;
 pub mod fhir;
+pub mod flags;
 pub mod graphql;
 pub mod guard;
 pub mod http;

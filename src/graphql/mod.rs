@@ -8,6 +8,7 @@ mod context;
 mod cursor;
 mod encounter;
 mod error;
+mod feature;
 mod ids;
 mod limits;
 mod loaders;
@@ -36,7 +37,14 @@ use tracing::Instrument;
 
 /// What can be asked.
 #[derive(MergedObject, Default)]
-pub struct Query(viewer::ViewerQuery, node::NodeQuery, patient::PatientQuery, encounter::EncounterQuery, note::NoteQuery);
+pub struct Query(
+    viewer::ViewerQuery,
+    node::NodeQuery,
+    patient::PatientQuery,
+    encounter::EncounterQuery,
+    note::NoteQuery,
+    feature::FeatureQuery,
+);
 
 /// The API, made once: the schema and its limits.
 pub struct Api {

@@ -10,6 +10,7 @@ use super::note::{self, ClinicalNote};
 use super::scalars::{Date, DateTime};
 use crate::crypto::fields::PersonName;
 use crate::error::{Error, Result};
+use crate::flags::Flag;
 use crate::ids::PatientId;
 use crate::model::patient as rows;
 use crate::model::patient::search::Search;
@@ -64,6 +65,9 @@ impl PatientQuery {
         #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
     ) -> Result<Connection<String, Patient>> {
         let tx = admit(ctx, "patients").await?;
+        if search.is_some() {
+            guard(ctx)?.needs(Flag::PatientSearch)?;
+        }
         let page = Ask { first, after, last, before }.page(&PATIENTS, tx.keys())?;
         let search = search.map(|text| Search::parse(tx.keys(), &text)).transpose()?.flatten();
         let found = rows::search::page(tx, search, page).await?;

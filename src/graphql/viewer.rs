@@ -1,11 +1,12 @@
 //! Who calls: the caller's own identity and organisation, from the token and the catalog. Touches no tenant database.
 
 use super::context::guard;
+use super::feature::Feature;
 use super::ids::{self, Kind};
 use crate::error::Result;
 use crate::guard::{Actor, Guard};
 use crate::ids::{StaffId, TenantId};
-use async_graphql::{Context, ID, Object, SimpleObject};
+use async_graphql::{ComplexObject, Context, ID, Object, SimpleObject};
 
 /// The caller.
 #[derive(Default)]
@@ -23,6 +24,7 @@ impl ViewerQuery {
 
 /// Who is calling.
 #[derive(SimpleObject)]
+#[graphql(complex)]
 pub struct Viewer {
     /// The caller's id in this organisation, the same as an author's.
     id: ID,
@@ -32,6 +34,14 @@ pub struct Viewer {
     tenant: Tenant,
     /// The caller's roles.
     roles: Vec<String>,
+}
+
+#[ComplexObject]
+impl Viewer {
+    /// What is switched on for the organisation and what is not.
+    async fn features(&self, ctx: &Context<'_>) -> Result<Vec<Feature>> {
+        Ok(Feature::all(guard(ctx)?))
+    }
 }
 
 /// An organisation.

@@ -26,15 +26,16 @@ pub use write::{Made, expect};
 use crate::audit::{Disclosure, Outcome, Whereabouts};
 use crate::auth::Principal;
 use crate::error::{Error, Result};
+use crate::flags::{Answers, Flag, Flags, Subject};
 use crate::ids::{RequestId, StaffId, TenantId};
-use crate::telemetry::{Effort, span};
+use crate::telemetry::{Effort, Metrics, span};
 use crate::tenant::catalog::Catalog;
 use crate::tenant::events::SecurityEvents;
 use crate::tenant::keys::KeyRing;
 use crate::tenant::router::Router;
 use crate::tenant::{State, Tenant, is_slug};
 use reads::Reads;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 use tracing::Instrument;
 
@@ -67,12 +68,34 @@ pub struct Timeouts {
     pub lock_ms: u64,
 }
 
+/// What a door is made of.
+pub struct Parts {
+    /// Who the tenants are and where they live.
+    pub catalog: Arc<Catalog>,
+    /// Their keys.
+    pub keys: Arc<KeyRing>,
+    /// Sessions with their databases.
+    pub router: Arc<Router>,
+    /// Where refusals are counted that no tenant stands behind.
+    pub events: Arc<SecurityEvents>,
+    /// Where flags are counted.
+    pub metrics: Arc<Metrics>,
+    /// What is switched on for whom.
+    pub flags: Arc<Flags>,
+    /// Which roles may do what.
+    pub policy: Policy,
+    /// Of statements.
+    pub timeouts: Timeouts,
+}
+
 /// Admits principals to tenants. One a process.
 pub struct Door {
     catalog: Arc<Catalog>,
     keys: Arc<KeyRing>,
     router: Arc<Router>,
     events: Arc<SecurityEvents>,
+    metrics: Arc<Metrics>,
+    flags: Arc<Flags>,
     policy: Policy,
     timeouts: Timeouts,
     /// `None`: not looked at, as tests do that take walls down.
@@ -91,18 +114,11 @@ pub enum BootCheck {
 }
 
 impl Door {
-    /// A door to the tenants of `catalog`.
-    pub fn new(
-        catalog: Arc<Catalog>,
-        keys: Arc<KeyRing>,
-        router: Arc<Router>,
-        events: Arc<SecurityEvents>,
-        policy: Policy,
-        timeouts: Timeouts,
-        boot_check: BootCheck,
-    ) -> Arc<Self> {
+    /// A door to the tenants of the catalog.
+    pub fn new(parts: Parts, boot_check: BootCheck) -> Arc<Self> {
+        let Parts { catalog, keys, router, events, metrics, flags, policy, timeouts } = parts;
         let inspected = (boot_check != BootCheck::Off).then(|| walls::Inspected::new(boot_check));
-        Arc::new(Self { catalog, keys, router, events, policy, timeouts, inspected })
+        Arc::new(Self { catalog, keys, router, events, metrics, flags, policy, timeouts, inspected })
     }
 
     /// Chooses the tenant and opens a guard for one operation. No tenant database is touched yet.
@@ -127,6 +143,7 @@ impl Door {
             tenant,
             actor,
             info,
+            features: OnceLock::new(),
             reads: Reads::default(),
             refusals: Mutex::default(),
             written: Mutex::default(),
@@ -225,6 +242,7 @@ pub struct Guard {
     tenant: Arc<Tenant>,
     actor: Actor,
     info: RequestInfo,
+    features: OnceLock<Answers>,
     reads: Reads,
     /// What was refused, to be written down with the next read.
     refusals: Mutex<Vec<Disclosure>>,
@@ -251,6 +269,22 @@ impl Guard {
     /// The request this belongs to.
     pub fn request(&self) -> RequestId {
         self.info.request
+    }
+
+    /// The tenant's flags: asked when the first is wanted, and the same to the end of the operation, whatever changes meanwhile.
+    pub fn features(&self) -> &Answers {
+        self.features.get_or_init(|| {
+            let Tenant { id, plan, placement, .. } = self.tenant();
+            let (model, region) = (placement.as_ref().map(|at| at.model.as_str()), placement.as_ref().and_then(|at| at.region.as_deref()));
+            let answers = self.door.flags.answers(Subject { tenant: *id, plan, model, region });
+            answers.iter().for_each(|(flag, answer)| self.door.metrics.flag(flag.name(), answer.enabled, answer.variant.as_deref()));
+            answers
+        })
+    }
+
+    /// Refuses what is not switched on for the tenant.
+    pub fn needs(&self, flag: Flag) -> Result<()> {
+        if self.features().is_on(flag) { Ok(()) } else { Err(Error::SwitchedOff) }
     }
 
     /// Whether the caller's roles allow `operation`, where there is another way if they do not.

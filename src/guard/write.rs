@@ -5,6 +5,7 @@ use super::{Event, Guard, Once, Purpose, TenantTx, once};
 use crate::audit::{Disclosure, Outcome};
 use crate::db::schema::tenant::staff;
 use crate::error::{Error, Result};
+use crate::flags::Flag;
 use chrono::Utc;
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
@@ -44,6 +45,7 @@ impl Guard {
         once: Option<&Once>,
         change: impl AsyncFnOnce(&mut TenantTx) -> Result<T>,
     ) -> Result<T> {
+        self.needs(Flag::ChartWrites)?;
         self.finish().await.inspect_err(|_| self.reads.fail())?;
         self.reads.begin_anew();
         let mut tx = self.open(Purpose::Write, Some(event)).await?;

@@ -33,7 +33,7 @@ impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         let status = match &error {
             Error::Unauthenticated => StatusCode::UNAUTHORIZED,
-            Error::Forbidden | Error::TenantSuspended | Error::TenantMismatch => StatusCode::FORBIDDEN,
+            Error::Forbidden | Error::SwitchedOff | Error::TenantSuspended | Error::TenantMismatch => StatusCode::FORBIDDEN,
             Error::NotFound => StatusCode::NOT_FOUND,
             Error::Conflict { .. } => StatusCode::CONFLICT,
             Error::Invalid { .. } => StatusCode::BAD_REQUEST,

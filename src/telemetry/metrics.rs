@@ -173,9 +173,13 @@ impl Metrics {
     }
 
     /// A flag was asked: counted, and an event of the span that asks.
-    pub fn flag(&self, flag: &'static str, enabled: bool) {
+    pub fn flag(&self, flag: &'static str, enabled: bool, variant: Option<&str>) {
         self.flags.add(1, &[KeyValue::new("flag", flag), KeyValue::new("enabled", enabled)]);
-        tracing::debug!(target: export::SPAN_EVENT, { feature_flag.key = flag, feature_flag.enabled = enabled }, "Flag evaluated");
+        tracing::debug!(
+            target: export::SPAN_EVENT,
+            { feature_flag.key = flag, feature_flag.enabled = enabled, feature_flag.variant = variant },
+            "Flag evaluated"
+        );
     }
 
     /// All of it, as Prometheus reads it.

@@ -17,6 +17,7 @@ mod dev;
 mod encounter;
 mod faults;
 mod fence;
+mod flags;
 mod fresh;
 mod full_disk;
 mod health;

@@ -61,7 +61,7 @@ async fn requests_are_counted_by_tenant_kind_and_error() {
     assert!(of("cordon_sealed_values_total", &[("direction", "open")]) >= Some(12.0));
     assert_eq!(of("cordon_key_cache_misses_total", &[]), Some(2.0), "the tenant's keys and the database's, once each");
 
-    server.app.metrics.flag("new-chart", true);
+    server.app.metrics.flag("new-chart", true, None);
     let metrics = server.app.metrics.render();
     assert_eq!(value(&metrics, "cordon_flag_evaluations_total", &[("flag", "new-chart"), ("enabled", "true")]), Some(1.0));
 }
