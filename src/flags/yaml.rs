@@ -172,7 +172,8 @@ mod tests {
         assert_eq!(of(TenantId::new(), "standard", Some("shared")), (false, None));
         let elsewhere = Subject { tenant: TenantId::new(), plan: "trial", model: Some("schema"), region: None };
         assert_eq!(answer(&text, elsewhere), (false, None));
-        // A file says what it changes, and no more.
+        // A file says what it changes, and no more; one that is all comment changes nothing.
+        assert!(Rules::read(Some("# nothing yet")).unwrap().answer(Flag::ChartWrites, elsewhere).enabled);
         assert!(Rules::read(Some(&text)).unwrap().answer(Flag::PatientSearch, elsewhere).enabled);
     }
 

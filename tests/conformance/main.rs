@@ -14,6 +14,7 @@ mod server;
 #[path = "../it/site.rs"]
 mod site;
 mod telemetry;
+mod unleash;
 
 use run::{cluster, options, run_dir};
 use std::path::PathBuf;

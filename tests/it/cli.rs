@@ -236,6 +236,18 @@ fn refusals(desk: &Desk, files: &str) {
     let (status, said) = code(SERVER, &["serve", "--config", "settings", "--profile", "typo"]);
     assert!(status == 2 && said.contains("depht"), "{said}");
 
+    std::fs::write(desk.directory.join("flags.yaml"), "nothing: { enabled: true }").unwrap();
+    let mut serve = desk.cordon(SERVER, &["serve"]);
+    let (status, said) = failed(serve.env("CORDON__FLAGS__FILE", "flags.yaml").output().unwrap());
+    assert!(status == 2 && said.contains("nothing is no flag"), "{said}");
+    // A secret in a file: read, so that what is missing is the other half; and a file that is not there.
+    let mut serve = desk.cordon(SERVER, &["serve"]);
+    let (status, said) = failed(serve.env("CORDON__FLAGS__UNLEASH_TOKEN_FILE", "flags.yaml").output().unwrap());
+    assert!(status == 2 && said.contains("unleash_url and unleash_token") && !said.contains("nothing"), "{said}");
+    let mut serve = desk.cordon(SERVER, &["serve"]);
+    let (status, said) = failed(serve.env("CORDON__CATALOG__URL_FILE", "no-such-file").output().unwrap());
+    assert!(status == 2 && said.contains("CORDON__CATALOG__URL_FILE names no-such-file"), "{said}");
+
     // The keys away, PostgreSQL away.
     let (keys, elsewhere) = (desk.directory.join("keys.json"), desk.directory.join("keys.elsewhere"));
     std::fs::rename(&keys, &elsewhere).unwrap();
@@ -299,7 +311,10 @@ fn migrations_go_down_and_up_and_a_second_server_takes_tenants() {
     };
     let added = document(&add());
     assert_eq!(document(&add()), added, "again, it is the same server");
-    assert_eq!(desk.json(OPERATOR, &["server", "list"]).as_array().unwrap().len(), 2);
+    assert_eq!(desk.json(OPERATOR, &["server", "locate", "east", "eu-east"])["id"], added["id"]);
+    let servers = desk.json(OPERATOR, &["server", "list"]);
+    assert_eq!((&servers[0]["region"], &servers[1]["region"], servers.as_array().unwrap().len()), (&Value::Null, &json!("eu-east"), 2));
+    assert_eq!(desk.fails(OPERATOR, &["server", "locate", "west", "eu-west"]).0, 2);
     for (slug, model) in [("dune", "schema"), ("delta", "database"), ("dale", "shared")] {
         let made = desk.json(OPERATOR, &["tenant", "create", slug, "--name", "A clinic", "--model", model, "--server", "east"]);
         assert_eq!(made["placement"]["server"], added["id"]);
