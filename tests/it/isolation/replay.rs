@@ -221,7 +221,13 @@ fn replays<'a>(hole: &'a Hole, a: &Clinic) -> Vec<Replay<'a>> {
                 add("search", &word, "nobodysname".into(), forms, &[]);
             }
         }
-        ("String", "filter.type" | "filter.class" | "name") => {
+        // Given back as it came: the strange one is as long.
+        ("String", "name") => {
+            for text in [a.number(), a.id('p'), &a.tenant.slug, &a.tenant.id.to_string()] {
+                add(&format!("name {text}"), text, "n".repeat(text.len()), forms, &[]);
+            }
+        }
+        ("String", "filter.type" | "filter.class") => {
             for text in [a.number(), a.id('p'), &a.tenant.slug] {
                 add("text", text, "nobodys".into(), forms, &[]);
             }
@@ -278,7 +284,11 @@ async fn ask(world: &World, sdl: &Sdl, replay: &Replay<'_>, question: &Question,
     let on = leads_on(replay.hole);
     let fill = |argument: &str| question.root.get(argument).cloned().unwrap_or_else(|| b.fills(argument, &on));
     let body = replay.hole.question(sdl, replay.form, &question.value, fill);
-    Reply::to(world.server.post(&b.token).json(&body)).await
+    let mut reply = Reply::to(world.server.post(&b.token).json(&body)).await;
+    if replay.hole.argument == "name" {
+        reply.body = reply.body.replace(&question.value, "its name");
+    }
+    reply
 }
 
 /// The walk is worth something only where the same question with one's own value is answered from the chart.

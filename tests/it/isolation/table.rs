@@ -156,6 +156,7 @@ async fn question(server: &Server<'_>, operation: &str, kind: &str, a: &Clinic) 
         ("patients", _) => format!("{{ found: patients(search: \"{}\") {{ edges {{ node {{ name {{ text }} }} }} }} }}", a.mark),
         ("encounters", _) => "{ found: encounters { edges { node { reason } } } }".to_owned(),
         ("notes", _) => format!("{{ found: notes(filter: {{ patientId: \"{patient}\" }}) {{ edges {{ node {{ status }} }} }} }}"),
+        ("feature", _) => "{ found: feature(name: \"chartWrites\") { enabled } }".to_owned(),
         ("viewer", _) => "{ found: viewer { id tenant { slug } } }".to_owned(),
         ("node", "Patient") => format!("{{ found: node(id: \"{patient}\") {{ ... on Patient {{ name {{ text }} }} }} }}"),
         ("node", "Encounter") => format!("{{ found: node(id: \"{encounter}\") {{ ... on Encounter {{ reason }} }} }}"),

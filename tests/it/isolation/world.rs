@@ -144,7 +144,7 @@ impl Clinic {
             "search" => format!("{}family", self.mark),
             "type" => "34117-2".to_owned(),
             "class" => "AMB".to_owned(),
-            "title" | "body" | "reason" | "family" | "given" | "text" => format!("{}word", self.mark),
+            "name" | "title" | "body" | "reason" | "family" | "given" | "text" => format!("{}word", self.mark),
             other => panic!("what does {other} want? teach the clinic"),
         }
     }
