@@ -16,7 +16,7 @@ mod report;
 pub use bundle::{Entry, Method};
 pub use element::{Identifier, Provenance};
 pub use encounter::{EncounterStatus, ImportedEncounter};
-pub use note::{Author, ImportedNote, NoteStatus, NoteType};
+pub use note::{Author, ImportedNote, NoteStatus, NoteType, Standing};
 pub use patient::{HumanName, ImportedPatient, PatientIdentifier, Sex};
 pub use practitioner::ImportedPractitioner;
 pub use reference::{Aliases, Place, SourceRef};

@@ -3,7 +3,7 @@
 
 use super::attachment::{Attachment, described, extract};
 use super::date::{Edge, instant};
-use super::element::{Concept, Identifier, LOINC, Meta, Period, Provenance, Text, Token, code_like, said};
+use super::element::{Concept, LOINC, Meta, Period, Provenance, Text, Token, code_like, said};
 use super::practitioner::Practitioner;
 use super::reference::{Reference, is_of};
 use super::{Defect, Kind, Place, SourceRef, fingerprint, read, type_name};
@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 
 /// A note as imported.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -46,6 +47,18 @@ pub struct Author {
     pub reference: Option<SourceRef>,
     /// The name given beside the reference: all there is when the practitioner is not in the input.
     pub display: Option<String>,
+    /// Whether this is known to be staff. No content of its own: it follows from what the source says.
+    #[serde(skip)]
+    pub standing: Standing,
+}
+
+/// Whether an author is one of those whose names are not sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The source says so.
+    Staff,
+    /// The source does not say: the patient and relatives write documents, too. Staff only if the reference leads to a known practitioner.
+    Unsaid,
 }
 
 /// A LOINC document code.
@@ -122,7 +135,7 @@ impl ImportedNote {
             .keep("period", Some(context.period.as_given()).filter(|period| period.as_object().is_some_and(|ends| !ends.is_empty())))
             .keep("encounters", further(&encounters))
             .keep("attachments", described(&attachments));
-        let author = authors(wire.author, &wire.contained, place, &patient)?;
+        let author = authors(wire.author, &wire.contained, place)?;
         let note = Self {
             key,
             patient,
@@ -219,63 +232,58 @@ fn given(element: Option<&RawValue>) -> Result<Option<Value>, Defect> {
     Ok(element.map(|element| serde_json::from_str(element.get())).transpose()?)
 }
 
-/// The first practitioner among those who answer for a note; else the first of whom at least a name is known.
-/// The patient and relatives write documents, too; they are no staff, whose names are not sealed, and are left to the provenance.
-pub(super) fn authors(
-    element: Option<&RawValue>,
-    contained: &[&RawValue],
-    place: &Place<'_>,
-    patient: &SourceRef,
-) -> Result<Option<Author>, Defect> {
+/// The first practitioner among those who answer for a note; else the first who may be one; else the first of whom at least a name is
+/// known. The patient and relatives write documents, too; they are no staff, whose names are not sealed, and are left to the provenance.
+pub(super) fn authors(element: Option<&RawValue>, contained: &[&RawValue], place: &Place<'_>) -> Result<Option<Author>, Defect> {
     let Some(element) = element else { return Ok(None) };
     let references: Vec<Reference> = serde_json::from_str(element.get())?;
     let mut found = Vec::new();
     for reference in &references {
-        found.extend(author(reference, contained, place, patient)?);
+        found.extend(author(reference, contained, place)?);
     }
     let practitioner = |author: &Author| match &author.reference {
-        Some(SourceRef::Key(key)) => is_of(key, Kind::Practitioner),
-        Some(SourceRef::Identifier(_)) => true,
+        Some(SourceRef::Key(key)) => author.standing == Standing::Staff && is_of(key, Kind::Practitioner),
+        Some(SourceRef::Identifier(_)) => author.standing == Standing::Staff,
         None => false,
     };
-    let chosen = found.iter().position(practitioner).or_else(|| found.iter().position(|author| author.display.is_some())).unwrap_or(0);
+    let first = |wanted: &dyn Fn(&Author) -> bool| found.iter().position(wanted);
+    let chosen = first(&practitioner)
+        .or_else(|| first(&|author| author.standing == Standing::Unsaid))
+        .or_else(|| first(&|author| author.display.is_some()))
+        .unwrap_or(0);
     Ok(found.into_iter().nth(chosen))
 }
 
-fn author(reference: &Reference<'_>, contained: &[&RawValue], place: &Place<'_>, patient: &SourceRef) -> Result<Option<Author>, Defect> {
-    if said(&reference.kind).is_some_and(is_lay) {
-        return Ok(None);
-    }
-    let display = said(&reference.display).map(str::to_owned);
+/// An author who is staff, or may be: who is said to be anything else is none, nor is a name of which nothing more is said.
+fn author(reference: &Reference<'_>, contained: &[&RawValue], place: &Place<'_>) -> Result<Option<Author>, Defect> {
+    let mut resolved = place.resolve(reference, Kind::Practitioner);
+    let mut display = said(&reference.display).map(str::to_owned);
+    let mut kind = place.type_of(reference).map(str::to_owned);
     if let Some(local) = said(&reference.reference).and_then(|text| text.strip_prefix('#')) {
         for resource in contained {
             let one: Practitioner = serde_json::from_str(resource.get())
                 .or_else(|error| if error.is_data() { Ok(Practitioner::default()) } else { Err(error) })?;
             if one.id.as_ref().map(Text::as_str) == Some(local) {
-                if type_name(resource.get()).is_some_and(|name| is_lay(&name)) {
-                    return Ok(None);
-                }
                 let tokens = one.identifier.iter().map(Token::deserialize).collect::<Result<Vec<_>, _>>()?;
-                let identifier: Option<Identifier> = tokens.iter().find_map(Token::identifier);
-                return Ok(Some(Author { reference: identifier.map(SourceRef::Identifier), display: display.or_else(|| one.written()) }));
+                resolved = tokens.iter().find_map(Token::identifier).map(SourceRef::Identifier);
+                display = display.or_else(|| one.written());
+                kind = type_name(resource.get()).map(Cow::into_owned);
             }
         }
     }
-    let resolved = place.resolve(reference, Kind::Practitioner);
-    if let Some(SourceRef::Key(key)) = &resolved {
-        let (kind, id) = key.split_once('/').unwrap_or_default();
-        // A `urn:uuid:` does not tell what it is of.
-        let is_patient = matches!(patient, SourceRef::Key(patient) if patient.split_once('/').is_some_and(|(_, of)| of == id));
-        if is_lay(kind) || is_patient {
-            return Ok(None);
-        }
-    }
-    Ok((resolved.is_some() || display.is_some()).then_some(Author { reference: resolved, display }))
+    let types = [said(&reference.kind), kind.as_deref()];
+    let standing = match types.iter().flatten().map(|name| is_staff(name)).reduce(|one, other| one && other) {
+        Some(true) => Standing::Staff,
+        None if resolved.is_some() => Standing::Unsaid,
+        Some(false) | None => return Ok(None),
+    };
+    Ok((resolved.is_some() || display.is_some()).then_some(Author { reference: resolved, display, standing }))
 }
 
-/// Types of authors who are no staff.
-fn is_lay(type_name: &str) -> bool {
-    matches!(type_name, "Patient" | "RelatedPerson" | "Person")
+/// Types of authors who are staff, or stand for it. A care team is one patient's, and may be named after them.
+fn is_staff(type_name: &str) -> bool {
+    let name = type_name.rsplit('/').next().unwrap_or_default();
+    matches!(name, "Practitioner" | "PractitionerRole" | "Organization" | "Device")
 }
 
 /// The first LOINC code; a document without one is a "Note", and what it was called stays in the provenance.
@@ -302,6 +310,7 @@ pub(super) fn authored_at(written: Option<&str>, meta: Option<&Meta>) -> Result<
 
 #[cfg(test)]
 mod tests {
+    use super::super::element::Identifier;
     use super::*;
     use crate::fhir::Aliases;
     use serde_json::json;
@@ -388,7 +397,32 @@ mod tests {
         let chosen = author(json!([{ "reference": "#d" }]), contained).unwrap();
         assert_eq!(chosen.display.as_deref(), Some("Dr. Lee"));
         assert_eq!(chosen.reference, Some(SourceRef::Identifier(Identifier { system: "npi".into(), value: "9".into() })));
-        assert_eq!(author(json!([{ "display": "A clerk" }]), json!([])).unwrap().reference, None);
+        assert_eq!(chosen.standing, Standing::Staff);
+        let clerk = json!([{ "type": "http://hl7.org/fhir/StructureDefinition/Practitioner", "display": "A clerk" }]);
+        assert_eq!(author(clerk, json!([])).unwrap().reference, None);
+    }
+
+    #[test]
+    fn who_is_not_said_to_be_staff_is_not_taken_for_it() {
+        let author = |author: Value| read(json!({ "author": author, "contained": [{ "resourceType": "Person", "id": "p" }] })).unwrap().author;
+        let logical = json!({ "system": "urn:ssn", "value": "1" });
+        for relative in [
+            json!({ "display": "Mary Lee" }),
+            json!({ "reference": "#p", "display": "Mary Lee" }),
+            json!({ "reference": "#none", "display": "Mary Lee" }),
+            json!({ "reference": "CareTeam/c", "display": "Care of Ann Lee" }),
+            json!({ "reference": "https://b.example/fhir/RelatedPerson/r", "display": "Mary Lee" }),
+            json!({ "reference": "Practitioner/r", "type": "RelatedPerson", "display": "Mary Lee" }),
+            json!({ "reference": "RelatedPerson/r", "type": "Practitioner", "display": "Mary Lee" }),
+            json!({ "identifier": logical, "type": "RelatedPerson", "display": "Mary Lee" }),
+        ] {
+            assert_eq!(author(json!([relative])), None);
+        }
+        for unsaid in [json!({ "reference": "urn:uuid:0f", "display": "Mary Lee" }), json!({ "identifier": logical, "display": "Mary Lee" })] {
+            assert_eq!(author(json!([unsaid])).unwrap().standing, Standing::Unsaid);
+            let both = author(json!([unsaid, { "reference": "Practitioner/d" }])).unwrap();
+            assert_eq!((both.standing, both.reference), (Standing::Staff, Some(SourceRef::Key("Practitioner/d".into()))));
+        }
     }
 
     #[test]

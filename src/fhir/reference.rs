@@ -61,6 +61,16 @@ impl Place<'_> {
         by_text.or_else(|| reference.identifier.as_ref()?.identifier().map(SourceRef::Identifier))
     }
 
+    /// The type of what `reference` leads to, where its address tells, or the Bundle around it. A `urn:` by itself tells nothing.
+    pub(super) fn type_of<'r>(&'r self, reference: &'r Reference<'_>) -> Option<&'r str> {
+        let text = said(&reference.reference)?.trim();
+        if let Some((address, _)) = text.split_once('?') {
+            return address.rsplit('/').next();
+        }
+        let address = unversioned(text);
+        typed(self.aliases.0.get(address).map_or(address, AsRef::as_ref)).map(|(kind, _)| kind)
+    }
+
     /// The patient a resource is about.
     pub(super) fn subject(&self, reference: Option<&Reference<'_>>) -> Result<SourceRef, Defect> {
         match reference.and_then(|reference| self.resolve(reference, Kind::Patient)) {
@@ -201,6 +211,23 @@ mod tests {
         assert_eq!(from(None, "https://a.example/fhir/Patient/p1/_history/2"), "https://a.example/fhir/Patient/p1");
         assert_eq!(from(Some("urn:uuid:0f"), "http://a.example/Patient/p1#x"), "http://a.example/Patient/p1");
         assert_eq!(from(here, "Patient/p1"), "Patient/p1");
+    }
+
+    #[test]
+    fn an_address_tells_its_type_or_nothing() {
+        let mut aliases = Aliases::default();
+        aliases.add("urn:uuid:0f", Kind::Patient, Some("p1"));
+        let told = |text: &str| {
+            let json = serde_json::json!({ "reference": text }).to_string();
+            (Place { full_url: None, aliases: &aliases }).type_of(&serde_json::from_str(&json).unwrap()).map(str::to_owned)
+        };
+        for text in ["RelatedPerson/r", "https://b.example/fhir/RelatedPerson/r/_history/2", "RelatedPerson?identifier=a|b"] {
+            assert_eq!(told(text).as_deref(), Some("RelatedPerson"), "{text}");
+        }
+        assert_eq!(told("urn:uuid:0f").as_deref(), Some("Patient"));
+        for text in ["urn:uuid:1f", "urn:oid:1.2", "r", "#r", ""] {
+            assert_eq!(told(text), None, "{text}");
+        }
     }
 
     #[test]

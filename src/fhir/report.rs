@@ -28,10 +28,10 @@ impl ImportedNote {
         let kind = note_type(concept.iter().chain(&categories));
         drop(concept);
         let status = wire.status.as_ref().map(Text::as_str);
-        let performer = authors(wire.performer, &wire.contained, place, &patient)?;
+        let performer = authors(wire.performer, &wire.contained, place)?;
         let author = match performer {
             Some(performer) => Some(performer),
-            None => authors(wire.results_interpreter, &wire.contained, place, &patient)?,
+            None => authors(wire.results_interpreter, &wire.contained, place)?,
         };
         let source = Provenance::new(wire.id.as_ref().map(Text::as_str), None)
             .keep("identifier", wire.identifier)

@@ -1,6 +1,6 @@
 //! What is kept of where a chart came from, and who is on record for having brought it in.
 
-use super::{Clinic, encounter, id, note, number, patient, practitioner, report, with};
+use super::{Clinic, counts, encounter, id, note, number, patient, practitioner, report, with};
 use cordon::crypto::fields::{
     EncounterReason, EncounterSource, IdentifierValue, NoteSource, PatientBirthDate, PatientContact, PatientName, PatientSource,
 };
@@ -117,15 +117,40 @@ async fn patients_and_relatives_are_no_staff() {
             by("contained", json!({ "reference": "#r", "display": "Mary Lee" }), relative),
             by("typed", json!({ "reference": "urn:uuid:r", "type": "RelatedPerson", "display": "Mary Lee" }), json!([])),
             by("logical", json!({ "identifier": number("MR", "urn:mrn", "1"), "type": "Patient", "display": "Ann Lee" }), json!([])),
+            by("bare", json!({ "reference": "urn:uuid:r", "display": "Mary Lee" }), json!([])),
+            by("elsewhere", json!({ "reference": "https://b.example/fhir/RelatedPerson/r", "display": "Mary Lee" }), json!([])),
+            by("number", json!({ "identifier": number("SS", "urn:ssn", "1"), "display": "Mary Lee" }), json!([])),
+            by("name", json!({ "display": "Mary Lee" }), json!([])),
             with(report("r", "Patient/p", "report"), json!({ "performer": [{ "reference": "Patient/p", "display": "Ann Lee" }] })),
+            with(report("s", "Patient/p", "letter"), json!({ "performer": [{ "reference": "urn:uuid:r", "display": "Mary Lee" }] })),
             by("staff", json!({ "reference": "Organization/o", "display": "Ward 7" }), json!([])),
         ])
         .await;
-    assert_eq!((done.report.notes.new, done.rejects.len()), (8, 0), "{:?}", done.rejects);
+    assert_eq!((done.report.notes.new, done.rejects.len()), (13, 0), "{:?}", done.rejects);
     let rows = clinic.rows("select name from staff where tenant_id = $1").await;
     let names: Vec<Option<String>> = rows.iter().map(|row| row.get(0)).collect();
     assert_eq!(names, [Some("Ward 7".to_owned())]);
     // Who it was is kept where it is sealed.
     let row = &clinic.rows("select id::text, source_sealed from clinical_notes where tenant_id = $1 order by id limit 1").await[0];
     assert_eq!(clinic.open::<NoteSource>(id(row, 0), row.get(1)).await["author"][0]["display"], "Ann Lee");
+}
+
+/// A `urn:uuid:` leads to staff if somebody of the input, or of an earlier one, is called so.
+#[tokio::test]
+async fn an_author_is_known_when_the_practitioner_comes() {
+    for clinic in Clinic::of_each().await {
+        let by = |id: &str, author: serde_json::Value| with(note(id, "Patient/p", id), json!({ "author": [author] }));
+        let notes = [
+            patient("p"),
+            by("urn", json!({ "reference": "urn:uuid:d", "display": "Dr. Max Wolf" })),
+            by("number", json!({ "identifier": { "system": "http://hl7.org/fhir/sid/us-npi", "value": "1" }, "display": "Dr. Max Wolf" })),
+        ];
+        let authors = "select count(*) from clinical_notes n join staff s on s.id = n.author_id and s.name = 'Dr. Max Wolf' where n.tenant_id = $1";
+        clinic.import(&notes).await;
+        assert_eq!((clinic.count("staff").await, clinic.one::<i64>(authors).await), (0, 0));
+        clinic.import(&[practitioner("d", "1", "Wolf")]).await;
+        assert_eq!(clinic.import(&notes).await.report.notes, counts(0, 2, 0, 0));
+        assert_eq!((clinic.count("staff").await, clinic.one::<i64>(authors).await), (1, 2));
+        assert_eq!(clinic.import(&notes).await.report.notes, counts(0, 0, 2, 0));
+    }
 }

@@ -5,7 +5,7 @@ use crate::crypto::fields::{NoteBody, NoteSource, NoteTitle};
 use crate::crypto::{Sealed, TenantKeys};
 use crate::db::schema::tenant::{clinical_notes, note_types, note_versions};
 use crate::error::Result;
-use crate::fhir::ImportedNote;
+use crate::fhir::{Author, ImportedNote, Standing};
 use crate::guard::TenantTx;
 use crate::ids::{EncounterId, NoteId, PatientId, StaffId, TenantId, VersionId};
 use chrono::{DateTime, Utc};
@@ -93,12 +93,17 @@ impl Store {
         let source_keys: Vec<_> = batch.iter().map(|note| self.key(keys, &note.key)).collect();
         let patients: Vec<_> = batch.iter().map(|note| &note.patient).collect();
         let encounters: Vec<_> = batch.iter().filter_map(|note| note.encounter.as_ref()).collect();
-        let (patients, encounters, known) =
-            try_join!(self.find_patients(tx, &patients), self.find_encounters(tx, &encounters), known(tx, &source_keys))?;
+        let unsaid: Vec<_> = batch.iter().map(|note| author(note, Standing::Unsaid)).collect();
+        let (patients, encounters, known, recognised) = try_join!(
+            self.find_patients(tx, &patients),
+            self.find_encounters(tx, &encounters),
+            known(tx, &source_keys),
+            self.find_authors(tx, &unsaid)
+        )?;
         let mut stored = Stored::default();
 
         let (mut placed, mut changed) = (Vec::new(), Vec::new());
-        for (index, (note, key)) in batch.iter().zip(source_keys).enumerate() {
+        for (index, ((note, key), author)) in batch.iter().zip(source_keys).zip(recognised).enumerate() {
             let Some(patient) = patients.get(&note.patient).copied() else {
                 stored.refused.push((index, self.nobody(&note.patient)));
                 continue;
@@ -114,14 +119,14 @@ impl Store {
                 continue;
             };
             let mut hash = fingerprint(keys, "note", note.fingerprint())?;
-            // An encounter that has come since is a change, too.
-            hash.push(u8::from(encounter.is_some()));
+            // An encounter that has come since is a change, too, and so is an author.
+            hash.push(u8::from(encounter.is_some()) | u8::from(author.is_some()) << 1);
             match known.get(&key) {
                 Some(before) if before.patient != patient => stored.refused.push((index, "patient_changed")),
                 Some(before) if before.hash.as_ref() == Some(&hash) => stored.unchanged += 1,
                 before => {
                     changed.push(before);
-                    placed.push(Placed { note, patient, encounter, authored_at, author: None, key, hash });
+                    placed.push(Placed { note, patient, encounter, authored_at, author, key, hash });
                 }
             }
         }
@@ -129,8 +134,8 @@ impl Store {
             return Ok(stored);
         }
         add_types(tx, &placed).await?;
-        let authors = self.authors(tx, &placed.iter().map(|placed| placed.note.author.as_ref()).collect::<Vec<_>>()).await?;
-        placed.iter_mut().zip(authors).for_each(|(placed, author)| placed.author = author);
+        let authors = self.authors(tx, &placed.iter().map(|placed| author(placed.note, Standing::Staff)).collect::<Vec<_>>()).await?;
+        placed.iter_mut().zip(authors).for_each(|(placed, author)| placed.author = placed.author.or(author));
 
         let (mut rows, mut versions) = (Vec::new(), Vec::new());
         for (placed, before) in placed.iter().zip(changed) {
@@ -163,6 +168,11 @@ async fn known(tx: &TenantTx, source_keys: &[Vec<u8>]) -> Result<HashMap<Vec<u8>
     );
     let rows: Vec<Known> = look_up(tx, by_source, source_keys).await?;
     Ok(rows.into_iter().map(|row| (row.key.clone(), row)).collect())
+}
+
+/// The author of a note, if of this standing.
+fn author(note: &ImportedNote, standing: Standing) -> Option<&Author> {
+    note.author.as_ref().filter(|author| author.standing == standing)
 }
 
 /// The kinds of notes that are met for the first time; one that is there keeps its name.

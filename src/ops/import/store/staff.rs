@@ -1,5 +1,6 @@
 //! Practitioners into staff who never log in.
 //! Two sources give the same number to different doctors, so who somebody is takes a number or an id in the source *and* a name.
+//! Names of staff are not sealed and a relative's is PHI, so an author gets a row only where the source says that this is staff.
 
 use super::{Store, Stored, look_up};
 use crate::crypto::TenantKeys;
@@ -86,7 +87,18 @@ impl Store {
         Ok((stored, ids))
     }
 
-    /// The staff rows of authors, added where they are not there; in the order given.
+    /// The staff rows of authors who are there already; in the order given.
+    pub(super) async fn find_authors(&self, tx: &TenantTx, authors: &[Option<&Author>]) -> Result<Vec<Option<StaffId>>> {
+        let people: Vec<_> = authors.iter().map(|author| author.and_then(|author| self.author(tx.keys(), author))).collect();
+        let known = known(tx, &people.iter().flatten().filter_map(Someone::unknown).collect::<Vec<_>>()).await?;
+        let found = people.iter().map(|person| match person.as_ref()? {
+            Someone::Known(id) => Some(*id),
+            Someone::Unknown(person) => known.id(person),
+        });
+        Ok(found.collect())
+    }
+
+    /// The staff rows of authors, added where they are not there; in the order given. Who may be no staff has been looked for before.
     pub(super) async fn authors(&self, tx: &TenantTx, authors: &[Option<&Author>]) -> Result<Vec<Option<StaffId>>> {
         let people: Vec<_> = authors.iter().map(|author| author.and_then(|author| self.author(tx.keys(), author))).collect();
         let mut known = known(tx, &people.iter().flatten().filter_map(Someone::unknown).collect::<Vec<_>>()).await?;
