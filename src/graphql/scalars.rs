@@ -7,7 +7,8 @@ use chrono::{NaiveDate, SecondsFormat, Utc};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DateTime(pub chrono::DateTime<Utc>);
 
-#[Scalar]
+/// A moment: RFC 3339 in UTC, `2026-11-22T09:30:00Z`.
+#[Scalar(specified_by_url = "https://www.rfc-editor.org/rfc/rfc3339")]
 impl ScalarType for DateTime {
     fn parse(value: Value) -> InputValueResult<Self> {
         match &value {
@@ -25,7 +26,8 @@ impl ScalarType for DateTime {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Date(pub String);
 
-#[Scalar]
+/// A date as far as it is known: YYYY, YYYY-MM or YYYY-MM-DD.
+#[Scalar(specified_by_url = "https://hl7.org/fhir/R4/datatypes.html#date")]
 impl ScalarType for Date {
     fn parse(value: Value) -> InputValueResult<Self> {
         match value {
