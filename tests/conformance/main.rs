@@ -7,8 +7,10 @@
 mod charts;
 #[path = "../it/process.rs"]
 mod process;
+mod http;
 #[path = "../it/run.rs"]
 mod run;
+mod sdl;
 #[path = "../it/server.rs"]
 mod server;
 #[path = "../it/site.rs"]

@@ -145,7 +145,8 @@ async fn an_author_is_known_when_the_practitioner_comes() {
             by("urn", json!({ "reference": "urn:uuid:d", "display": "Dr. Max Wolf" })),
             by("number", json!({ "identifier": { "system": "http://hl7.org/fhir/sid/us-npi", "value": "1" }, "display": "Dr. Max Wolf" })),
         ];
-        let authors = "select count(*) from clinical_notes n join staff s on s.id = n.author_id and s.name = 'Dr. Max Wolf' where n.tenant_id = $1";
+        let authors =
+            "select count(*) from clinical_notes n join staff s on s.id = n.author_id and s.name = 'Dr. Max Wolf' where n.tenant_id = $1";
         clinic.import(&notes).await;
         assert_eq!((clinic.count("staff").await, clinic.one::<i64>(authors).await), (0, 0));
         clinic.import(&[practitioner("d", "1", "Wolf")]).await;
