@@ -3,9 +3,11 @@
 
 use crate::attacks::Scene;
 use crate::intruder::{Intruder, Ticket};
-use crate::site::Site;
-use cordon::tenant::Model;
+use crate::site::{Site, open};
+use crate::{cluster_of_own, run_dir};
+use cordon::tenant::{Model, Tenant};
 use futures_util::StreamExt;
+use secrecy::ExposeSecret;
 use std::collections::BTreeSet;
 use std::pin::pin;
 use std::time::Duration;
@@ -292,6 +294,27 @@ async fn l34_no_plan_shows_the_binding_key() {
     // A key that is a constant would have been found.
     intruder.say(&format!("select length('\\x{}'::bytea)", "deadbeefcafe0102".repeat(8))).await.unwrap();
     assert!(shows(&notices().await, &[0xde, 0xad, 0xbe, 0xef, 0xca, 0xfe, 1, 2].repeat(8)));
+}
+
+/// The key crosses to the server once, when its database is made ready: on a server that logs all it hears, plans included.
+#[tokio::test]
+async fn l34_no_log_shows_the_binding_key_when_it_is_given() {
+    let cluster = cluster_of_own("logs-all");
+    let superuser = open(&cluster.superuser_url("postgres").expose_secret().parse().unwrap()).await;
+    let all = ["log_statement = 'all'", "log_min_duration_statement = 0", "log_error_verbosity = 'default'", "debug_print_plan = on"];
+    for setting in all {
+        superuser.batch_execute(&format!("alter role all set {setting}")).await.unwrap();
+    }
+    let site = Site::make(&cluster, "logs-all-site").await;
+    let Tenant { placement, .. } = site.tenant(Model::Database).await;
+    let log = std::fs::read_to_string(run_dir().join("logs-all/log")).unwrap();
+    assert!(log.matches("insert into cordon.binding_keys").count() >= 2 && log.contains("parameters:"), "everything was logged");
+    for database in ["cordon_data", &placement.unwrap().database] {
+        let keys = site.superuser(database).await.query_one("select ipad, opad from cordon.binding_keys", &[]).await.unwrap();
+        for key in [0, 1].map(|column| keys.get::<_, Vec<u8>>(column)) {
+            assert!(!shows(&log, &key), "{database}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -30,3 +30,7 @@ alter role cordon_app set idle_in_transaction_session_timeout = '30s';
 alter role cordon_app set search_path = '';
 alter role cordon_keeper set search_path = '';
 revoke connect, temporary on database postgres, template1 from public;
+-- The operator gives databases their binding keys: as parameters, which no log shows whatever `log_statement` and its like say.
+alter role cordon_operator set log_parameter_max_length = 0;
+alter role cordon_operator set log_parameter_max_length_on_error = 0;
+alter role cordon_operator set debug_print_plan = off;
