@@ -41,6 +41,15 @@ pub fn classify(error: &Diesel) -> Fault {
 fn by_text(message: &str) -> (Error, bool) {
     match message {
         "placement changed" | "cached plan must not change result type" => (Error::PlacementChanged, true),
+        // Not the backend the binding was made for, as behind a pooler in transaction mode; or the server's clock jumped.
+        "binding refused" => {
+            tracing::error!("PostgreSQL refused a binding: is there a pooler in transaction mode before it?");
+            (Error::Unavailable, true)
+        }
+        text if text.starts_with("prepared statement ") || text.starts_with("bind message supplies ") => {
+            tracing::error!("A prepared statement is not what it was: is there a pooler in transaction mode before PostgreSQL?");
+            (Error::Unavailable, true)
+        }
         "tenant suspended" => (Error::TenantSuspended, true),
         "tenant is being moved" => (Error::Unavailable, true),
         "deadlock detected" => (Error::Unavailable, false),

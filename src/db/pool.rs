@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
+use uuid::Uuid;
 
 /// Sessions closed because their transaction did not end cleanly, since the start of the process.
 static CLOSED_UNCLEAN: AtomicU64 = AtomicU64::new(0);
@@ -172,10 +173,12 @@ struct Manager {
 impl Manager {
     async fn open(&self, permit: OwnedSemaphorePermit) -> Result<Session, ConnectError> {
         let pg = connect::open(&self.config).await?;
-        let about = About::of(&pg).await?;
+        let mark = Uuid::now_v7();
+        let about = About::of(&pg, mark).await?;
         Ok(Session {
             pg,
             pid: about.pid,
+            mark,
             clock_ahead_ms: about.clock_ms - now_ms(),
             state: AtomicU8::new(CLEAN),
             opened: Instant::now(),
@@ -220,13 +223,18 @@ struct About {
 }
 
 impl About {
-    async fn of(pg: &AsyncPgConnection) -> Result<Self, ConnectError> {
+    /// Marks the backend as this session's and asks it what it is. In one transaction: a pooler could give each statement another backend.
+    async fn of(pg: &AsyncPgConnection, mark: Uuid) -> Result<Self, ConnectError> {
         // Imported here only: its `load` would take that of the atomics above.
-        use diesel_async::RunQueryDsl as _;
-        sql_query("select pg_backend_pid() as pid, (extract(epoch from clock_timestamp()) * 1000)::bigint as clock_ms")
-            .get_result(&mut &*pg)
-            .await
-            .map_err(|error| ConnectError::Session(error.to_string()))
+        use diesel_async::{RunQueryDsl as _, SimpleAsyncConnection as _};
+        let ask = async |mut pg: &AsyncPgConnection| {
+            pg.batch_execute(&format!("BEGIN; SELECT set_config('cordon.session','{mark}',false)")).await?;
+            let about = sql_query("select pg_backend_pid() as pid, (extract(epoch from clock_timestamp()) * 1000)::bigint as clock_ms");
+            let about = about.get_result(&mut pg).await?;
+            pg.batch_execute("COMMIT").await?;
+            Ok(about)
+        };
+        ask(pg).await.map_err(|error: diesel::result::Error| ConnectError::Session(error.to_string()))
     }
 }
 
@@ -238,6 +246,7 @@ const CLOSING: u8 = 2;
 pub struct Session {
     pg: AsyncPgConnection,
     pid: i32,
+    mark: Uuid,
     clock_ahead_ms: i64,
     state: AtomicU8,
     opened: Instant,
@@ -256,6 +265,12 @@ impl Session {
     /// The backend's process id.
     pub fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// What this session, and no other since, has left on its backend (`cordon.session`). Behind a pooler that gives a backend to
+    /// many sessions, whoever came later may have put other statements in the place of this one's: it must not be used any more.
+    pub fn mark(&self) -> Uuid {
+        self.mark
     }
 
     /// Milliseconds since 1970 on the database's clock.

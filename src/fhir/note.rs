@@ -404,7 +404,8 @@ mod tests {
 
     #[test]
     fn who_is_not_said_to_be_staff_is_not_taken_for_it() {
-        let author = |author: Value| read(json!({ "author": author, "contained": [{ "resourceType": "Person", "id": "p" }] })).unwrap().author;
+        let author =
+            |author: Value| read(json!({ "author": author, "contained": [{ "resourceType": "Person", "id": "p" }] })).unwrap().author;
         let logical = json!({ "system": "urn:ssn", "value": "1" });
         for relative in [
             json!({ "display": "Mary Lee" }),
@@ -418,7 +419,9 @@ mod tests {
         ] {
             assert_eq!(author(json!([relative])), None);
         }
-        for unsaid in [json!({ "reference": "urn:uuid:0f", "display": "Mary Lee" }), json!({ "identifier": logical, "display": "Mary Lee" })] {
+        for unsaid in
+            [json!({ "reference": "urn:uuid:0f", "display": "Mary Lee" }), json!({ "identifier": logical, "display": "Mary Lee" })]
+        {
             assert_eq!(author(json!([unsaid])).unwrap().standing, Standing::Unsaid);
             let both = author(json!([unsaid, { "reference": "Practitioner/d" }])).unwrap();
             assert_eq!((both.standing, both.reference), (Standing::Staff, Some(SourceRef::Key("Practitioner/d".into()))));

@@ -139,11 +139,13 @@ pub struct Ticket<'a> {
 
 impl Ticket<'_> {
     /// The statement that binds a transaction of backend `pid`, whose clock shows `now_ms`.
-    pub fn bind(&self, key: &BindingKey, pid: i32, now_ms: i64) -> String {
+    pub fn bind(&self, key: &BindingKey, pid: i32, mark: Uuid, now_ms: i64) -> String {
         let ticket = self.text(key.kid, now_ms + GOOD_FOR_MS);
         let secret = hmac::Key::new(hmac::HMAC_SHA256, &key.key);
         let mac = hmac::sign(&secret, format!("ticket.{ticket}.{pid}").as_bytes());
-        format!("SELECT cordon.bind('{ticket}','{}')", hex(mac.as_ref()))
+        // On a backend that is marked as another session's there is no MAC, and the binding is refused.
+        let mac = format!("CASE current_setting('cordon.session',true) WHEN '{mark}' THEN '{}' END", hex(mac.as_ref()));
+        format!("SELECT cordon.bind('{ticket}',{mac})")
     }
 
     fn text(&self, kid: i32, expiry_ms: i64) -> String {

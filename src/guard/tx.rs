@@ -60,7 +60,7 @@ impl TenantTx {
         let Opening { session, binding, keys, tenant, placement, actor, purpose, event, request, whereabouts, effort, .. } = opening;
         let write = event.map(|event| (event, &whereabouts));
         let ticket = Ticket { tenant, generation: placement.generation, actor, purpose, request, write };
-        let bind = ticket.bind(binding, session.pid(), session.clock_ms());
+        let bind = ticket.bind(binding, session.pid(), session.mark(), session.clock_ms());
         let schema = placement.schema.clone();
         let text = head(&schema, purpose, opening.statement_timeout_ms, opening.lock_timeout_ms, &bind);
         let session = Arc::new(session);

@@ -8,6 +8,7 @@ mod charts;
 #[path = "../it/process.rs"]
 mod process;
 mod http;
+mod pgbouncer;
 #[path = "../it/run.rs"]
 mod run;
 mod sdl;

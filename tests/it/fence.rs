@@ -169,7 +169,7 @@ async fn purposes_of_keepers_are_not_the_servers() {
         let tenant = chart.tenant.id;
         let tx = app.door.work(tenant, &actor(tenant, "migrate"), Purpose::Migrate, RequestId::new()).await.unwrap();
         let refused = tx.run(note_types::table.select(note_types::code).load::<String>(&mut tx.conn())).await;
-        assert_eq!(refused, Err(Error::Internal), "{model}");
+        assert_eq!(refused, Err(Error::Unavailable), "{model}");
         let intruder = Intruder::enter(site, &login(site, &app, &chart.tenant).await).await;
         for purpose in ["migrate", "move", "restore", "reseal", "purge", "backup", "seal"] {
             let refused = intruder.run(chart.schema(), &intruder.bind(&Ticket::of(tenant, purpose)), "select 1").await.unwrap_err();

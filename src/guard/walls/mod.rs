@@ -47,6 +47,7 @@ pub async fn common(session: &Session, check: BootCheck) -> Result<Vec<String>> 
     let mut down = read(sql_query(COMMON).bind::<Text, _>(DATABASE_SET).load(&mut pg).await.map_err(failed)?);
     // A private cluster warns of its age when it starts.
     down.extend(too_old(version.number).filter(|_| check != BootCheck::Dev));
+    leave(session).await?;
     Ok(down)
 }
 
@@ -54,13 +55,20 @@ pub async fn common(session: &Session, check: BootCheck) -> Result<Vec<String>> 
 pub async fn around(session: &Session, schema: &SchemaName) -> Result<Vec<String>> {
     settle(session).await?;
     let rows = sql_query(PLACEMENT).bind::<Text, _>(schema.as_str()).bind::<Text, _>(TENANT_SET).load(&mut session.pg()).await;
-    rows.map(read).map_err(|error| unfit(session, &error))
+    let down = read(rows.map_err(|error| unfit(session, &error))?);
+    leave(session).await?;
+    Ok(down)
 }
 
-/// The look is taken without what the session's last user may have set: names and literals read differently under it.
+/// The look is taken without what the session's last user may have set: names and literals read differently under it. In a transaction
+/// of its own, which gives the session its settings back.
 async fn settle(session: &Session) -> Result<()> {
-    let plain = "reset all; set search_path = ''; set standard_conforming_strings = on; set quote_all_identifiers = off";
+    let plain = "begin; reset all; set search_path = ''; set standard_conforming_strings = on; set quote_all_identifiers = off";
     (&mut session.pg()).batch_execute(plain).await.map_err(|error| unfit(session, &error))
+}
+
+async fn leave(session: &Session) -> Result<()> {
+    (&mut session.pg()).batch_execute("rollback").await.map_err(|error| unfit(session, &error))
 }
 
 /// A session that cannot look is not used again: someone may have left something on it.
