@@ -5,10 +5,10 @@
 
 #[path = "../it/charts.rs"]
 mod charts;
-#[path = "../it/process.rs"]
-mod process;
 mod http;
 mod pgbouncer;
+#[path = "../it/process.rs"]
+mod process;
 #[path = "../it/run.rs"]
 mod run;
 mod sdl;

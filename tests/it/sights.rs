@@ -286,7 +286,7 @@ async fn l34_no_plan_shows_the_binding_key() {
     intruder.run(scene.b.schema(), &forged, "select 1").await.unwrap_err();
     let said = notices().await;
     assert!(said.len() > 100_000 && said.contains("binding_keys"), "plans of the functions were printed");
-    let log = std::fs::read_to_string(crate::run_dir().join("shared/log")).unwrap();
+    let log = std::fs::read_to_string(run_dir().join("shared/log")).unwrap();
     for key in intruder.key() {
         assert!(!shows(&said, key), "the key is in a notice");
         assert!(!shows(&log, key), "the key is in the log");
