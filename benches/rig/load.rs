@@ -129,3 +129,45 @@ pub async fn run(address: &str, requests: &Arc<Vec<Request>>, connections: usize
     all.milliseconds.sort_by(f64::total_cmp);
     Ok(all)
 }
+
+/// Sends `per_second` requests a second for `time`, whether or not earlier ones were answered, over at most `connections`. Latency counts
+/// from when a request was due, so that a server that stalls is not spared what it kept waiting.
+pub async fn paced(address: &str, requests: &Arc<Vec<Request>>, per_second: u32, connections: usize, time: Duration) -> Outcome<Run> {
+    let every = Duration::from_secs(1) / per_second.max(1);
+    let began = Instant::now();
+    let turn = Arc::new(AtomicUsize::new(0));
+    let due = usize::try_from(time.as_nanos() / every.as_nanos())?;
+    let mut workers = Vec::new();
+    for _ in 0..connections {
+        let mut connection = Connection::open(address).await?;
+        let (requests, turn) = (Arc::clone(requests), Arc::clone(&turn));
+        workers.push(tokio::spawn(async move {
+            let mut run = Run::default();
+            loop {
+                let number = turn.fetch_add(1, Ordering::Relaxed);
+                let Some(request) = requests.get(number % requests.len().max(1)).filter(|_| number < due) else {
+                    return Ok::<_, String>(run);
+                };
+                let at = began + every * u32::try_from(number).unwrap_or(u32::MAX);
+                tokio::time::sleep_until(at.into()).await;
+                match connection.ask(request).await.map_err(|error| error.to_string())? {
+                    (200, _) => {
+                        run.answered += 1;
+                        run.milliseconds.push(at.elapsed().as_secs_f64() * 1e3);
+                    }
+                    _ => run.refused += 1,
+                }
+            }
+        }));
+    }
+    let mut all = Run::default();
+    for worker in workers {
+        let run = worker.await??;
+        all.answered += run.answered;
+        all.refused += run.refused;
+        all.milliseconds.extend(run.milliseconds);
+    }
+    all.seconds = began.elapsed().as_secs_f64();
+    all.milliseconds.sort_by(f64::total_cmp);
+    Ok(all)
+}
