@@ -3,6 +3,7 @@
 //! `CORDON_BENCH_PATIENTS`, `CORDON_BENCH_SECONDS` (of a cell) and `CORDON_BENCH_ROUNDS` set the size. The full run: 5000, 5, 5.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench prints its table")]
 
+#[expect(dead_code, reason = "what the benches share is made for more than is used here")]
 mod rig;
 
 use cordon::crypto::TenantKeys;

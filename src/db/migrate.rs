@@ -1,7 +1,7 @@
 //! The three embedded sets of migrations, run up and down in one schema of one database under an advisory lock.
-//! Touches structure only, as the operator's login; what ran is returned, recorded by `ops::migrate`.
+//! Touches structure only, as the operator's login; what runs is recorded by `ops::migrate`.
 
-use diesel::migration::{Migration, MigrationSource, MigrationVersion};
+use diesel::migration::{Migration, MigrationSource};
 use diesel::pg::Pg;
 use diesel::sql_query;
 use diesel::sql_types::Text;
@@ -85,42 +85,60 @@ pub struct MigrateError {
     cause: String,
 }
 
-/// Runs `set` in schema `home`, which exists. Another process doing the same waits until this one is done.
-pub async fn run(session: AsyncPgConnection, set: Set, home: &str, direction: Direction) -> Result<Vec<Step>, MigrateError> {
-    let mut harness = prepare(session, home).await?;
-    blocking(home, move || {
-        let mut steps = Vec::new();
-        let todo = match direction {
-            Direction::Up => harness.pending_migrations(set.source())?,
-            Direction::Down => newest_applied(&mut harness, set)?,
-        };
-        for migration in todo {
-            let begun = Instant::now();
-            let outcome = match direction {
-                Direction::Up => harness.run_migration(&*migration),
-                Direction::Down => harness.revert_migration(&*migration),
-            };
-            let failure = outcome.err().map(|error| error.to_string());
-            let failed = failure.is_some();
-            steps.push(Step { version: migration.name().version().to_string(), direction, duration: begun.elapsed(), failure });
-            if failed {
-                break;
-            }
-        }
-        Ok(steps)
-    })
-    .await
+/// A schema's own record of what ran in it, held alone: another process that wants it waits until this one is done.
+pub struct Books {
+    harness: AsyncMigrationHarness<AsyncPgConnection>,
+    set: Set,
+    home: String,
 }
 
-/// What ran and what is pending in schema `home`.
-pub async fn status(session: AsyncPgConnection, set: Set, home: &str) -> Result<Status, MigrateError> {
-    let mut harness = prepare(session, home).await?;
-    blocking(home, move || {
-        let applied = harness.applied_migrations()?.iter().rev().map(ToString::to_string).collect();
-        let pending = harness.pending_migrations(set.source())?.iter().map(|migration| migration.name().version().to_string()).collect();
-        Ok(Status { applied, pending })
-    })
-    .await
+impl Books {
+    /// The record of `set` in schema `home`, which exists.
+    pub async fn open(session: AsyncPgConnection, set: Set, home: &str) -> Result<Self, MigrateError> {
+        Ok(Self { harness: prepare(session, home).await?, set, home: home.to_owned() })
+    }
+
+    /// What ran and what is pending.
+    pub async fn status(self) -> Result<(Self, Status), MigrateError> {
+        self.blocking(|books| {
+            let applied = books.harness.applied_migrations()?.iter().rev().map(ToString::to_string).collect();
+            let pending = books.harness.pending_migrations(books.set.source())?;
+            Ok(Status { applied, pending: pending.iter().map(|migration| migration.name().version().to_string()).collect() })
+        })
+        .await
+    }
+
+    /// Runs or undoes one migration.
+    pub async fn turn(self, version: String, direction: Direction) -> Result<(Self, Step), MigrateError> {
+        self.blocking(move |books| {
+            let all: Vec<Box<dyn Migration<Pg>>> = books.set.source().migrations()?;
+            let migration = all.into_iter().find(|migration| migration.name().version().to_string() == version);
+            let migration = migration.ok_or_else(|| format!("migration {version} is not in this program"))?;
+            let begun = Instant::now();
+            let outcome = match direction {
+                Direction::Up => books.harness.run_migration(&*migration),
+                Direction::Down => books.harness.revert_migration(&*migration),
+            };
+            let failure = outcome.err().map(|error| error.to_string());
+            Ok(Step { version, direction, duration: begun.elapsed(), failure })
+        })
+        .await
+    }
+
+    /// diesel's harness blocks, so it runs on a thread where that is allowed.
+    async fn blocking<T: Send + 'static>(
+        mut self,
+        work: impl FnOnce(&mut Self) -> Outcome<T> + Send + 'static,
+    ) -> Result<(Self, T), MigrateError> {
+        let home = self.home.clone();
+        let failed = |cause: String| MigrateError { home, cause };
+        let done = tokio::task::spawn_blocking(move || work(&mut self).map(|value| (self, value)).map_err(|error| error.to_string())).await;
+        match done {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(cause)) => Err(failed(cause)),
+            Err(error) => Err(failed(error.to_string())),
+        }
+    }
 }
 
 /// The lock is the session's: it ends with it, also when this process dies.
@@ -137,17 +155,4 @@ async fn prepare(mut session: AsyncPgConnection, home: &str) -> Result<AsyncMigr
     Ok(AsyncMigrationHarness::new(session))
 }
 
-fn newest_applied(harness: &mut AsyncMigrationHarness<AsyncPgConnection>, set: Set) -> Outcome<Vec<Box<dyn Migration<Pg>>>> {
-    let newest: Option<MigrationVersion<'static>> = harness.applied_migrations()?.into_iter().next();
-    let all: Vec<Box<dyn Migration<Pg>>> = set.source().migrations()?;
-    Ok(all.into_iter().filter(|migration| Some(migration.name().version()) == newest).collect())
-}
-
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
-
-/// diesel's harness blocks, so it runs on a thread where that is allowed.
-async fn blocking<T: Send + 'static>(home: &str, work: impl FnOnce() -> Outcome<T> + Send + 'static) -> Result<T, MigrateError> {
-    let failed = |cause: String| MigrateError { home: home.to_owned(), cause };
-    let done = tokio::task::spawn_blocking(move || work().map_err(|error| error.to_string())).await;
-    done.map_err(|error| failed(error.to_string()))?.map_err(failed)
-}

@@ -174,12 +174,12 @@ impl Manager {
     async fn open(&self, permit: OwnedSemaphorePermit) -> Result<Session, ConnectError> {
         let pg = connect::open(&self.config).await?;
         let mark = Uuid::now_v7();
-        let about = About::of(&pg, mark).await?;
+        let About { pid, clock_ms } = About::of(&pg, mark).await?;
         Ok(Session {
             pg,
-            pid: about.pid,
+            pid,
             mark,
-            clock_ahead_ms: about.clock_ms - now_ms(),
+            clock_ahead_ms: clock_ms - now_ms(),
             state: AtomicU8::new(CLEAN),
             opened: Instant::now(),
             runtime: Handle::current(),
@@ -224,17 +224,13 @@ struct About {
 
 impl About {
     /// Marks the backend as this session's and asks it what it is. In one transaction: a pooler could give each statement another backend.
-    async fn of(pg: &AsyncPgConnection, mark: Uuid) -> Result<Self, ConnectError> {
-        // Imported here only: its `load` would take that of the atomics above.
-        use diesel_async::{RunQueryDsl as _, SimpleAsyncConnection as _};
-        let ask = async |mut pg: &AsyncPgConnection| {
-            pg.batch_execute(&format!("BEGIN; SELECT set_config('cordon.session','{mark}',false)")).await?;
-            let about = sql_query("select pg_backend_pid() as pid, (extract(epoch from clock_timestamp()) * 1000)::bigint as clock_ms");
-            let about = about.get_result(&mut pg).await?;
-            pg.batch_execute("COMMIT").await?;
-            Ok(about)
-        };
-        ask(pg).await.map_err(|error: diesel::result::Error| ConnectError::Session(error.to_string()))
+    async fn of(mut pg: &AsyncPgConnection, mark: Uuid) -> Result<Self, ConnectError> {
+        use diesel_async::{RunQueryDsl as _, SimpleAsyncConnection as _}; // here only: `load` would take that of the atomics above
+        let failed = |error: diesel::result::Error| ConnectError::Session(error.to_string());
+        pg.batch_execute(&format!("BEGIN; SELECT set_config('cordon.session','{mark}',false)")).await.map_err(failed)?;
+        let ask = sql_query("select pg_backend_pid() as pid, (extract(epoch from clock_timestamp()) * 1000)::bigint as clock_ms");
+        let about = ask.get_result(&mut pg).await.map_err(failed)?;
+        pg.batch_execute("COMMIT").await.map_err(failed).map(|()| about)
     }
 }
 
@@ -267,8 +263,7 @@ impl Session {
         self.pid
     }
 
-    /// What this session, and no other since, has left on its backend (`cordon.session`). Behind a pooler that gives a backend to
-    /// many sessions, whoever came later may have put other statements in the place of this one's: it must not be used any more.
+    /// What this session, and none since, has left on its backend: behind a pooler, whoever comes later may put other statements there.
     pub fn mark(&self) -> Uuid {
         self.mark
     }

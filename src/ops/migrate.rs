@@ -1,9 +1,9 @@
 //! Migrations over everything: the control database, each database of each server, each tenant schema.
-//! What ran where, when, how long and how it ended is recorded in the catalog.
+//! What ran where, when, how long and how it ended is recorded in the catalog; a row that a dead process left open is closed by the next.
 
 use super::operator::{Operator, ServerRow};
 use super::{OpsError, Result};
-use crate::db::migrate::{self, Direction, Set, Status, Step};
+use crate::db::migrate::{Books, Direction, Set, Status, Step};
 use crate::db::schema::catalog::{migration_runs, placements, tenants};
 use crate::tenant::Model;
 use diesel::prelude::*;
@@ -88,29 +88,47 @@ async fn living(operator: &Operator, server: &ServerRow) -> Result<Vec<(String, 
         .await?)
 }
 
-/// Runs one target's migrations and records them.
+/// Runs one target's migrations, each on record before it begins.
 pub async fn run(operator: &Operator, target: &Target, direction: Direction) -> Result<Vec<Run>> {
-    let mut session = open(operator, target).await?;
-    make_books(&mut session, target).await?;
-    let steps = migrate::run(session, target.set, &target.schema, direction).await?;
-    record(operator, target, &steps).await?;
-    if target.set == Set::Tenant && direction == Direction::Up && steps.iter().all(|step| step.failure.is_none()) {
+    let (mut books, before) = books(operator, target).await?;
+    let todo = match direction {
+        Direction::Up => before.pending.clone(),
+        Direction::Down => before.applied.last().cloned().into_iter().collect(),
+    };
+    let mut runs = Vec::new();
+    for version in todo {
+        let record = Record::begin(operator, target, &before, &version, direction).await?;
+        let (next, step) = books.turn(version, direction).await?;
+        books = next;
+        record.end(operator, target, &step).await?;
+        let run = report(target, step);
+        if let Some(error) = &run.error {
+            return Err(OpsError::Failed(format!("migration {} of {}.{}: {error}", run.version, run.database, run.schema)));
+        }
+        runs.push(run);
+    }
+    if target.set == Set::Tenant && direction == Direction::Up {
         // Years pass without a migration of the audit log: each run makes the partitions of the next three.
         let mut session = open(operator, target).await?;
         diesel::sql_query("call cordon.extend_audit($1)").bind::<diesel::sql_types::Text, _>(&target.schema).execute(&mut session).await?;
-    }
-    let runs: Vec<_> = steps.into_iter().map(|step| report(target, step)).collect();
-    if let Some((run, error)) = runs.iter().find_map(|run| run.error.as_ref().map(|error| (run, error))) {
-        return Err(OpsError::Failed(format!("migration {} of {}.{}: {error}", run.version, run.database, run.schema)));
     }
     Ok(runs)
 }
 
 /// What one target has and lacks.
 pub async fn status(operator: &Operator, target: &Target) -> Result<Status> {
+    Ok(books(operator, target).await?.1)
+}
+
+/// The target's own books and what is in them; the catalog's record agrees with them from here on.
+async fn books(operator: &Operator, target: &Target) -> Result<(Books, Status)> {
     let mut session = open(operator, target).await?;
     make_books(&mut session, target).await?;
-    Ok(migrate::status(session, target.set, &target.schema).await?)
+    let (books, status) = Books::open(session, target.set, &target.schema).await?.status().await?;
+    if !(target.set == Set::Catalog && status.applied.is_empty()) {
+        close_interrupted(operator, target, &status).await?;
+    }
+    Ok((books, status))
 }
 
 async fn open(operator: &Operator, target: &Target) -> Result<AsyncPgConnection> {
@@ -128,36 +146,77 @@ async fn make_books(session: &mut AsyncPgConnection, target: &Target) -> Result<
     Ok(())
 }
 
-async fn record(operator: &Operator, target: &Target, steps: &[Step]) -> Result<()> {
-    if steps.is_empty() || (target.set == Set::Catalog && steps.iter().any(|step| step.direction == Direction::Down)) {
-        return Ok(());
+/// One run's row in the catalog. There is none where the migration makes or takes away the catalog's own tables.
+struct Record(Option<Uuid>);
+
+impl Record {
+    async fn begin(operator: &Operator, target: &Target, before: &Status, version: &str, direction: Direction) -> Result<Self> {
+        if target.set == Set::Catalog && (before.applied.is_empty() || direction == Direction::Down) {
+            return Ok(Self(None));
+        }
+        Ok(Self(Some(insert(operator, target, version, direction).await?)))
     }
-    let rows: Vec<_> = steps
-        .iter()
-        .map(|step| {
-            let direction = match step.direction {
-                Direction::Up => "up",
-                Direction::Down => "down",
-            };
-            let took = i32::try_from(step.duration.as_millis()).unwrap_or(i32::MAX);
-            let begun = chrono::Utc::now() - step.duration;
-            (
-                migration_runs::id.eq(Uuid::now_v7()),
-                migration_runs::server_id.eq(target.server.as_ref().map(|server| server.id.0)),
-                migration_runs::database_name.eq(target.database.clone()),
-                migration_runs::schema_name.eq(target.schema.clone()),
-                migration_runs::version.eq(step.version.clone()),
-                migration_runs::direction.eq(direction),
-                migration_runs::started_at.eq(begun),
-                migration_runs::duration_ms.eq(took),
-                migration_runs::outcome.eq(if step.failure.is_some() { "failed" } else { "done" }),
-                migration_runs::error.eq(step.failure.clone()),
-            )
-        })
-        .collect();
+
+    async fn end(self, operator: &Operator, target: &Target, step: &Step) -> Result<()> {
+        let id = match self.0 {
+            Some(id) => id,
+            None if step.failure.is_none() && step.direction == Direction::Up => {
+                insert(operator, target, &step.version, step.direction).await?
+            }
+            None => return Ok(()),
+        };
+        let took = i32::try_from(step.duration.as_millis()).unwrap_or(i32::MAX);
+        let ended = (
+            migration_runs::duration_ms.eq(took),
+            migration_runs::outcome.eq(if step.failure.is_some() { "failed" } else { "done" }),
+            migration_runs::error.eq(step.failure.clone()),
+        );
+        let row = migration_runs::table.filter(migration_runs::id.eq(id));
+        diesel::update(row).set(ended).execute(&mut operator.control().await?).await?;
+        Ok(())
+    }
+}
+
+async fn insert(operator: &Operator, target: &Target, version: &str, direction: Direction) -> Result<Uuid> {
+    let id = Uuid::now_v7();
+    let row = (
+        migration_runs::id.eq(id),
+        migration_runs::server_id.eq(target.server.as_ref().map(|server| server.id.0)),
+        migration_runs::database_name.eq(&target.database),
+        migration_runs::schema_name.eq(&target.schema),
+        migration_runs::version.eq(version),
+        migration_runs::direction.eq(word(direction)),
+    );
+    diesel::insert_into(migration_runs::table).values(row).execute(&mut operator.control().await?).await?;
+    Ok(id)
+}
+
+/// Ends the rows of processes that died: what they did is in the target's books, which nobody else holds now.
+async fn close_interrupted(operator: &Operator, target: &Target, status: &Status) -> Result<()> {
     let mut control = operator.control().await?;
-    diesel::insert_into(migration_runs::table).values(rows).execute(&mut control).await?;
+    let here = migration_runs::server_id
+        .is_not_distinct_from(target.server.as_ref().map(|server| server.id.0))
+        .and(migration_runs::database_name.eq(&target.database))
+        .and(migration_runs::schema_name.eq(&target.schema));
+    let left: Vec<(Uuid, String, String)> = migration_runs::table
+        .select((migration_runs::id, migration_runs::version, migration_runs::direction))
+        .filter(here.and(migration_runs::outcome.eq("running")))
+        .load(&mut control)
+        .await?;
+    for (id, version, direction) in left {
+        let happened = status.applied.contains(&version) == (direction == word(Direction::Up));
+        let (outcome, error) = if happened { ("done", None) } else { ("failed", Some("interrupted")) };
+        let ended = (migration_runs::outcome.eq(outcome), migration_runs::error.eq(error));
+        diesel::update(migration_runs::table.filter(migration_runs::id.eq(id))).set(ended).execute(&mut control).await?;
+    }
     Ok(())
+}
+
+fn word(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Up => "up",
+        Direction::Down => "down",
+    }
 }
 
 fn report(target: &Target, step: Step) -> Run {

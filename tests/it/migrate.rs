@@ -6,6 +6,8 @@ use cordon::db::migrate::{Direction, Set};
 use cordon::ops::OpsError;
 use cordon::ops::migrate::{self, Target};
 use cordon::tenant::Model;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Columns, constraints, indexes, policies, triggers, functions and grants of a database, in words.
 async fn structure(site: &Site, database: &str) -> Vec<String> {
@@ -105,4 +107,47 @@ async fn two_who_migrate_at_once_do_it_once() {
     let both = [0, 1, 2].map(|_| migrate::run(&site.operator, &shared, Direction::Up));
     let ran: usize = futures_util::future::try_join_all(both).await.unwrap().iter().map(Vec::len).sum();
     assert_eq!(ran, 2);
+}
+
+/// A process that dies between a migration's commit and its record leaves an open row, which whoever comes next closes by what happened.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_whose_process_died_is_put_on_record_by_the_next() {
+    let cluster = cluster_of_own("migrations-died");
+    let site = Arc::new(Site::make(&cluster, "migrations-died-site").await);
+    let shared = targets(&site, Set::Tenant).await.into_iter().next().unwrap();
+    let control = site.superuser("cordon_control").await;
+    let newest = async || {
+        let newest = "select direction, outcome, error from cordon_catalog.migration_runs where schema_name = 'shared' order by started_at desc limit 1";
+        let row = control.query_one(newest, &[]).await.unwrap();
+        [0, 1, 2].map(|column| row.get::<_, Option<String>>(column).unwrap_or_default())
+    };
+    let applied = migrate::status(&site.operator, &shared).await.unwrap().applied.len();
+
+    // Another's lock holds the migration up, so that its caller can go away before it is done. One then ends, the other is cut off.
+    for (cut_off, outcome, error) in [(false, "done", ""), (true, "failed", "interrupted")] {
+        let mut blocker = site.superuser("cordon_data").await;
+        let held = blocker.transaction().await.unwrap();
+        let table = if cut_off { "patients" } else { "audit_log" };
+        held.batch_execute(&format!("lock table shared.{table} in access share mode")).await.unwrap();
+        let (theirs, target) = (Arc::clone(&site), shared.clone());
+        let dies = tokio::spawn(async move { migrate::run(&theirs.operator, &target, Direction::Down).await.map(drop) });
+        let waiting = "select pid from pg_stat_activity where usename = 'cordon_operator' and wait_event_type = 'Lock'";
+        let superuser = site.superuser("postgres").await;
+        let pid: i32 = loop {
+            if let Some(row) = superuser.query_opt(waiting, &[]).await.unwrap() {
+                break row.get(0);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        dies.abort();
+        assert_eq!(newest().await, ["down", "running", ""]);
+        if cut_off {
+            superuser.execute("select pg_terminate_backend($1)", &[&pid]).await.unwrap();
+        }
+        held.rollback().await.unwrap();
+        let left = migrate::status(&site.operator, &shared).await.unwrap().applied.len();
+        assert_eq!((left, newest().await), (applied - 1, ["down", outcome, error].map(str::to_owned)), "cut off: {cut_off}");
+    }
+    migrate::run(&site.operator, &shared, Direction::Up).await.unwrap();
+    assert_eq!(newest().await, ["up", "done", ""]);
 }
