@@ -1,7 +1,12 @@
 //! What a clinic's day costs: the chart page, a note, the list of patients, the timeline and a new note, each beside its floor, which is the
 //! same SQL with the guard, row security and the audit row in it, run by pgbench in pipelines. Both sides take turns; medians are printed.
 //! `CORDON_BENCH_PATIENTS`, `CORDON_BENCH_SECONDS` (of a cell) and `CORDON_BENCH_ROUNDS` set the size. The full run: 5000, 5, 5.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench prints its table")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::indexing_slicing,
+    reason = "a bench prints its table, and JSON has no other index"
+)]
 
 #[expect(dead_code, reason = "what the benches share is made for more than is used here")]
 mod rig;

@@ -1,7 +1,12 @@
 //! Ten organisations against many: what a fleet costs when all of it is served by one process. Mixed models, several of them with a database
 //! of their own; random traffic over all of them. `CORDON_BENCH_TENANTS`, `CORDON_BENCH_DATABASES` and `CORDON_BENCH_SECONDS` set the size;
 //! the full run: 1000, 20, 20.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench prints its table")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::indexing_slicing,
+    reason = "a bench prints its table, and JSON has no other index"
+)]
 
 #[expect(dead_code, reason = "what the benches share is made for more than is used here")]
 mod rig;

@@ -93,7 +93,7 @@ impl Rig {
         let mut settings = Settings::load(Some(&self.directory), Some("dev"))?;
         settings.catalog.operator_url = None;
         let app = App::new(settings, BootCheck::Dev)?;
-        let input = Source::open(&[file.clone()]).map_err(|error| error.to_string())?;
+        let input = Source::open(std::slice::from_ref(&file)).map_err(|error| error.to_string())?;
         let report = import::run(input, Store::new(Arc::clone(&app.door), tenant.id, "sample"), None, |_| ()).await?;
         std::fs::remove_file(file)?;
         match report.rejects {

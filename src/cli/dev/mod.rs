@@ -125,7 +125,7 @@ async fn fill(home: &Home, app: &App, tenant: &Tenant, seed: u64) -> Result<(), 
     Charts::new(seed, PATIENTS).write_to(&mut out, |_| ())?;
     out.flush()?;
     drop(out);
-    let input = Source::open(&[file.clone()]).map_err(|error| OpsError::Failed(error.to_string()))?;
+    let input = Source::open(std::slice::from_ref(&file)).map_err(|error| OpsError::Failed(error.to_string()))?;
     let report = import::run(input, Store::new(Arc::clone(&app.door), tenant.id, "sample"), None, |_| ()).await?;
     std::fs::remove_file(file)?;
     std::fs::write(done, "")?;
