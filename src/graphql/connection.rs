@@ -84,8 +84,8 @@ where
 
 fn size(field: &'static str, rows: i32) -> Result<usize> {
     match usize::try_from(rows) {
-        Ok(rows) if rows <= MAX_PAGE => Ok(rows),
-        _ => Err(Error::invalid(field, format!("between 0 and {MAX_PAGE}"))),
+        Ok(rows) if (1..=MAX_PAGE).contains(&rows) => Ok(rows),
+        _ => Err(Error::invalid(field, format!("between 1 and {MAX_PAGE}"))),
     }
 }
 
@@ -114,13 +114,13 @@ mod tests {
     #[test]
     fn page_sizes_have_bounds_and_one_direction() {
         assert_eq!(page(&Ask::default()).map(|page| page.size), Ok(20));
-        assert_eq!(page(&Ask { first: Some(0), ..Ask::default() }).map(|page| page.size), Ok(0));
+        assert_eq!(page(&Ask { first: Some(1), ..Ask::default() }).map(|page| page.size), Ok(1));
         assert_eq!(page(&Ask { last: Some(200), ..Ask::default() }).map(|page| (page.from, page.size)), Ok((From::Oldest, 200)));
         let field = |ask| match page(&ask) {
             Err(Error::Invalid { field, .. }) => field,
             other => panic!("{other:?}"),
         };
-        for size in [-1, 201, i32::MAX, i32::MIN] {
+        for size in [0, -1, 201, i32::MAX, i32::MIN] {
             assert_eq!(field(Ask { first: Some(size), ..Ask::default() }), "first");
             assert_eq!(field(Ask { last: Some(size), ..Ask::default() }), "last");
         }

@@ -68,6 +68,19 @@ impl Record {
         }
     }
 
+    /// Records of all patients were looked through. What was found has rows of its own, but that something or nothing was is told by the
+    /// answer too. `named`: whom the filter names.
+    pub fn searched(self, tx: &TenantTx, found: usize, named: Option<Uuid>, fields: Fields) {
+        let action = match self {
+            Self::Patient => "patient.search",
+            Self::Encounter => "encounter.search",
+            Self::Note => "note.search",
+        };
+        let (outcome, resource_ids) =
+            if found > 0 { (Outcome::Success, Vec::new()) } else { (Outcome::NotFound, named.into_iter().collect()) };
+        tx.disclose(Disclosure { action, patient: None, resource_type: self.names().1, resource_ids, fields, outcome });
+    }
+
     /// A record was asked for that is not the tenant's, or not the caller's to see.
     pub fn not_found(self, tx: &TenantTx, resource_ids: Vec<Uuid>) {
         let (action, resource_type) = self.names();
@@ -104,7 +117,7 @@ pub fn loaders<'a>(ctx: &Context<'a>) -> Result<&'a Loaders> {
 }
 
 /// The tenant's transaction, for an operation the caller's roles allow. The guard records a refusal.
-pub async fn admit<'a>(ctx: &Context<'a>, operation: &'static str) -> Result<&'a TenantTx> {
+pub async fn admit(ctx: &Context<'_>, operation: &'static str) -> Result<Arc<TenantTx>> {
     let guard = guard(ctx)?;
     guard.may(operation)?;
     guard.read().await

@@ -41,9 +41,10 @@ impl EncounterQuery {
         #[graphql(desc = "How many from the oldest on.")] last: Option<i32>,
         #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
     ) -> Result<Connection<String, Encounter>> {
-        let tx = admit(ctx, "encounters").await?;
+        let tx = &admit(ctx, "encounters").await?;
         let page = Ask { first, after, last, before }.page(&ENCOUNTERS, tx.keys())?;
         let found = rows::page(tx, filter.unwrap_or_default().parse()?, page).await?;
+        Record::Encounter.searched(tx, found.len(), None, Record::Encounter.selected_of_nodes(ctx));
         shown(ctx, tx, &ENCOUNTERS, &page, found.into_iter().map(Arc::new).collect())
     }
 }
@@ -153,7 +154,7 @@ impl Encounter {
         #[graphql(desc = "How many from the oldest on.")] last: Option<i32>,
         #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
     ) -> Result<Connection<String, ClinicalNote>> {
-        let tx = admit(ctx, "Encounter.notes").await?;
+        let tx = &admit(ctx, "Encounter.notes").await?;
         let list = List { name: "Encounter.notes", parent: self.key().0 };
         let page = Ask { first, after, last, before }.page(&list, tx.keys())?;
         let fields = Record::Note.selected_of_nodes(ctx);
@@ -171,7 +172,7 @@ impl Encounter {
 impl Encounter {
     /// The encounter someone asked for.
     pub async fn by_id(ctx: &Context<'_>, id: EncounterId) -> Result<Option<Self>> {
-        let tx = admit(ctx, "encounter").await?;
+        let tx = &admit(ctx, "encounter").await?;
         let found = loaders(ctx)?.encounters.load(id).await?;
         match &found {
             Some(row) => Record::Encounter.found(tx, row.patient_id, vec![id.0], Record::Encounter.selected(ctx)),

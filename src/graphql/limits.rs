@@ -4,7 +4,7 @@
 
 use crate::config::Limits;
 use crate::error::Error;
-use async_graphql::parser::types::{DocumentOperations, ExecutableDocument, Field, Selection, SelectionSet};
+use async_graphql::parser::types::{DocumentOperations, ExecutableDocument, Field, OperationType, Selection, SelectionSet};
 use async_graphql::parser::{self, parse_query};
 use async_graphql::{Name, ServerError};
 use std::collections::{HashMap, HashSet};
@@ -96,6 +96,9 @@ fn measure(document: &ExecutableDocument, limits: &Limits) -> Result<(), Error> 
     for name in document.fragments.keys() {
         sizes.fragment(name)?;
     }
+    for (_, operation) in document.operations.iter().filter(|(_, operation)| operation.node.ty == OperationType::Mutation) {
+        once_each(document, &operation.node.selection_set.node, &mut HashSet::new())?;
+    }
     let mut total = Size::default();
     let sets = match &document.operations {
         DocumentOperations::Single(operation) => vec![&operation.node.selection_set.node],
@@ -105,6 +108,24 @@ fn measure(document: &ExecutableDocument, limits: &Limits) -> Result<(), Error> 
         total = total.beside(sizes.set(set)?);
     }
     total.check(limits)
+}
+
+/// Each change under a name of its own. The specification has equal names mean one change; the executor would make two. Circles are known
+/// not to be there.
+fn once_each<'a>(document: &'a ExecutableDocument, set: &'a SelectionSet, seen: &mut HashSet<&'a Name>) -> Result<(), Error> {
+    for item in &set.items {
+        match &item.node {
+            Selection::Field(field) if seen.insert(&field.node.response_key().node) => {}
+            Selection::Field(_) => return Err(Error::invalid("query", "two changes have one name: give each an alias of its own")),
+            Selection::InlineFragment(fragment) => once_each(document, &fragment.node.selection_set.node, seen)?,
+            Selection::FragmentSpread(spread) => {
+                if let Some(fragment) = document.fragments.get(&spread.node.fragment_name.node) {
+                    once_each(document, &fragment.node.selection_set.node, seen)?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What is written down, each fragment once.
@@ -334,6 +355,15 @@ mod tests {
         }
         let errors = parse("{ patientByIdentifier(system: \"x\" value: \"Anna Berg\" ) { id }", &limits()).unwrap_err();
         assert!(!serde_json::to_string(&errors).unwrap().contains("Berg"));
+    }
+
+    #[test]
+    fn a_change_is_made_under_one_name_once() {
+        invalid("mutation { a { id } a { version } }");
+        invalid("mutation { r: a { id } ...F } fragment F on Mutation { r: a { id } }");
+        invalid("mutation { ...F ...G } fragment F on Mutation { a { id } } fragment G on Mutation { ... { a { version } } }");
+        assert_eq!(code("mutation { a { id } b: a { id } }"), None);
+        assert_eq!(code("{ a { id } a { version } }"), None);
     }
 
     #[test]

@@ -73,24 +73,24 @@ where
 }
 
 async fn patients(guard: Arc<Guard>, ids: Vec<PatientId>) -> Result<HashMap<PatientId, Arc<Patient>>> {
-    let rows = patient::by_ids(guard.read().await?, &ids).await?;
+    let rows = patient::by_ids(&*guard.read().await?, &ids).await?;
     Ok(rows.into_iter().map(|row| (row.id, Arc::new(row))).collect())
 }
 
 async fn identifiers(guard: Arc<Guard>, ids: Vec<PatientId>) -> Result<HashMap<PatientId, Vec<Arc<Identifier>>>> {
-    let rows = patient::identifiers(guard.read().await?, &ids).await?;
+    let rows = patient::identifiers(&*guard.read().await?, &ids).await?;
     Ok(by(rows, |row| row.patient_id))
 }
 
 async fn encounters(guard: Arc<Guard>, ids: Vec<EncounterId>) -> Result<HashMap<EncounterId, Arc<Encounter>>> {
-    let rows = encounter::by_ids(guard.read().await?, &ids).await?;
+    let rows = encounter::by_ids(&*guard.read().await?, &ids).await?;
     Ok(rows.into_iter().map(|row| (row.id, Arc::new(row))).collect())
 }
 
 type EncounterPages = HashMap<PageOf<PatientId>, Vec<Arc<Encounter>>>;
 
 async fn encounters_of_patients(guard: Arc<Guard>, keys: Vec<PageOf<PatientId>>) -> Result<EncounterPages> {
-    let tx = guard.read().await?;
+    let tx = &guard.read().await?;
     let pages = group(keys, |key| (key.page, key.parent)).into_iter().map(async |(page, parents)| {
         let rows = encounter::of_patients(tx, parents, page).await?;
         Ok(by(rows, |row| PageOf { parent: row.patient_id, page }))
@@ -99,7 +99,7 @@ async fn encounters_of_patients(guard: Arc<Guard>, keys: Vec<PageOf<PatientId>>)
 }
 
 async fn notes(guard: Arc<Guard>, keys: Vec<(NoteId, Text)>) -> Result<HashMap<(NoteId, Text), Arc<Note>>> {
-    let tx = guard.read().await?;
+    let tx = &guard.read().await?;
     let found = group(keys, |(id, text)| (text, id)).into_iter().map(async |(text, ids)| {
         let rows = note::by_ids(tx, ids, Reading { reader: guard.staff_id(), text }).await?;
         Ok(rows.into_iter().map(|row| ((row.id, text), Arc::new(row))).collect::<Vec<_>>())
@@ -108,14 +108,14 @@ async fn notes(guard: Arc<Guard>, keys: Vec<(NoteId, Text)>) -> Result<HashMap<(
 }
 
 async fn signatures(guard: Arc<Guard>, ids: Vec<NoteId>) -> Result<HashMap<NoteId, Vec<Arc<Signature>>>> {
-    let rows = signature::of_notes(guard.read().await?, &ids).await?;
+    let rows = signature::of_notes(&*guard.read().await?, &ids).await?;
     Ok(by(rows, |row| row.note))
 }
 
 type NotePages<P> = HashMap<(PageOf<P>, Text), Vec<Arc<Note>>>;
 
 async fn notes_of_patients(guard: Arc<Guard>, keys: Vec<(PageOf<PatientId>, Text)>) -> Result<NotePages<PatientId>> {
-    let tx = guard.read().await?;
+    let tx = &guard.read().await?;
     let pages = group(keys, |(key, text)| ((key.page, text), key.parent)).into_iter().map(async |((page, text), parents)| {
         let rows = note::of_patients(tx, parents, page, Reading { reader: guard.staff_id(), text }).await?;
         Ok(by(rows, |row| (PageOf { parent: row.patient_id, page }, text)))
@@ -124,7 +124,7 @@ async fn notes_of_patients(guard: Arc<Guard>, keys: Vec<(PageOf<PatientId>, Text
 }
 
 async fn notes_of_encounters(guard: Arc<Guard>, keys: Vec<(PageOf<EncounterId>, Text)>) -> Result<NotePages<EncounterId>> {
-    let tx = guard.read().await?;
+    let tx = &guard.read().await?;
     let pages = group(keys, |(key, text)| ((key.page, text), key.parent)).into_iter().map(async |((page, text), parents)| {
         let rows = note::of_encounters(tx, parents, page, Reading { reader: guard.staff_id(), text }).await?;
         let rows = rows.into_iter().filter_map(|row| Some((row.encounter_id?, row)));

@@ -42,12 +42,14 @@ impl NoteQuery {
         #[graphql(desc = "How many from the oldest on.")] last: Option<i32>,
         #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
     ) -> Result<Connection<String, ClinicalNote>> {
-        let tx = admit(ctx, "notes").await?;
+        let tx = &admit(ctx, "notes").await?;
         let page = Ask { first, after, last, before }.page(&NOTES, tx.keys())?;
         let reader = guard(ctx)?.staff_id();
         let filter = filter.unwrap_or_default().parse(reader)?;
-        let reading = Reading { reader, text: text(&Record::Note.selected_of_nodes(ctx)) };
+        let fields = Record::Note.selected_of_nodes(ctx);
+        let (reading, named) = (Reading { reader, text: text(&fields) }, filter.patient.map(|patient| patient.0));
         let found = rows::page(tx, filter, page, reading).await?;
+        Record::Note.searched(tx, found.len(), named, fields);
         shown(ctx, tx, &NOTES, &page, found.into_iter().map(Arc::new).collect())
     }
 }
@@ -172,7 +174,7 @@ impl ClinicalNote {
 impl ClinicalNote {
     /// The note someone asked for.
     pub async fn by_id(ctx: &Context<'_>, id: NoteId) -> Result<Option<Self>> {
-        let tx = admit(ctx, "note").await?;
+        let tx = &admit(ctx, "note").await?;
         let fields = Record::Note.selected(ctx);
         let found = loaders(ctx)?.notes.load((id, text(&fields))).await?;
         match &found {

@@ -39,7 +39,7 @@ impl PatientQuery {
         #[graphql(desc = "URI of what hands the identifier out.")] system: String,
         #[graphql(desc = "The identifier.")] value: String,
     ) -> Result<Option<Patient>> {
-        let tx = admit(ctx, "patientByIdentifier").await?;
+        let tx = &admit(ctx, "patientByIdentifier").await?;
         let found = rows::by_identifier(tx, &system, &value).await;
         match found.inspect_err(|_| Record::Patient.not_found(tx, Vec::new()))? {
             Some(id) => Patient::read(ctx, "patientByIdentifier", id).await,
@@ -56,7 +56,7 @@ impl PatientQuery {
         &self,
         ctx: &Context<'_>,
         #[graphql(
-            desc = "Words, all of which must match: the beginning of a name, a birth date as YYYY-MM-DD, an identifier as system|value."
+            desc = "Words, all of which must match: the beginning of a name, a birth date as YYYY-MM-DD, an identifier as system|value, in quotes if it has spaces."
         )]
         search: Option<String>,
         #[graphql(desc = "How many from the newest on; 20 when nothing is said, at most 200.")] first: Option<i32>,
@@ -64,7 +64,7 @@ impl PatientQuery {
         #[graphql(desc = "How many from the oldest on.")] last: Option<i32>,
         #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
     ) -> Result<Connection<String, Patient>> {
-        let tx = admit(ctx, "patients").await?;
+        let tx = &admit(ctx, "patients").await?;
         if search.is_some() {
             guard(ctx)?.needs(Flag::PatientSearch)?;
         }
@@ -76,6 +76,7 @@ impl PatientQuery {
         for id in patients.edges.iter().map(|edge| edge.node.key()) {
             Record::Patient.found(tx, id, vec![id.0], fields.clone());
         }
+        Record::Patient.searched(tx, patients.edges.len(), None, fields);
         Ok(patients)
     }
 }
@@ -136,7 +137,7 @@ impl Patient {
         #[graphql(desc = "How many from the oldest on.")] last: Option<i32>,
         #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
     ) -> Result<Connection<String, Encounter>> {
-        let tx = admit(ctx, "Patient.encounters").await?;
+        let tx = &admit(ctx, "Patient.encounters").await?;
         let list = List { name: "Patient.encounters", parent: self.key().0 };
         let page = Ask { first, after, last, before }.page(&list, tx.keys())?;
         let found = loaders(ctx)?.encounters_of_patient.load(PageOf { parent: self.key(), page }).await?.unwrap_or_default();
@@ -153,7 +154,7 @@ impl Patient {
         #[graphql(desc = "How many from the oldest on.")] last: Option<i32>,
         #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
     ) -> Result<Connection<String, ClinicalNote>> {
-        let tx = admit(ctx, "Patient.notes").await?;
+        let tx = &admit(ctx, "Patient.notes").await?;
         let list = List { name: "Patient.notes", parent: self.key().0 };
         let page = Ask { first, after, last, before }.page(&list, tx.keys())?;
         let fields = Record::Note.selected_of_nodes(ctx);
@@ -193,7 +194,7 @@ impl Patient {
     }
 
     async fn read(ctx: &Context<'_>, operation: &'static str, id: PatientId) -> Result<Option<Self>> {
-        let tx = admit(ctx, operation).await?;
+        let tx = &admit(ctx, operation).await?;
         let found = loaders(ctx)?.patients.load(id).await?;
         match &found {
             Some(_) => Record::Patient.found(tx, id, vec![id.0], Record::Patient.selected(ctx)),

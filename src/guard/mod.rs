@@ -307,8 +307,9 @@ impl Guard {
     }
 
     /// The operation's read transaction: one snapshot for the whole answer, or for what is read after a write.
-    pub async fn read(&self) -> Result<&TenantTx> {
-        self.reads.current().get_or_try_init(|| self.open(Purpose::Read, None)).await
+    pub async fn read(&self) -> Result<Arc<TenantTx>> {
+        let opened = async || self.open(Purpose::Read, None).await.map(Arc::new);
+        self.reads.current().get_or_try_init(opened).await.map(Arc::clone)
     }
 
     /// Writes who saw what and commits. Until this has returned `Ok`, nothing that was read may leave.
@@ -328,7 +329,8 @@ impl Guard {
 
     /// Ends the read transaction after a failure, so that its session can be used again.
     pub async fn abandon(&self) {
-        if let Some(tx) = self.reads.current().get()
+        let current = self.reads.current();
+        if let Some(tx) = current.get()
             && let Err(error) = tx.rollback().await
         {
             tracing::debug!(error = %error, "A failed transaction could not be rolled back; its session is closed");

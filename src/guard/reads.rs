@@ -1,33 +1,29 @@
-//! The read transactions of one operation: one, and after each write another that sees it. They are kept in a row that only grows, so that
-//! what was read can be borrowed for as long as the guard lives.
+//! The read transactions of one operation: one, and after each write another that sees it. The earlier one goes with the last who read
+//! through it, and its session with it: a request holds one session at a time, however much it changes.
 
 use super::TenantTx;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::OnceCell;
 
-/// The row. Its last cell is the one that is read through.
+type Cell = Arc<OnceCell<Arc<TenantTx>>>;
+
+/// The one that is read through now, once it was needed.
 #[derive(Default)]
 pub(super) struct Reads {
-    first: Cell,
+    current: Mutex<Cell>,
     failed: AtomicBool,
-}
-
-#[derive(Default)]
-struct Cell {
-    tx: OnceCell<TenantTx>,
-    next: OnceLock<Box<Cell>>,
 }
 
 impl Reads {
     /// Where the current read transaction is, or will be.
-    pub(super) fn current(&self) -> &OnceCell<TenantTx> {
-        &self.last().tx
+    pub(super) fn current(&self) -> Cell {
+        Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What is read from now on is read anew.
     pub(super) fn begin_anew(&self) {
-        let _ = self.last().next.set(Box::default());
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Cell::default();
     }
 
     /// An earlier one could not be committed: nothing that was read may leave any more.
@@ -37,13 +33,5 @@ impl Reads {
 
     pub(super) fn failed(&self) -> bool {
         self.failed.load(Ordering::Relaxed)
-    }
-
-    fn last(&self) -> &Cell {
-        let mut cell = &self.first;
-        while let Some(next) = cell.next.get() {
-            cell = next;
-        }
-        cell
     }
 }

@@ -9,6 +9,7 @@ use crate::flags::Flag;
 use chrono::Utc;
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
+use std::collections::BTreeSet;
 use std::sync::PoisonError;
 use uuid::Uuid;
 
@@ -69,10 +70,18 @@ impl Guard {
         self.written.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Someone wanted to change a record that is not there, or not theirs to change: the audit log keeps that they tried.
-    pub fn missed(&self, event: Event, resource_type: &'static str, id: Uuid) {
-        let (action, resource_ids) = (event.as_str(), vec![id]);
-        self.refuse(Disclosure { action, patient: None, resource_type, resource_ids, fields: Vec::new(), outcome: Outcome::NotFound });
+    /// Someone wanted to change a record that is not there, or not theirs to see: the audit log keeps that they tried.
+    pub fn missed(&self, event: Event, resource_type: &'static str, resource_ids: Vec<Uuid>) {
+        self.tried(event, resource_type, resource_ids, Outcome::NotFound);
+    }
+
+    /// Someone wanted to change a record in a way that is not theirs.
+    pub fn denied(&self, event: Event, resource_type: &'static str, resource_ids: Vec<Uuid>) {
+        self.tried(event, resource_type, resource_ids, Outcome::Denied);
+    }
+
+    fn tried(&self, event: Event, resource_type: &'static str, resource_ids: Vec<Uuid>, outcome: Outcome) {
+        self.refuse(Disclosure { action: event.as_str(), patient: None, resource_type, resource_ids, fields: Vec::new(), outcome });
     }
 
     async fn make<T: Made>(
@@ -99,7 +108,7 @@ impl Guard {
         let known: Option<(Option<Vec<String>>, Option<String>)> = tx.run(async { me.first(&mut tx.conn()).await.optional() }).await?;
         let (roles, name) = (Some(&self.actor.roles), self.actor.name.as_ref());
         match known {
-            Some((before, called)) if before.as_ref() == roles && (name.is_none() || called.as_ref() == name) => {}
+            Some((before, called)) if same(before.as_ref(), roles) && (name.is_none() || called.as_ref() == name) => {}
             Some(_) => {
                 let row = diesel::update(staff::table.filter(staff::id.eq(self.actor.id)));
                 let row = row.set((
@@ -126,6 +135,12 @@ impl Guard {
         }
         Ok(())
     }
+}
+
+/// Whether these are the same roles, in whatever order a token names them.
+fn same(before: Option<&Vec<String>>, now: Option<&Vec<String>>) -> bool {
+    let sorted = |roles: Option<&Vec<String>>| roles.map(|roles| roles.iter().cloned().collect::<BTreeSet<_>>());
+    sorted(before) == sorted(now)
 }
 
 /// The version a client saw is the one that is there, or its change is refused.

@@ -17,7 +17,11 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 use tracing::Instrument;
+
+/// Beyond the deadline of a request, for what is decided at the deadline.
+const GRACE: Duration = Duration::from_millis(250);
 
 /// Answers `POST /graphql`.
 pub async fn answer(request: HttpRequest, payload: web::Payload, front: web::Data<Front>) -> HttpResponse {
@@ -30,7 +34,8 @@ async fn respond(front: &Front, request: &HttpRequest, payload: web::Payload, id
     let format = accept::negotiate(request.headers());
     let deadline = Duration::from_millis(front.app.settings.http.request_timeout_ms);
     let mut page = Page::none();
-    let reply = match tokio::time::timeout(deadline, converse(front, request, &mut page, payload, format, id, told)).await {
+    // What is asked ends by itself at the deadline, so that it can still say what it changed for good.
+    let reply = match tokio::time::timeout(deadline + GRACE, converse(front, request, &mut page, payload, format, id, told)).await {
         Ok(reply) => reply,
         Err(_) => Err(Error::Timeout.into()),
     };
@@ -94,6 +99,7 @@ struct Visit<'a> {
     principal: Principal,
     hint: Hint,
     info: RequestInfo,
+    deadline: Instant,
 }
 
 impl<'a> Visit<'a> {
@@ -104,7 +110,8 @@ impl<'a> Visit<'a> {
             }
         })?;
         let hint = Hint::of(request, front.app.settings.http.domain.as_deref())?;
-        Ok(Self { front, principal, hint, info: caller::info(request, id, told) })
+        let deadline = Instant::now() + Duration::from_millis(front.app.settings.http.request_timeout_ms);
+        Ok(Self { front, principal, hint, info: caller::info(request, id, told), deadline })
     }
 
     async fn admit(&self) -> Result<Arc<Guard>, Error> {
@@ -124,16 +131,20 @@ impl<'a> Visit<'a> {
 
     /// The answer, once who saw it is written down.
     async fn ask_once(&self, guard: &Arc<Guard>, prepared: &Prepared) -> Answer {
-        match self.front.api.answer(prepared, guard).await {
-            Answer::Failed(error) => {
-                guard.abandon().await;
-                failed(guard, error)
+        let answered = async {
+            match self.front.api.answer(prepared, guard).await {
+                Answer::Failed(error) => {
+                    guard.abandon().await;
+                    failed(guard, error)
+                }
+                answer => match guard.finish().await {
+                    Ok(()) => answer,
+                    Err(error) => failed(guard, error),
+                },
             }
-            answer => match guard.finish().await {
-                Ok(()) => answer,
-                Err(error) => failed(guard, error),
-            },
-        }
+        };
+        // What runs is dropped, and stopped in PostgreSQL, with its transaction.
+        tokio::time::timeout_at(self.deadline, answered).await.unwrap_or_else(|_| failed(guard, Error::Timeout))
     }
 }
 

@@ -246,7 +246,7 @@ pub async fn page(tx: &TenantTx, filter: Filter, page: Page, reading: Reading) -
         query = query.and(" and (author_id = ? or entered_by = ?)").bind::<SqlUuid, _>(me).bind::<SqlUuid, _>(me);
     }
     if let Some(me) = filter.awaiting {
-        query = query.and(AWAITING).bind::<SqlUuid, _>(me).bind::<SqlUuid, _>(me);
+        query = query.and(AWAITING).bind::<SqlUuid, _>(me).bind::<SqlUuid, _>(me).bind::<SqlUuid, _>(me);
     }
     let order = match page.from {
         From::Newest => " and (authored_at, id) < (?, ?) and (authored_at, id) > (?, ?) order by authored_at desc, id desc limit ?",
@@ -256,9 +256,10 @@ pub async fn page(tx: &TenantTx, filter: Filter, page: Page, reading: Reading) -
     tx.run(query.load(&mut tx.conn())).await
 }
 
-/// A draft of mine, or a note that I am named to sign and that nobody has signed for good.
+/// A draft of mine, or a note that I am named to sign, that nobody has signed for good and that I have not signed.
 const AWAITING: &str = " and (status = 'DRAFT' and author_id = ? or status in ('DRAFT', 'UNCOSIGNED') and exists (select from note_signers s \
-     where s.tenant_id = clinical_notes.tenant_id and s.note_id = clinical_notes.id and s.staff_id = ?))";
+     where s.tenant_id = clinical_notes.tenant_id and s.note_id = clinical_notes.id and s.staff_id = ?) and not exists (select from note_signatures g \
+     where g.tenant_id = clinical_notes.tenant_id and g.note_id = clinical_notes.id and g.number = current_version and g.signer_id = ?))";
 
 type Columns = (
     SqlUuid,

@@ -165,7 +165,7 @@ async fn no_tenant_holds_all_sessions() {
     let mut held = Vec::new();
     for _ in 0..2 {
         let guard = admitted(&app, noisy.id).await.unwrap();
-        seen(guard.read().await.unwrap()).await.unwrap();
+        seen(&guard.read().await.unwrap()).await.unwrap();
         held.push(guard);
     }
     let crowd = join_all((0..10).map(|_| names(&app, noisy.id)));

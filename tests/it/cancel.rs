@@ -129,14 +129,14 @@ async fn the_server_stops_what_nobody_waits_for(site: &Site, superuser: &Client)
     for elsewhere in [false, true] {
         let guard = admitted(&app, tenant.id).await.unwrap();
         let tx = guard.read().await.unwrap();
-        let sleeps = statement(tx, "select pg_sleep(20)");
+        let sleeps = statement(&tx, "select pg_sleep(20)");
         assert!(tokio::time::timeout(Duration::from_millis(300), sleeps).await.is_err());
         assert_eq!(busy(superuser).await, 1);
         let began = Instant::now();
         match elsewhere {
-            false => drop(guard),
+            false => drop((tx, guard)),
             // Where there is no runtime to send the cancellation from.
-            true => std::thread::spawn(move || drop(guard)).join().unwrap(),
+            true => std::thread::spawn(move || drop((tx, guard))).join().unwrap(),
         }
         settled(superuser).await;
         assert!(began.elapsed() < Duration::from_secs(1), "stopped after {:?}", began.elapsed());
@@ -148,8 +148,8 @@ async fn the_server_stops_what_nobody_waits_for(site: &Site, superuser: &Client)
 async fn read_twice(app: &App, tenant: TenantId) -> Result<Vec<String>> {
     let guard = admitted(app, tenant).await?;
     let tx = guard.read().await?;
-    let mut names = seen(tx).await?;
-    names.extend(seen(tx).await?);
+    let mut names = seen(&tx).await?;
+    names.extend(seen(&tx).await?);
     guard.finish().await?;
     Ok(names)
 }

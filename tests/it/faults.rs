@@ -62,9 +62,9 @@ async fn killed_backends_are_replaced() {
         }
         let guard = admitted(&app, tenant.id).await.unwrap();
         let tx = guard.read().await.unwrap();
-        seen(tx).await.unwrap();
+        seen(&tx).await.unwrap();
         superuser.execute(END_SESSIONS, &[]).await.unwrap();
-        assert_eq!(seen(tx).await, Err(Error::Unavailable));
+        assert_eq!(seen(&tx).await, Err(Error::Unavailable));
         assert_eq!(guard.finish().await, Err(Error::Unavailable), "what was read may not leave");
     }
 }
@@ -144,9 +144,9 @@ async fn a_suspension_lets_a_snapshot_finish_and_nothing_begin() {
         let tenant = served(site, &app, model).await;
         let guard = admitted(&app, tenant.id).await.unwrap();
         let tx = guard.read().await.unwrap();
-        assert_eq!(seen(tx).await.unwrap(), from_ref(&tenant.slug));
+        assert_eq!(seen(&tx).await.unwrap(), from_ref(&tenant.slug));
         provision::suspend(&site.operator, &tenant.slug).await.unwrap();
-        assert_eq!(seen(tx).await.unwrap(), from_ref(&tenant.slug));
+        assert_eq!(seen(&tx).await.unwrap(), from_ref(&tenant.slug));
         guard.finish().await.unwrap();
         assert_eq!(names(&app, tenant.id).await, Err(Error::TenantSuspended));
         let late = Uuid::now_v7();
@@ -167,11 +167,11 @@ async fn a_statement_that_takes_too_long_ends_in_the_server() {
     let guard = admitted(&app, tenant.id).await.unwrap();
     let tx = guard.read().await.unwrap();
     let began = Instant::now();
-    let slept = statement(tx, "select pg_sleep(10)").await;
+    let slept = statement(&tx, "select pg_sleep(10)").await;
     assert_eq!(slept, Err(Error::Timeout));
     assert!(began.elapsed() < Duration::from_secs(1));
     guard.abandon().await;
-    drop(guard);
+    drop((tx, guard));
     assert_eq!(names(&app, tenant.id).await.unwrap(), from_ref(&tenant.slug));
 }
 
@@ -205,7 +205,7 @@ async fn what_cannot_be_audited_is_not_answered() {
     let (schema, inside) = (placement.schema, site.superuser(&placement.database).await);
     inside.batch_execute(&format!("revoke insert on {schema}.audit_log from cordon_guard")).await.unwrap();
     let guard = admitted(&app, tenant.id).await.unwrap();
-    assert_eq!(seen(guard.read().await.unwrap()).await.unwrap(), from_ref(&tenant.slug));
+    assert_eq!(seen(&guard.read().await.unwrap()).await.unwrap(), from_ref(&tenant.slug));
     assert_eq!(guard.finish().await, Err(Error::Internal), "no audit row, no answer");
     assert_eq!(plant(&app, tenant.id, Uuid::now_v7(), "unaudited").await, Err(Error::Internal));
     inside.batch_execute(&format!("grant insert on {schema}.audit_log to cordon_guard")).await.unwrap();

@@ -146,7 +146,7 @@ async fn busy_is_ready() {
     let mut held = Vec::new();
     for tenant in &tenants {
         let guard = crate::site::admitted(&server.app, tenant.id).await.unwrap();
-        crate::site::seen(guard.read().await.unwrap()).await.unwrap();
+        crate::site::seen(&guard.read().await.unwrap()).await.unwrap();
         held.push(guard);
     }
     assert!(names(&server.app, tenants[0].id).await.is_err(), "no session is left");

@@ -100,6 +100,16 @@ async fn who_is_named_sees_and_signs_a_draft() {
     let input = json!({ "patientId": ward.patient, "type": "34117-2", "body": "b", "signerIds": [id] });
     let note = ward.change(&ward.token("trainee", "tom"), DRAFT, input).await.unwrap();
     assert_eq!(seen(&ward, &bob, &note["id"]).await["body"], "b");
+    // To sign is not to give up, and a nurse named on a physician's note does not write in it.
+    assert_eq!(ward.change(&bob, DISCARD, json!({ "id": note["id"], "expectedVersion": 1 })).await.unwrap_err().0, "FORBIDDEN");
+    let nurse = ward.token("nurse", "bob");
+    let over = json!({ "id": note["id"], "expectedVersion": 1, "body": "written over" });
+    assert_eq!(ward.change(&nurse, REVISE, over).await.unwrap_err().0, "FORBIDDEN");
+    let denied = ward
+        .rows("select action from audit_log where tenant_id = $tenant and outcome = 'denied' and array_length(resource_ids, 1) = 1")
+        .await;
+    let denied: Vec<String> = denied.iter().map(|row| row.get(0)).collect();
+    assert_eq!(denied, ["note.discarded", "note.revised"], "what was refused names the note");
     let signed = ward.change(&bob, SIGN, json!({ "id": note["id"], "expectedVersion": 1 })).await.unwrap();
     assert_eq!((&signed["status"], &signed["signatures"][0]["meaning"]), (&json!("SIGNED"), &json!("SIGNER")));
 }

@@ -45,7 +45,7 @@ async fn l01_pool_of_one() {
             3 => {
                 // Given up while the answer is on its way.
                 let guard = admitted(&app, clinic.id).await.unwrap();
-                let _ = seen(guard.read().await.unwrap()).now_or_never();
+                let _ = seen(&guard.read().await.unwrap()).now_or_never();
             }
             // The canary: its head is refused, so no query behind it may bring a row, and none may lose its refusal on the way.
             4 => assert_eq!(names(&app, suspended.id).await, Err(Error::TenantSuspended)),
@@ -96,10 +96,10 @@ async fn a_session_is_used_again_after_a_clean_end_only() {
 
     let guard = admitted(&app, clinic.id).await.unwrap();
     let tx = guard.read().await.unwrap();
-    assert_eq!(seen(tx).await.unwrap(), from_ref(&clinic.name));
+    assert_eq!(seen(&tx).await.unwrap(), from_ref(&clinic.name));
     guard.finish().await.unwrap();
-    assert_eq!(seen(tx).await, Err(Error::Internal), "after its end a transaction sends nothing more");
-    drop(guard);
+    assert_eq!(seen(&tx).await, Err(Error::Internal), "after its end a transaction sends nothing more");
+    drop((tx, guard));
     assert_eq!(backend(&app, clinic).await, third);
 }
 
@@ -141,9 +141,9 @@ async fn l26_interleaved_workers() {
                 if worker == 0 {
                     assert_eq!(names(&app, other.id).await.unwrap(), from_ref(&other.name));
                 }
-                assert_eq!(seen(guard.read().await.unwrap()).await.unwrap(), from_ref(&mine.name));
+                assert_eq!(seen(&guard.read().await.unwrap()).await.unwrap(), from_ref(&mine.name));
                 tokio::task::yield_now().await;
-                assert_eq!(seen(guard.read().await.unwrap()).await.unwrap(), from_ref(&mine.name));
+                assert_eq!(seen(&guard.read().await.unwrap()).await.unwrap(), from_ref(&mine.name));
                 guard.finish().await.unwrap();
             }
         })
@@ -208,7 +208,7 @@ async fn who_waits_too_long_is_told_and_who_gives_up_leaves_nothing() {
     let clinics = clinics(site, &app, &[Model::Shared, Model::Database]).await;
     for holder in [0, 1] {
         let guard = admitted(&app, clinics[holder].id).await.unwrap();
-        seen(guard.read().await.unwrap()).await.unwrap();
+        seen(&guard.read().await.unwrap()).await.unwrap();
         for clinic in &clinics {
             let began = Instant::now();
             assert_eq!(names(&app, clinic.id).await, Err(Error::Unavailable));
@@ -277,7 +277,7 @@ fn app(site: &Site, set: impl FnOnce(&mut Database)) -> Arc<App> {
 
 async fn backend(app: &App, clinic: &Clinic) -> i32 {
     let guard = admitted(app, clinic.id).await.unwrap();
-    let pid = pid(guard.read().await.unwrap()).await.unwrap();
+    let pid = pid(&guard.read().await.unwrap()).await.unwrap();
     guard.finish().await.unwrap();
     pid
 }
@@ -285,8 +285,8 @@ async fn backend(app: &App, clinic: &Clinic) -> i32 {
 async fn fails(app: &App, clinic: &Clinic, text: &str, expected: Error) {
     let guard = admitted(app, clinic.id).await.unwrap();
     let tx = guard.read().await.unwrap();
-    assert_eq!(statement(tx, text).await, Err(expected));
-    assert_eq!(seen(tx).await, Err(Error::Unavailable), "after an error only a rollback");
+    assert_eq!(statement(&tx, text).await, Err(expected));
+    assert_eq!(seen(&tx).await, Err(Error::Unavailable), "after an error only a rollback");
     assert_eq!(guard.finish().await, Err(Error::Unavailable), "and never a commit");
     guard.abandon().await;
 }
@@ -296,7 +296,7 @@ async fn panics(app: &Arc<App>, clinic: &Clinic) {
     let (app, id) = (Arc::clone(app), clinic.id);
     let task = tokio::spawn(async move {
         let guard = admitted(&app, id).await.unwrap();
-        seen(guard.read().await.unwrap()).await.unwrap();
+        seen(&guard.read().await.unwrap()).await.unwrap();
         // As a panic does, without its message.
         std::panic::resume_unwind(Box::new("a fault of ours"));
     });

@@ -162,7 +162,7 @@ pub async fn insert(tx: &TenantTx, id: Uuid, name: &str) -> Result<()> {
 /// Names of the tenant's patients, read, opened and audited as an answer is.
 pub async fn names(app: &App, tenant: TenantId) -> Result<Vec<String>> {
     let guard = admitted(app, tenant).await?;
-    let seen = seen(guard.read().await?).await;
+    let seen = seen(&*guard.read().await?).await;
     match seen {
         Ok(names) => guard.finish().await.map(|()| names),
         Err(error) => {

@@ -182,7 +182,7 @@ async fn databases_that_are_not_local_are_verified() {
 async fn server_sleeps(app: &cordon::app::App, site: &Site) {
     let tenant = site.tenant(Model::Shared).await;
     let guard = crate::site::admitted(app, tenant.id).await.unwrap();
-    crate::site::statement(guard.read().await.unwrap(), "select pg_sleep(30)").await.unwrap();
+    crate::site::statement(&guard.read().await.unwrap(), "select pg_sleep(30)").await.unwrap();
 }
 
 /// Whoever answers in the database's place says that it has no TLS: nothing more is said to them.

@@ -6,7 +6,7 @@ use crate::server::Server;
 use crate::site::{MODELS, Site, actor, statement};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use cordon::guard::Purpose;
+use cordon::guard::{BootCheck, Purpose};
 use cordon::ids::RequestId;
 use cordon::tenant::Tenant;
 use serde_json::{Value, json};
@@ -248,4 +248,50 @@ async fn an_imported_chart_can_be_written_in() {
         json!({ "id": found["patientByIdentifier"]["id"], "expectedVersion": 1, "name": { "text": "New Name" }, "birthDate": null });
     let patient = ward.change(&ward.alice, UPDATE, input).await.unwrap();
     assert_eq!((&patient["name"]["text"], &patient["birthDate"], &patient["version"]), (&json!("New Name"), &Value::Null, &json!(2)));
+}
+
+/// However much a request changes, it holds one session at a time.
+#[tokio::test]
+async fn many_changes_of_one_request_hold_one_session() {
+    let site = Site::shared().await;
+    let tenant = site.tenant(MODELS[1]).await;
+    let mut settings = site.server_settings();
+    (settings.database.backends, settings.database.connect_timeout_ms) = (2, 1_500);
+    let server = Server::start(site, settings, BootCheck::Dev);
+    let token = site.token(&[tenant.id], "clinician", "alice");
+    let change = |n: usize| format!("c{n}: registerPatient(input: {{ identifiers: [], sex: OTHER }}) {{ patient {{ id version }} }} ");
+    let many = format!("mutation {{ {} }}", (0..20).map(change).collect::<String>());
+    let asked = (0..3).map(|_| server.data(&token, &many, json!({})));
+    for answer in futures_util::future::join_all(asked).await {
+        assert_eq!(answer.as_object().unwrap().len(), 20);
+    }
+}
+
+/// Time runs out in the second change: the first stands, and the answer says so.
+#[tokio::test]
+async fn what_stands_is_said_when_time_runs_out() {
+    let site = Site::shared().await;
+    let ward = Ward::open(site, site.tenant(MODELS[0]).await).await;
+    let mut settings = site.server_settings();
+    settings.http.request_timeout_ms = 700;
+    let server = Server::start(site, settings, BootCheck::Dev);
+    let holder = site.superuser("cordon_data").await;
+    let held = format!("begin; select from shared.patients where tenant_id = '{}' for update", ward.tenant.id);
+    holder.batch_execute(&held).await.unwrap();
+    let two = format!(
+        "mutation {{ a: registerPatient(input: {{ identifiers: [], sex: OTHER }}) {{ patient {{ id }} }}
+                     b: updatePatient(input: {{ id: \"{}\", expectedVersion: 1, sex: MALE }}) {{ patient {{ id }} }} }}",
+        ward.patient
+    );
+    let (status, body) = server.ask(&ward.alice, &two, json!({})).await;
+    assert_eq!((status, &body["errors"][0]["extensions"]["committed"]), (200, &json!(["patient.registered"])), "{body}");
+    assert_eq!(body["errors"][0]["extensions"]["code"], "TIMEOUT");
+    let one = format!(
+        "mutation {{ updatePatient(input: {{ id: \"{}\", expectedVersion: 1, sex: MALE }}) {{ patient {{ id }} }} }}",
+        ward.patient
+    );
+    let (status, body) = server.ask(&ward.alice, &one, json!({})).await;
+    assert_eq!((status, &body["errors"][0]["extensions"]["code"]), (504, &json!("TIMEOUT")), "{body}");
+    holder.batch_execute("rollback").await.unwrap();
+    assert_eq!(ward.rows("select from patients where tenant_id = $tenant").await.len(), 2);
 }

@@ -37,7 +37,7 @@ impl EncounterMutation {
             started_at: input.started_at.map_or_else(|| Ok(Utc::now()), |at| past("input.startedAt", at.0))?,
         };
         let start = async |tx: &mut _| rows::start(tx, new).await;
-        let made = change(ctx, "startEncounter", Event::EncounterStarted, Some((Record::Patient, patient.0)), start).await?;
+        let made = change(ctx, "startEncounter", Event::EncounterStarted, (Record::Patient, patient.0), start).await?;
         Ok(Some(StartEncounterPayload(made)))
     }
 
@@ -51,7 +51,7 @@ impl EncounterMutation {
         let id = ids::encounter("input.id", &input.id)?;
         let ended_at = input.ended_at.map_or_else(|| Ok(Utc::now()), |at| past("input.endedAt", at.0))?;
         let finish = async |tx: &mut _| rows::finish(tx, id, input.expected_version, ended_at).await;
-        let made = change(ctx, "finishEncounter", Event::EncounterFinished, Some((Record::Encounter, id.0)), finish).await?;
+        let made = change(ctx, "finishEncounter", Event::EncounterFinished, (Record::Encounter, id.0), finish).await?;
         Ok(Some(FinishEncounterPayload(made)))
     }
 
@@ -65,7 +65,7 @@ impl EncounterMutation {
         let id = ids::encounter("input.id", &input.id)?;
         let reason = input.reason.map(|reason| prose("input.reason", reason, LONGEST_REASON)).transpose()?;
         let cancel = async |tx: &mut _| rows::cancel(tx, id, input.expected_version, reason).await;
-        let made = change(ctx, "cancelEncounter", Event::EncounterCancelled, Some((Record::Encounter, id.0)), cancel).await?;
+        let made = change(ctx, "cancelEncounter", Event::EncounterCancelled, (Record::Encounter, id.0), cancel).await?;
         Ok(Some(CancelEncounterPayload(made)))
     }
 }

@@ -33,21 +33,33 @@ use uuid::Uuid;
 #[derive(MergedObject, Default)]
 pub struct Mutation(patient::PatientMutation, encounter::EncounterMutation, note::NoteMutation);
 
-/// Makes a change for those whose roles allow `operation`. `target` is the record that is to change, where there is one already.
+/// Makes a change for those whose roles allow `operation`. `named` goes into the audit log when nothing comes of it.
 async fn change<T: Made>(
     ctx: &Context<'_>,
     operation: &'static str,
     event: Event,
-    target: Option<(Record, Uuid)>,
+    named: impl Into<Named>,
     change: impl AsyncFnOnce(&mut TenantTx) -> Result<T>,
 ) -> Result<T> {
     let guard = guard(ctx)?;
     guard.may(operation)?;
     let made = guard.write(event, once(ctx).as_ref(), change).await;
-    if let (Err(Error::NotFound), Some((record, id))) = (&made, target) {
-        guard.missed(event, record.name(), id);
+    let Named(record, ids) = named.into();
+    match made {
+        Err(Error::NotFound) => guard.missed(event, record.name(), ids),
+        Err(Error::Forbidden) => guard.denied(event, record.name(), ids),
+        _ => {}
     }
     made
+}
+
+/// The records that a change names, one of which may not be there, or not be the caller's to change.
+struct Named(Record, Vec<Uuid>);
+
+impl From<(Record, Uuid)> for Named {
+    fn from((record, id): (Record, Uuid)) -> Self {
+        Self(record, vec![id])
+    }
 }
 
 /// The request's key, if it has one, for this field of it.

@@ -1,7 +1,7 @@
 //! Changes of notes. Which types of note a role may write, and for whom, is in the table of roles.
 
-use super::change;
 use super::input::{line, prose};
+use super::{Named, change};
 use crate::error::{Error, Result};
 use crate::graphql::context::{Record, guard};
 use crate::graphql::ids::{self, Kind};
@@ -36,10 +36,13 @@ impl NoteMutation {
         guard.may("draftNote")?;
         let new = input.parse(guard.staff_id())?;
         guard.may(if new.author == new.writer { "draftNote.own" } else { "draftNote.forAuthor" })?;
-        may_write(guard, &new.kind)?;
-        let patient = new.patient.0;
+        if !may_write(guard, &new.kind) {
+            guard.denied(Event::NoteDrafted, Record::Patient.name(), vec![new.patient.0]);
+            return Err(Error::Forbidden);
+        }
+        let named = Named(Record::Note, new.named());
         let draft = async |tx: &mut _| rows::draft(tx, new).await;
-        let made = change(ctx, "draftNote", Event::NoteDrafted, Some((Record::Patient, patient)), draft).await?;
+        let made = change(ctx, "draftNote", Event::NoteDrafted, named, draft).await?;
         Ok(Some(DraftNotePayload(made)))
     }
 
@@ -50,14 +53,15 @@ impl NoteMutation {
         ctx: &Context<'_>,
         #[graphql(desc = "What changes.")] input: ReviseDraftInput,
     ) -> Result<Option<ReviseDraftPayload>> {
-        let (id, me) = (ids::note("input.id", &input.id)?, guard(ctx)?.staff_id());
+        let (id, guard) = (ids::note("input.id", &input.id)?, guard(ctx)?);
         let (expected, edit) = (input.expected_version, input.edit()?);
-        let revise = async |tx: &mut _| rows::revise(tx, id, expected, edit, me).await;
-        let made = change(ctx, "reviseDraft", Event::NoteRevised, Some((Record::Note, id.0)), revise).await?;
+        let theirs = |kind: &str| may_write(guard, kind);
+        let revise = async |tx: &mut _| rows::revise(tx, id, expected, edit, guard.staff_id(), theirs).await;
+        let made = change(ctx, "reviseDraft", Event::NoteRevised, (Record::Note, id.0), revise).await?;
         Ok(Some(ReviseDraftPayload(made)))
     }
 
-    /// Gives a draft up. It is kept, and shown to nobody.
+    /// Gives a draft up, which its author and who typed it may. It is kept, and shown to nobody.
     #[graphql(complexity = "20 + child_complexity")]
     async fn discard_draft(
         &self,
@@ -66,7 +70,7 @@ impl NoteMutation {
     ) -> Result<Option<DiscardDraftPayload>> {
         let (id, me) = (ids::note("input.id", &input.id)?, guard(ctx)?.staff_id());
         let discard = async |tx: &mut _| rows::discard(tx, id, input.expected_version, me).await;
-        let made = change(ctx, "discardDraft", Event::NoteDiscarded, Some((Record::Note, id.0)), discard).await?;
+        let made = change(ctx, "discardDraft", Event::NoteDiscarded, (Record::Note, id.0), discard).await?;
         Ok(Some(DiscardDraftPayload { discarded_note_id: ids::encode(Kind::Note, made.0) }))
     }
 
@@ -79,18 +83,20 @@ impl NoteMutation {
     ) -> Result<Option<SignNotePayload>> {
         let (id, guard) = (ids::note("input.id", &input.id)?, guard(ctx)?);
         let standing = |kind: &str| {
-            may_write(guard, kind)?;
+            if !may_write(guard, kind) {
+                return Err(Error::Forbidden);
+            }
             Ok(if guard.allows("signNote.final") { Standing::Final } else { Standing::ToBeCosigned })
         };
         let sign = async |tx: &mut _| rows::sign(tx, id, input.expected_version, guard.staff_id(), standing).await;
-        let made = change(ctx, "signNote", Event::NoteSigned, Some((Record::Note, id.0)), sign).await?;
+        let made = change(ctx, "signNote", Event::NoteSigned, (Record::Note, id.0), sign).await?;
         Ok(Some(SignNotePayload(made)))
     }
 }
 
 /// Whether the caller's roles write notes of this type.
-fn may_write(guard: &Guard, kind: &str) -> Result<()> {
-    guard.may(if NURSES_TYPES.contains(&kind) { "note.ofNurses" } else { "note.ofOthers" })
+fn may_write(guard: &Guard, kind: &str) -> bool {
+    guard.allows(if NURSES_TYPES.contains(&kind) { "note.ofNurses" } else { "note.ofOthers" })
 }
 
 /// A note to be begun.

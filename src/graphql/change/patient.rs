@@ -1,7 +1,7 @@
 //! Changes of patients.
 
-use super::change;
 use super::input::{birth_date, line, past};
+use super::{Named, change};
 use crate::crypto::fields::PersonName;
 use crate::error::{Error, Result};
 use crate::graphql::context::Record;
@@ -38,7 +38,10 @@ impl PatientMutation {
             birth_date: input.birth_date.map(|date| birth_date("input.birthDate", date.0)).transpose()?,
             sex: input.sex.into(),
         };
-        let made = change(ctx, "registerPatient", Event::PatientRegistered, None, async |tx| rows::register(tx, new).await).await?;
+        let made = change(ctx, "registerPatient", Event::PatientRegistered, Named(Record::Patient, Vec::new()), async |tx| {
+            rows::register(tx, new).await
+        })
+        .await?;
         Ok(Some(RegisterPatientPayload(made)))
     }
 
@@ -52,7 +55,7 @@ impl PatientMutation {
         let id = ids::patient("input.id", &input.id)?;
         let (expected, edit) = (input.expected_version, input.edit()?);
         let update = async |tx: &mut _| rows::update(tx, id, expected, edit).await;
-        let made = change(ctx, "updatePatient", Event::PatientUpdated, Some((Record::Patient, id.0)), update).await?;
+        let made = change(ctx, "updatePatient", Event::PatientUpdated, (Record::Patient, id.0), update).await?;
         Ok(Some(UpdatePatientPayload(made)))
     }
 }
@@ -165,6 +168,10 @@ fn numbers(list: Vec<IdentifierInput>) -> Result<Vec<NewIdentifier>> {
             system: line(&format!("input.identifiers.{index}.system"), system, LONGEST_SYSTEM)?,
             value: line(&format!("input.identifiers.{index}.value"), value, LONGEST_VALUE)?,
         };
+        // A search parts them there.
+        if number.system.contains(|letter: char| letter == '|' || letter == '"' || letter.is_whitespace()) {
+            return Err(Error::invalid(format!("input.identifiers.{index}.system"), "must be a URI"));
+        }
         if numbers.contains(&number) {
             return Err(Error::invalid(format!("input.identifiers.{index}"), "is there twice"));
         }

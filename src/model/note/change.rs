@@ -37,6 +37,14 @@ pub struct NewNote {
     pub signers: BTreeSet<StaffId>,
 }
 
+impl NewNote {
+    /// Every record that must be there for it.
+    pub fn named(&self) -> Vec<uuid::Uuid> {
+        let others = self.signers.iter().chain([&self.author]).filter(|person| **person != self.writer);
+        [self.patient.0].into_iter().chain(self.encounter.map(|id| id.0)).chain(others.map(|person| person.0)).collect()
+    }
+}
+
 /// What is to change of a draft; `None` leaves as it is, an inner `None` clears.
 #[derive(Debug, Clone, Default)]
 pub struct DraftEdit {
@@ -94,9 +102,19 @@ pub async fn draft(tx: &mut TenantTx, new: NewNote) -> Result<NoteId> {
     Ok(id)
 }
 
-/// Adds a version to a draft.
-pub async fn revise(tx: &mut TenantTx, id: NoteId, expected: i32, edit: DraftEdit, me: StaffId) -> Result<NoteId> {
+/// Adds a version to a draft. `theirs` tells whether this person writes notes of its type.
+pub async fn revise(
+    tx: &mut TenantTx,
+    id: NoteId,
+    expected: i32,
+    edit: DraftEdit,
+    me: StaffId,
+    theirs: impl FnOnce(&str) -> bool,
+) -> Result<NoteId> {
     let before = held(tx, id, expected, me).await?;
+    if !theirs(&before.type_code) {
+        return Err(Error::Forbidden);
+    }
     let text = text(tx, id, before.current_version).await?;
     let title = edit.title.unwrap_or(text.title);
     let number = before.current_version + 1;
@@ -107,9 +125,12 @@ pub async fn revise(tx: &mut TenantTx, id: NoteId, expected: i32, edit: DraftEdi
     Ok(id)
 }
 
-/// Gives a draft up: it is kept, and nobody sees it.
+/// Gives a draft up: it is kept, and nobody sees it. That is for its author and who typed it, not for those named to sign it.
 pub async fn discard(tx: &mut TenantTx, id: NoteId, expected: i32, me: StaffId) -> Result<NoteId> {
     let before = held(tx, id, expected, me).await?;
+    if before.author_id != Some(me) && before.entered_by != Some(me) {
+        return Err(Error::Forbidden);
+    }
     let row = diesel::update(notes::table.filter(notes::id.eq(id)));
     let row = row.set((notes::status.eq("DISCARDED"), notes::version.eq(before.version + 1), notes::updated_at.eq(Utc::now())));
     tx.run(row.execute(&mut tx.conn())).await?;

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::guard::TenantTx;
 use crate::model::sql::Statement;
 use crate::model::{From, Page};
+use chrono::NaiveDate;
 use diesel::sql_types::{Array, BigInt, Bool, Integer};
 use diesel_async::RunQueryDsl;
 use std::collections::BTreeSet;
@@ -40,7 +41,8 @@ macro_rules! all {
 pub struct Search(Vec<i64>);
 
 impl Search {
-    /// Words, parted by spaces: `YYYY-MM-DD` is a birth date, `system|value` an identifier, anything else the beginning of a name.
+    /// Words, parted by spaces: `YYYY-MM-DD` is a birth date, `system|value` an identifier, in quotes if it has spaces, anything else the
+    /// beginning of a name.
     /// `None`: nothing is searched for.
     pub fn parse(keys: &TenantKeys, text: &str) -> Result<Option<Self>> {
         let refused = |reason: String| Error::invalid("search", reason);
@@ -48,10 +50,11 @@ impl Search {
             return Err(refused(format!("must have at most {LONGEST} characters")));
         }
         let mut terms = BTreeSet::new();
-        for word in text.split_whitespace() {
+        for word in words(text) {
             if let Some((system, value)) = word.split_once('|') {
                 terms.insert(identifier_term(&keys.blind("identifier", &[system, value])));
-            } else if is_date(word) {
+            } else if has_form_of_date(word) {
+                NaiveDate::parse_from_str(word, "%Y-%m-%d").map_err(|_| refused("has a date that is none".into()))?;
                 terms.insert(keys.birth_date_term(word));
             } else {
                 let words = searched(word).ok_or_else(|| refused("each word must have two letters at least".into()))?;
@@ -67,7 +70,15 @@ impl Search {
     }
 }
 
-fn is_date(word: &str) -> bool {
+/// Outside of quotes by spaces; what is in quotes is one word.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    let parts = text.split('"').enumerate();
+    parts
+        .flat_map(|(nth, part)| if nth % 2 == 1 { vec![part] } else { part.split_whitespace().collect() })
+        .filter(|word| !word.trim().is_empty())
+}
+
+fn has_form_of_date(word: &str) -> bool {
     word.len() == 10 && word.bytes().enumerate().all(|(at, byte)| if at == 4 || at == 7 { byte == b'-' } else { byte.is_ascii_digit() })
 }
 
@@ -108,7 +119,9 @@ mod tests {
         assert_eq!(terms("urn:mrn|A-1"), [identifier_term(&keys.blind("identifier", &["urn:mrn", "A-1"]))]);
         assert_eq!(terms("ada 1815-12-10 urn:mrn|A-1").len(), 3);
         assert_eq!((parse(""), parse(" \t")), (Ok(None), Ok(None)));
-        for bad in ["a", "ada l", "- .", &"ab ".repeat(1_000), &"x".repeat(10_000)] {
+        assert_eq!(terms("\"urn:x|AB 123\" ada").len(), 2);
+        assert!(terms("\"urn:x|AB 123\"").contains(&identifier_term(&keys.blind("identifier", &["urn:x", "AB 123"]))));
+        for bad in ["a", "ada l", "- .", "2026-99-99", "2023-02-29", &"ab ".repeat(1_000), &"x".repeat(10_000)] {
             assert!(matches!(parse(bad), Err(Error::Invalid { field, .. }) if field == "search"), "{bad:.20}");
         }
         let many: String = ('a'..='z').map(|letter| format!("{letter}{letter} ")).collect();

@@ -28,7 +28,7 @@ export default [
         {
           exceptions: {
             suffixes: ['Payload', 'Connection', 'Edge'],
-            types: ['HumanName', 'Identifier', 'NoteSignature', 'NoteType', 'PageInfo'],
+            types: ['Feature', 'HumanName', 'Identifier', 'NoteSignature', 'NoteType', 'PageInfo'],
           },
         },
       ],
