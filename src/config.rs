@@ -75,6 +75,8 @@ pub struct Tls {
 pub struct Limits {
     /// Bytes of a request body.
     pub body_bytes: usize,
+    /// Bytes of notes' titles and texts in one answer.
+    pub answer_bytes: usize,
     /// Levels of nested fields.
     pub depth: usize,
     /// Points of a query: a field is one, a list multiplies by its page.

@@ -22,8 +22,10 @@ use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -147,10 +149,11 @@ impl Rig {
             said.push(line);
             found
         });
+        let metrics = lines.by_ref().find_map(|line| line.split("Metrics at http://").nth(1)?.split('/').next().map(str::to_owned));
         let Some(address) = address else { return Err(format!("cordon serve did not start: {}", said.join("\n")).into()) };
         // Whoever logs must be read.
         std::thread::spawn(move || lines.for_each(|line| eprintln!("server: {line}")));
-        Ok(Served { child, address })
+        Ok(Served { child, address, metrics: metrics.ok_or("no metrics")?, flown: Mutex::default() })
     }
 }
 
@@ -158,11 +161,29 @@ impl Rig {
 pub struct Served {
     child: Child,
     pub address: String,
+    metrics: String,
+    /// Flights and requests when they were last asked for.
+    flown: Mutex<(f64, f64)>,
 }
 
 impl Served {
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Flights to PostgreSQL of a request, on average since they were last asked for, as the server counts them.
+    pub async fn flights(&self) -> Outcome<f64> {
+        let mut socket = TcpStream::connect(&self.metrics).await?;
+        socket.write_all(format!("GET /metrics HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.metrics).as_bytes()).await?;
+        let mut text = String::new();
+        socket.read_to_string(&mut text).await?;
+        let sum = |name: &str| -> f64 {
+            let lines = text.lines().filter(|line| line.starts_with(name));
+            lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        };
+        let now = (sum("cordon_request_flights_sum"), sum("cordon_request_flights_count"));
+        let before = std::mem::replace(&mut *self.flown.lock().unwrap_or_else(PoisonError::into_inner), now);
+        Ok((now.0 - before.0) / (now.1 - before.1))
     }
 
     /// One question, which must be answered without errors.

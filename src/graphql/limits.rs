@@ -268,7 +268,16 @@ mod tests {
     use super::*;
 
     fn limits() -> Limits {
-        Limits { body_bytes: 1 << 20, depth: 12, complexity: 20_000, tokens: 5_000, aliases: 30, directives: 20, introspection: false }
+        Limits {
+            body_bytes: 1 << 20,
+            answer_bytes: 1 << 24,
+            depth: 12,
+            complexity: 20_000,
+            tokens: 5_000,
+            aliases: 30,
+            directives: 20,
+            introspection: false,
+        }
     }
 
     fn code(text: &str) -> Option<String> {

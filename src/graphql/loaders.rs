@@ -2,7 +2,7 @@
 //! with it; nothing here is spawned, so a request that is dropped takes its loads with it.
 
 use super::batch::Batch;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::guard::Guard;
 use crate::ids::{EncounterId, NoteId, PatientId};
 use crate::model::Page;
@@ -16,6 +16,7 @@ use futures_util::future::{BoxFuture, try_join_all};
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tracing::Instrument;
 
 /// One page of the list of one parent.
@@ -27,8 +28,9 @@ pub struct PageOf<P> {
     pub page: Page,
 }
 
-/// Everything one request loads by batches.
+/// Everything one request loads by batches, and how much text it may still show.
 pub struct Loaders {
+    left: AtomicUsize,
     /// Patients by id.
     pub patients: Batch<PatientId, Arc<Patient>>,
     /// Identifiers of a patient.
@@ -49,8 +51,9 @@ pub struct Loaders {
 
 impl Loaders {
     /// For one request.
-    pub fn new(guard: &Arc<Guard>) -> Self {
+    pub fn new(guard: &Arc<Guard>, most_text: usize) -> Self {
         Self {
+            left: AtomicUsize::new(most_text),
             patients: Batch::new(guard, |guard, ids| traced("patients", guard, ids, patients)),
             identifiers: Batch::new(guard, |guard, ids| traced("identifiers", guard, ids, identifiers)),
             encounters: Batch::new(guard, |guard, ids| traced("encounters", guard, ids, encounters)),
@@ -60,6 +63,12 @@ impl Loaders {
             notes_of_patient: Batch::new(guard, |guard, keys| traced("notes of patients", guard, keys, notes_of_patients)),
             notes_of_encounter: Batch::new(guard, |guard, keys| traced("notes of encounters", guard, keys, notes_of_encounters)),
         }
+    }
+
+    /// Takes a text into the answer. Beyond its bound an answer would fill the memory that all requests share.
+    pub fn show(&self, text: &str) -> Result<()> {
+        let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(text.len()));
+        taken.map(|_| ()).map_err(|_| Error::LimitExceeded("the answer has more text than one may have: ask for fewer notes".into()))
     }
 }
 

@@ -149,7 +149,7 @@ impl Api {
         let mut request = Request::new(question.query.as_str()).variables(question.variables.clone());
         request.operation_name = question.operation_name.clone();
         request.set_parsed_query(document.clone());
-        let mut request = request.data(Arc::clone(guard)).data(Loaders::new(guard));
+        let mut request = request.data(Arc::clone(guard)).data(Loaders::new(guard, self.limits.answer_bytes));
         if let Some(once) = once {
             request = request.data(once.clone());
         }
@@ -219,7 +219,16 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     fn limits() -> Limits {
-        Limits { body_bytes: 1 << 20, depth: 12, complexity: 20_000, tokens: 5_000, aliases: 30, directives: 20, introspection: false }
+        Limits {
+            body_bytes: 1 << 20,
+            answer_bytes: 1 << 24,
+            depth: 12,
+            complexity: 20_000,
+            tokens: 5_000,
+            aliases: 30,
+            directives: 20,
+            introspection: false,
+        }
     }
 
     fn types() -> BTreeMap<String, Vec<FieldDefinition>> {

@@ -135,12 +135,16 @@ impl ClinicalNote {
 
     /// The title; null once retracted.
     async fn title(&self, ctx: &Context<'_>) -> Result<Option<String>> {
-        self.0.title(admit(ctx, "note.text").await?.keys())
+        let title = self.0.title(admit(ctx, "note.text").await?.keys())?;
+        loaders(ctx)?.show(title.as_deref().unwrap_or_default())?;
+        Ok(title)
     }
 
     /// The text; null once retracted.
     async fn body(&self, ctx: &Context<'_>) -> Result<Option<String>> {
-        self.0.body(admit(ctx, "note.text").await?.keys())
+        let body = self.0.body(admit(ctx, "note.text").await?.keys())?;
+        loaders(ctx)?.show(body.as_deref().unwrap_or_default())?;
+        Ok(body)
     }
 
     /// Who wrote it.

@@ -250,3 +250,20 @@ async fn work_lists_show_what_waits() {
         assert_eq!(refused["errors"][0]["extensions"], json!({ "code": "INVALID_INPUT", "field": "filter.type" }));
     }
 }
+
+#[tokio::test]
+async fn an_answer_has_so_much_text_and_no_more() {
+    let site = Site::shared().await;
+    let ward = Ward::open(site, site.tenant(MODELS[1]).await).await;
+    let mut settings = site.server_settings();
+    settings.limits.answer_bytes = 10_000;
+    let server = crate::server::Server::start(site, settings, cordon::guard::BootCheck::Dev);
+    for _ in 0..3 {
+        let input = json!({ "patientId": ward.patient, "type": "34117-2", "body": "x".repeat(4_000) });
+        ward.change(&ward.alice, DRAFT, input).await.unwrap();
+    }
+    let (status, body) = server.ask(&ward.alice, "{ notes { edges { node { id body } } } }", json!({})).await;
+    let edges = body["data"]["notes"]["edges"].as_array().unwrap();
+    assert_eq!((status, edges.iter().filter(|edge| edge["node"]["body"].is_string()).count()), (200, 2), "{status}");
+    assert_eq!(body["errors"][0]["extensions"]["code"], "LIMIT_EXCEEDED");
+}
