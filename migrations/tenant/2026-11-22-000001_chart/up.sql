@@ -33,6 +33,7 @@ create table patients (
   contact_sealed bytea,
   source_key bytea,                     -- blind index of where an imported chart comes from
   source_hash bytea,                    -- of what was imported last: the same again changes nothing
+  source_version int,                   -- the version that import made: where it is another now, the row was changed here
   source_sealed bytea,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
@@ -93,6 +94,7 @@ create table encounters (
   source_key bytea,
   identifier_key bytea,                 -- blind index of its number in the source, which some references give instead of its id
   source_hash bytea,
+  source_version int,
   source_sealed bytea,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
@@ -132,6 +134,7 @@ create table clinical_notes (
   signed_at timestamptz,
   source_key bytea,
   source_hash bytea,
+  source_version int,
   source_status text,                   -- DocumentReference.status as it came: superseded without relatesTo hides nothing
   source_sealed bytea,
   created_at timestamptz not null default now(),

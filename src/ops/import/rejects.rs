@@ -20,7 +20,8 @@ pub enum Reason {
     Unreadable,
     /// A deletion: clinical rows are never deleted.
     DeleteNotSupported,
-    /// Sound by itself, but there is no place for it among the tenant's rows: `patient_not_found`, `duplicate_identifier`, …
+    /// Sound by itself, but there is no place for it among the tenant's rows: `patient_not_found`, `duplicate_identifier`, …; or it would
+    /// undo what was changed here since the last import: `changed_here`.
     NoPlace(&'static str),
 }
 

@@ -1,6 +1,7 @@
 //! Imports into tenants of the three models, from FHIR that the tests write: what goes in, what became of it, row by row.
 
 mod again;
+mod changed_here;
 mod identity;
 mod interrupted;
 mod odd;

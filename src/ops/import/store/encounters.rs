@@ -1,6 +1,6 @@
 //! Encounters into rows.
 
-use super::{Store, Stored, encounter_number, fingerprint, look_up, without_repeats};
+use super::{CHANGED_HERE, Store, Stored, at_its_version, encounter_number, fingerprint, look_up, without_repeats};
 use crate::crypto::fields::{EncounterReason, EncounterSource};
 use crate::crypto::{Sealed, TenantKeys};
 use crate::db::schema::tenant::encounters;
@@ -10,7 +10,7 @@ use crate::guard::TenantTx;
 use crate::ids::{EncounterId, PatientId, TenantId};
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
-use diesel::sql_types::{self, Binary, Nullable, Timestamptz};
+use diesel::sql_types::{self, Binary, Integer, Nullable, Timestamptz};
 use diesel_async::RunQueryDsl;
 use futures_util::try_join;
 use std::collections::HashMap;
@@ -38,6 +38,7 @@ struct Content<'a> {
     identifier_key: Option<Vec<u8>>,
     source_sealed: Option<Sealed<EncounterSource>>,
     source_hash: Vec<u8>,
+    source_version: i32,
 }
 
 #[derive(QueryableByName)]
@@ -52,6 +53,10 @@ struct Known {
     hash: Option<Vec<u8>>,
     #[diesel(sql_type = Timestamptz)]
     ordered_at: DateTime<Utc>,
+    #[diesel(sql_type = Integer)]
+    version: i32,
+    #[diesel(sql_type = Nullable<Integer>)]
+    imported: Option<i32>,
 }
 
 impl Store {
@@ -80,16 +85,18 @@ impl Store {
             match known.get(&source_key) {
                 Some(before) if before.patient != patient_id => stored.refused.push((index, "patient_changed")),
                 Some(before) if before.hash.as_ref() == Some(&hash) => stored.unchanged += 1,
+                Some(before) if before.imported != Some(before.version) => stored.refused.push((index, CHANGED_HERE)),
                 Some(before) => {
-                    let content = content(keys, encounter, before.id, hash, before.ordered_at)?;
-                    let row = encounters::table.filter(encounters::id.eq(before.id));
-                    let bump = (encounters::version.eq(encounters::version + 1), encounters::updated_at.eq(diesel::dsl::now));
-                    tx.run(diesel::update(row).set((content, bump)).execute(&mut tx.conn())).await?;
+                    let version = before.version + 1;
+                    let content = content(keys, encounter, before.id, (hash, version), before.ordered_at)?;
+                    let row = encounters::table.filter(encounters::id.eq(before.id).and(encounters::version.eq(before.version)));
+                    let bump = (encounters::version.eq(version), encounters::updated_at.eq(diesel::dsl::now));
+                    at_its_version(tx.run(diesel::update(row).set((content, bump)).execute(&mut tx.conn())).await?)?;
                     stored.updated += 1;
                 }
                 None => {
                     let id = EncounterId::new();
-                    let content = content(keys, encounter, id, hash, Utc::now())?;
+                    let content = content(keys, encounter, id, (hash, 1), Utc::now())?;
                     new.push(NewRow { tenant_id: tx.tenant(), id, patient_id, source_key, content });
                 }
             }
@@ -103,7 +110,11 @@ impl Store {
 }
 
 async fn known(tx: &TenantTx, source_keys: &[Vec<u8>]) -> Result<HashMap<Vec<u8>, Known>> {
-    let by_source = each!("key, id, patient_id as patient, source_hash as hash, ordered_at", "encounters", "source_key = key limit 1");
+    let by_source = each!(
+        "key, id, patient_id as patient, source_hash as hash, ordered_at, version, source_version as imported",
+        "encounters",
+        "source_key = key limit 1"
+    );
     let rows: Vec<Known> = look_up(tx, by_source, source_keys).await?;
     Ok(rows.into_iter().map(|row| (row.key.clone(), row)).collect())
 }
@@ -113,7 +124,7 @@ fn content<'a>(
     keys: &TenantKeys,
     encounter: &'a ImportedEncounter,
     id: EncounterId,
-    source_hash: Vec<u8>,
+    (source_hash, source_version): (Vec<u8>, i32),
     otherwise: DateTime<Utc>,
 ) -> Result<Content<'a>> {
     Ok(Content {
@@ -126,5 +137,6 @@ fn content<'a>(
         identifier_key: encounter.identifier.as_ref().map(|number| encounter_number(keys, number)),
         source_sealed: Some(keys.seal(id.0, &encounter.source.clone().into_json())?),
         source_hash,
+        source_version,
     })
 }

@@ -1,5 +1,6 @@
 //! The importer's database half: batches of mapped resources become rows of one tenant, each batch in one import transaction.
-//! What is there with the same content is left alone; what changed becomes a new version; what cannot be placed is refused by name.
+//! What is there with the same content is left alone; what changed becomes a new version; what cannot be placed is refused by name,
+//! and so is what would undo a change made here.
 
 /// Looks keys up one by one. `= any(…)` reads all of a tenant's rows, batch after batch, while PostgreSQL has no statistics of a new tenant.
 macro_rules! each {
@@ -39,6 +40,9 @@ use std::time::Duration;
 
 /// How long a batch that lost a race waits before it is tried again.
 const PAUSES: [Duration; 4] = [Duration::from_millis(50), Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(3)];
+
+/// The source has another content, and so have we: which holds is for people to decide, and until then ours stays.
+const CHANGED_HERE: &str = "changed_here";
 
 /// Where imported rows go.
 pub struct Store {
@@ -177,6 +181,14 @@ where
     }
     let query = sql_query(text).bind::<Array<Binary>, _>(keys).bind::<sql_types::Uuid, _>(tx.tenant());
     tx.run(query.load(&mut tx.conn())).await
+}
+
+/// A row that somebody changed after this batch looked at it is not overwritten: the batch looks again.
+fn at_its_version(updated: usize) -> Result<()> {
+    match updated {
+        0 => Err(Error::Conflict { current_version: None, reason: "changed while it was imported" }),
+        _ => Ok(()),
+    }
 }
 
 /// A patient by one of its keys.

@@ -1,6 +1,6 @@
 //! Notes into rows: signed history, each content a version of its own.
 
-use super::{FoundEncounter, Store, Stored, fingerprint, look_up, without_repeats};
+use super::{CHANGED_HERE, FoundEncounter, Store, Stored, at_its_version, fingerprint, look_up, without_repeats};
 use crate::crypto::fields::{NoteBody, NoteSource, NoteTitle};
 use crate::crypto::{Sealed, TenantKeys};
 use crate::db::schema::tenant::{clinical_notes, note_types, note_versions};
@@ -38,6 +38,7 @@ struct Content<'a> {
     source_status: Option<&'a str>,
     source_sealed: Option<Sealed<NoteSource>>,
     source_hash: Vec<u8>,
+    source_version: i32,
 }
 
 #[derive(Insertable)]
@@ -63,7 +64,11 @@ struct Known {
     #[diesel(sql_type = Nullable<Binary>)]
     hash: Option<Vec<u8>>,
     #[diesel(sql_type = Integer)]
+    number: i32,
+    #[diesel(sql_type = Integer)]
     version: i32,
+    #[diesel(sql_type = Nullable<Integer>)]
+    imported: Option<i32>,
 }
 
 /// A note with everything it refers to found.
@@ -124,6 +129,7 @@ impl Store {
             match known.get(&key) {
                 Some(before) if before.patient != patient => stored.refused.push((index, "patient_changed")),
                 Some(before) if before.hash.as_ref() == Some(&hash) => stored.unchanged += 1,
+                Some(before) if before.imported != Some(before.version) => stored.refused.push((index, CHANGED_HERE)),
                 before => {
                     changed.push(before);
                     placed.push(Placed { note, patient, encounter, authored_at, author, key, hash });
@@ -139,14 +145,14 @@ impl Store {
 
         let (mut rows, mut versions) = (Vec::new(), Vec::new());
         for (placed, before) in placed.iter().zip(changed) {
-            let (id, number) = before.map_or_else(|| (NoteId::new(), 1), |before| (before.id, before.version + 1));
-            let content = content(keys, placed, id, number)?;
+            let (id, number) = before.map_or_else(|| (NoteId::new(), 1), |before| (before.id, before.number + 1));
+            let content = content(keys, placed, id, number, before.map_or(1, |before| before.version + 1))?;
             versions.push(version(tenant, keys, placed, id, number)?);
-            if before.is_some() {
+            if let Some(before) = before {
                 stored.updated += 1;
-                let row = clinical_notes::table.filter(clinical_notes::id.eq(id));
-                let bump = (clinical_notes::version.eq(clinical_notes::version + 1), clinical_notes::updated_at.eq(diesel::dsl::now));
-                tx.run(diesel::update(row).set((content, bump)).execute(&mut tx.conn())).await?;
+                let row = clinical_notes::table.filter(clinical_notes::id.eq(id).and(clinical_notes::version.eq(before.version)));
+                let bump = (clinical_notes::version.eq(before.version + 1), clinical_notes::updated_at.eq(diesel::dsl::now));
+                at_its_version(tx.run(diesel::update(row).set((content, bump)).execute(&mut tx.conn())).await?)?;
             } else {
                 stored.new += 1;
                 rows.push(NewRow { tenant_id: tenant, id, patient_id: placed.patient, source_key: placed.key.clone(), content });
@@ -162,7 +168,7 @@ impl Store {
 
 async fn known(tx: &TenantTx, source_keys: &[Vec<u8>]) -> Result<HashMap<Vec<u8>, Known>> {
     let by_source = each!(
-        "key, id, patient_id as patient, source_hash as hash, current_version as version",
+        "key, id, patient_id as patient, source_hash as hash, current_version as number, version, source_version as imported",
         "clinical_notes",
         "source_key = key limit 1"
     );
@@ -186,7 +192,7 @@ async fn add_types(tx: &TenantTx, placed: &[Placed<'_>]) -> Result<()> {
     Ok(())
 }
 
-fn content<'a>(keys: &TenantKeys, placed: &Placed<'a>, id: NoteId, number: i32) -> Result<Content<'a>> {
+fn content<'a>(keys: &TenantKeys, placed: &Placed<'a>, id: NoteId, number: i32, source_version: i32) -> Result<Content<'a>> {
     let note = placed.note;
     Ok(Content {
         encounter_id: placed.encounter.map(|encounter| encounter.id),
@@ -198,6 +204,7 @@ fn content<'a>(keys: &TenantKeys, placed: &Placed<'a>, id: NoteId, number: i32) 
         source_status: note.source_status.as_deref(),
         source_sealed: Some(keys.seal(id.0, &note.source.clone().into_json())?),
         source_hash: placed.hash.clone(),
+        source_version,
     })
 }
 

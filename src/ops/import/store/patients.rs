@@ -2,7 +2,7 @@
 //! An id of the source is no proof of who somebody is: a chart is changed only by what is plainly the same person.
 
 use super::identity::{self, Face};
-use super::{FoundPatient, Store, Stored, fingerprint, identifier_hash, look_up, without_repeats};
+use super::{CHANGED_HERE, FoundPatient, Store, Stored, at_its_version, fingerprint, identifier_hash, look_up, without_repeats};
 use crate::crypto::fields::{IdentifierValue, PatientBirthDate, PatientContact, PatientName, PatientSource, PersonName};
 use crate::crypto::{Sealed, TenantKeys};
 use crate::db::schema::tenant::{patient_identifiers, patient_terms, patients};
@@ -12,7 +12,7 @@ use crate::guard::TenantTx;
 use crate::ids::{PatientId, TenantId};
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
-use diesel::sql_types::{self, Binary, Nullable};
+use diesel::sql_types::{self, Binary, Integer, Nullable};
 use diesel_async::RunQueryDsl;
 use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
@@ -27,7 +27,7 @@ struct NewRow {
     content: Content,
 }
 
-/// What an import writes, new or changed. `None` clears: the source has the last word on its own charts.
+/// What an import writes, new or changed. `None` clears: the source has the last word on its own charts, until they are changed here.
 #[derive(Insertable, AsChangeset)]
 #[diesel(table_name = patients, treat_none_as_null = true)]
 struct Content {
@@ -38,6 +38,7 @@ struct Content {
     contact_sealed: Option<Sealed<PatientContact>>,
     source_sealed: Option<Sealed<PatientSource>>,
     source_hash: Vec<u8>,
+    source_version: i32,
 }
 
 #[derive(Insertable)]
@@ -70,6 +71,10 @@ struct Known {
     id: PatientId,
     #[diesel(sql_type = Nullable<Binary>)]
     hash: Option<Vec<u8>>,
+    #[diesel(sql_type = Integer)]
+    version: i32,
+    #[diesel(sql_type = Nullable<Integer>)]
+    imported: Option<i32>,
 }
 
 struct Planned<'a> {
@@ -83,6 +88,10 @@ struct Planned<'a> {
     exclusive: HashSet<Vec<u8>>,
     /// What is there, unless it is new.
     before: Option<&'a [Living]>,
+    /// The version that is there, 0 if it is new.
+    version: i32,
+    /// Whether somebody changed it here since the last import.
+    changed_here: bool,
 }
 
 /// An identifier that a chart has now.
@@ -112,21 +121,24 @@ impl Store {
     async fn patients_once(&self, tx: &TenantTx, batch: &[&ImportedPatient]) -> Result<Stored> {
         let keys = tx.keys();
         let source_keys: Vec<_> = batch.iter().map(|patient| self.key(keys, &patient.key)).collect();
-        let by_source = each!("key, id, source_hash as hash", "patients", "source_key = key limit 1");
+        let by_source = each!("key, id, source_hash as hash, version, source_version as imported", "patients", "source_key = key limit 1");
         let rows: Vec<Known> = look_up(tx, by_source, &source_keys).await?;
-        let known: HashMap<_, _> = rows.into_iter().map(|row| (row.key, (row.id, row.hash))).collect();
+        let known: HashMap<_, _> = rows.into_iter().map(|row| (row.key.clone(), row)).collect();
 
         let (mut stored, mut changed, mut plans) = (Stored::default(), Vec::new(), Vec::new());
         for (index, (patient, key)) in batch.iter().zip(source_keys).enumerate() {
             let hash = fingerprint(keys, "patient", patient.fingerprint())?;
             let before = known.get(&key);
-            if before.is_some_and(|(_, stored)| stored.as_ref() == Some(&hash)) {
+            if before.is_some_and(|before| before.hash.as_ref() == Some(&hash)) {
                 stored.unchanged += 1;
                 continue;
             }
-            changed.extend(before.map(|(id, _)| *id));
-            let id = before.map_or_else(PatientId::new, |(id, _)| *id);
-            plans.push(Planned { patient, id, key, hash, index, exclusive: exclusive(keys, patient).collect(), before: None });
+            changed.extend(before.map(|before| before.id));
+            let id = before.map_or_else(PatientId::new, |before| before.id);
+            let version = before.map_or(0, |before| before.version);
+            let changed_here = before.is_some_and(|before| before.imported != Some(before.version));
+            let exclusive = exclusive(keys, patient).collect();
+            plans.push(Planned { patient, id, key, hash, index, exclusive, before: None, version, changed_here });
         }
         let there = living(tx, &changed).await?;
         let faces = faces(tx, &changed).await?;
@@ -137,10 +149,10 @@ impl Store {
             let Some((before, face)) = plan.before.zip(faces.get(&plan.id)) else { return true };
             let numbers: HashSet<_> = before.iter().filter(|number| number.exclusive).map(|number| number.hash.clone()).collect();
             let same = identity::same(face, &numbers, &Face::new(person(plan.patient), plan.patient.birth_date.clone()), &plan.exclusive);
-            if !same {
-                stored.refused.push((plan.index, IDENTITY_CHANGED));
-            }
-            same
+            // Who it is comes first: what follows in this run goes to a chart that was changed here, and to somebody else's never.
+            let refused = if same { plan.changed_here.then_some(CHANGED_HERE) } else { Some(IDENTITY_CHANGED) };
+            stored.refused.extend(refused.map(|reason| (plan.index, reason)));
+            refused.is_none()
         });
         let (plans, twice) = without_duplicates(plans, &owners(tx, batch).await?);
         stored.refused.extend(twice.into_iter().map(|index| (index, "duplicate_identifier")));
@@ -178,9 +190,9 @@ impl Store {
 
     async fn update(&self, tx: &TenantTx, plan: &Planned<'_>) -> Result<()> {
         let keys = tx.keys();
-        let row = patients::table.filter(patients::id.eq(plan.id));
-        let bump = (patients::version.eq(patients::version + 1), patients::updated_at.eq(diesel::dsl::now));
-        tx.run(diesel::update(row).set((content(keys, plan)?, bump)).execute(&mut tx.conn())).await?;
+        let row = patients::table.filter(patients::id.eq(plan.id).and(patients::version.eq(plan.version)));
+        let bump = (patients::version.eq(plan.version + 1), patients::updated_at.eq(diesel::dsl::now));
+        at_its_version(tx.run(diesel::update(row).set((content(keys, plan)?, bump)).execute(&mut tx.conn())).await?)?;
 
         let stay: HashSet<_> = plan.before.unwrap_or_default().iter().map(|number| (&number.hash, number.exclusive)).collect();
         let mut rows = identifier_rows(tx.tenant(), keys, plan)?;
@@ -301,6 +313,7 @@ fn content(keys: &TenantKeys, plan: &Planned<'_>) -> Result<Content> {
         contact_sealed: patient.contact.as_ref().map(|contact| keys.seal(id.0, contact)).transpose()?,
         source_sealed: Some(keys.seal(id.0, &patient.source.clone().into_json())?),
         source_hash: hash.clone(),
+        source_version: plan.version + 1,
     })
 }
 
