@@ -370,6 +370,52 @@ async fn l16_a_foreign_parent_is_like_none() {
     }
 }
 
+/// What nobody signed does not become what a signed note says, and nobody is made its signer afterwards.
+#[tokio::test]
+async fn a_signed_note_is_not_rewritten() {
+    let site = Site::shared().await;
+    for model in TOGETHER {
+        let scene = Scene::of(site, model).await;
+        let Chart { note: signed, staff, patient, .. } = scene.b;
+        let waiting = Uuid::now_v7();
+        let version = |note: Uuid, number: i32| {
+            let id = Uuid::now_v7();
+            format!("insert into note_versions (id, note_id, number, body_sealed) values ('{id}', '{note}', {number}, '\\x00')")
+        };
+        let signer = |note: Uuid| format!("insert into note_signers (note_id, staff_id) values ('{note}', '{staff}')");
+        let drafted = format!(
+            "insert into clinical_notes (id, patient_id, type_code, authored_at) values ('{waiting}', '{patient}', '11506-3', now()); {}; {}",
+            version(waiting, 1),
+            signer(waiting)
+        );
+        scene.blind("write", &drafted).await;
+        scene.blind("write", &format!("update clinical_notes set status = 'UNCOSIGNED' where id = '{waiting}'")).await;
+        let before = scene.b.fingerprint(&scene.intruder.superuser).await;
+        for note in [signed, waiting] {
+            let text = version(note, 99);
+            for set in [
+                "status = 'AMENDED', current_version = 99",
+                "status = 'SIGNED', current_version = 99",
+                "status = 'RETRACTED', current_version = 99",
+                "current_version = 99",
+                "status = 'AMENDED'",
+                "status = 'RETRACTED'",
+                "status = 'DISCARDED'",
+                "status = 'DRAFT'",
+                "status = 'SIGNED', authored_at = now()",
+                "signed_at = now()",
+            ] {
+                scene.refused("write", &format!("{text}; update clinical_notes set {set} where id = '{note}'"), "42501").await;
+            }
+        }
+        scene.refused("write", &signer(signed), "42501").await;
+        assert_eq!(before, scene.b.fingerprint(&scene.intruder.superuser).await);
+        // The cosigner's step is there.
+        scene.blind("write", &format!("update clinical_notes set status = 'SIGNED' where id = '{waiting}'")).await;
+        scene.refused("write", &format!("update clinical_notes set status = 'UNCOSIGNED' where id = '{waiting}'"), "42501").await;
+    }
+}
+
 #[tokio::test]
 async fn l24_what_the_database_says_stays_inside() {
     let site = Site::shared().await;

@@ -186,12 +186,12 @@ begin
   raise exception '% on % is refused', tg_op, tg_table_name using errcode = '42501';
 end $$;
 
--- A draft is open. Past that, only the status moves on (never back to draft), and another text makes an amended note of it; what was
--- discarded or retracted stays so. An import, whose notes are history from elsewhere, may correct everything but whose note it is.
--- Nobody deletes.
+-- A draft is open. Past that, a note that waits for its cosigner becomes a signed one, and nothing else moves: another text needs a
+-- signature of its own, which no SQL can make. An import, whose notes are history from elsewhere, may correct everything but whose note
+-- it is. Nobody deletes.
 create function cordon.note_lock() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  moves_on text[] := '{status,current_version,version,updated_at,changed_in}';
+  moves_on text[] := '{status,version,updated_at,changed_in}';
 begin
   if tg_op = 'UPDATE' and new.tenant_id = old.tenant_id and new.id = old.id and new.patient_id = old.patient_id then
     if old.status = 'DRAFT' then
@@ -201,13 +201,26 @@ begin
     if new.status <> 'DRAFT' and cordon.purpose() = 'import' and new.source_key = old.source_key then
       return new;
     end if;
-    if old.status in ('UNCOSIGNED', 'SIGNED', 'AMENDED') and new.status in ('SIGNED', 'AMENDED', 'RETRACTED')
-       and (new.current_version = old.current_version or new.status = 'AMENDED')
-       and (to_jsonb(new) - moves_on) = (to_jsonb(old) - moves_on) then
+    if old.status = 'UNCOSIGNED' and new.status = 'SIGNED' and (to_jsonb(new) - moves_on) = (to_jsonb(old) - moves_on) then
       return new;
     end if;
   end if;
   raise exception '% on % is refused', tg_op, tg_table_name using errcode = '42501';
+end $$;
+
+-- Signers are named while a note is a draft; whoever would sign it at this moment waits.
+create function cordon.signers_lock() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  draft boolean;
+begin
+  if cordon.purpose() = 'write' then
+    execute format('select true from %I.clinical_notes where tenant_id = $1 and id = $2 and status = ''DRAFT'' for share', tg_table_schema)
+      into draft using new.tenant_id, new.note_id;
+    if draft is not true then
+      raise exception '% on % is refused', tg_op, tg_table_name using errcode = '42501';
+    end if;
+  end if;
+  return new;
 end $$;
 
 -- One audit row per statement and patient, naming every row: written whatever the statement says, by whoever is bound.
@@ -368,6 +381,7 @@ alter function cordon.stamp() owner to cordon_owner;
 alter function cordon.own_rows() owner to cordon_owner;
 alter function cordon.refuse() owner to cordon_owner;
 alter function cordon.note_lock() owner to cordon_owner;
+alter function cordon.signers_lock() owner to cordon_owner;
 alter function cordon.audit_days_left() owner to cordon_owner;
 revoke all on all functions in schema cordon from public;
 revoke all on all procedures in schema cordon from public;

@@ -246,6 +246,8 @@ create trigger audit_roles after update on staff referencing old table as was ne
   for each statement execute function cordon.audit_roles();
 alter table staff enable always trigger audit_roles;
 call cordon.enclose('note_signers', 'select, insert');
+create trigger b_lock before insert on note_signers for each row execute function cordon.signers_lock();
+alter table note_signers enable always trigger b_lock;
 call cordon.enclose('note_signatures', 'select, insert');
 create trigger b_lock before update or delete on note_signatures for each row execute function cordon.refuse();
 alter table note_signatures enable always trigger b_lock;

@@ -7,7 +7,7 @@ with tables as (
 expected(tbl, trg, fn, fires) as (
   values ('clinical_notes', 'b_lock', 'note_lock', 27), ('note_versions', 'b_lock', 'refuse', 27), ('audit_log', 'b_lock', 'refuse', 27),
     ('audit_log', 'z_truncate', 'refuse', 34),
-    ('note_signatures', 'b_lock', 'refuse', 27), ('staff', 'audit_roles', 'audit_roles', 16)
+    ('note_signatures', 'b_lock', 'refuse', 27), ('note_signers', 'b_lock', 'signers_lock', 7), ('staff', 'audit_roles', 'audit_roles', 16)
   union all select tbl, trg, 'audit_write', fires from unnest('{patients,encounters,clinical_notes}'::text[]) tbl,
     (values ('audit_insert', 4), ('audit_delete', 8), ('audit_update', 16)) t(trg, fires)
   union all select relname, trg, fn, fires from tables, (values ('a_stamp', 'stamp', 23), ('own_insert', 'own_rows', 4), ('own_delete', 'own_rows', 8),
