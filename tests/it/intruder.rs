@@ -4,8 +4,11 @@ use crate::site::{Site, actor, open};
 use aws_lc_rs::digest::{SHA256, digest};
 use cordon::app::App;
 use cordon::audit::hex;
-use cordon::crypto::fields::{EncounterReason, IdentifierValue, NoteBody, NoteTitle, PatientBirthDate, PatientName, PersonName};
+use cordon::crypto::fields::{
+    EncounterReason, IdentifierValue, NoteBody, NoteTitle, PatientBirthDate, PatientName, PersonName, SignatureSalt,
+};
 use cordon::db::schema::tenant::{clinical_notes, encounters, note_versions, patient_identifiers, patient_terms, patients, staff};
+use cordon::db::schema::tenant::{idempotency_keys, note_signatures, note_signers};
 use cordon::guard::Purpose;
 use cordon::ids::{RequestId, TenantId};
 use cordon::tenant::{Model, Placement, Tenant, own_database_name};
@@ -16,7 +19,7 @@ use tokio_postgres::{Client, Config, SimpleQueryMessage};
 use uuid::Uuid;
 
 /// Tables with rows of a tenant, and what of them the server may select.
-pub const TABLES: [(&str, &str); 9] = [
+pub const TABLES: [(&str, &str); 12] = [
     ("staff", "*"),
     ("patients", "*"),
     ("patient_identifiers", "*"),
@@ -25,6 +28,9 @@ pub const TABLES: [(&str, &str); 9] = [
     ("note_types", "*"),
     ("clinical_notes", "*"),
     ("note_versions", "*"),
+    ("note_signers", "*"),
+    ("note_signatures", "*"),
+    ("idempotency_keys", "*"),
     ("audit_log", "*"),
 ];
 
@@ -53,10 +59,10 @@ impl Chart {
             encounter: id(),
             note: id(),
             version: id(),
-            words: ["Nightshade", "1931-02-03", "MRN", "palpitations", "Consult", "Ischaemic"].map(secret).to_vec(),
+            words: ["Nightshade", "1931-02-03", "MRN", "palpitations", "Consult", "Ischaemic", "Salt"].map(secret).to_vec(),
             tenant,
         };
-        let [family, birth, number, reason, title, body] = chart.words.clone().try_into().unwrap();
+        let [family, birth, number, reason, title, body, salt] = chart.words.clone().try_into().unwrap();
         let tenant = chart.tenant.id;
         let tx = app.door.work(tenant, &actor(tenant, "import"), Purpose::Import, RequestId::new()).await.unwrap();
         let (keys, mine, now) = (tx.keys(), tenant.0, chrono::Utc::now());
@@ -122,6 +128,36 @@ impl Chart {
             note_versions::number.eq(1),
             note_versions::title_sealed.eq(keys.seal::<NoteTitle>(chart.version, &title).unwrap()),
             note_versions::body_sealed.eq(keys.seal::<NoteBody>(chart.version, &body).unwrap()),
+        ));
+        tx.run(rows.execute(&mut tx.conn())).await.unwrap();
+        let rows = diesel::insert_into(note_signers::table).values((
+            note_signers::tenant_id.eq(mine),
+            note_signers::note_id.eq(chart.note),
+            note_signers::staff_id.eq(chart.staff),
+        ));
+        tx.run(rows.execute(&mut tx.conn())).await.unwrap();
+        let signature = id();
+        let rows = diesel::insert_into(note_signatures::table).values((
+            note_signatures::tenant_id.eq(mine),
+            note_signatures::id.eq(signature),
+            note_signatures::note_id.eq(chart.note),
+            note_signatures::number.eq(1),
+            note_signatures::signer_id.eq(chart.staff),
+            note_signatures::meaning.eq("AUTHOR"),
+            note_signatures::signed_at.eq(now),
+            note_signatures::salt_sealed.eq(keys.seal::<SignatureSalt>(signature, &salt).unwrap()),
+            note_signatures::hash.eq(vec![0; 32]),
+            note_signatures::signature.eq(vec![0; 64]),
+            note_signatures::verify_key.eq(keys.verify_key().to_vec()),
+        ));
+        tx.run(rows.execute(&mut tx.conn())).await.unwrap();
+        let rows = diesel::insert_into(idempotency_keys::table).values((
+            idempotency_keys::tenant_id.eq(mine),
+            idempotency_keys::id.eq(id()),
+            idempotency_keys::principal_id.eq(chart.staff),
+            idempotency_keys::key_hash.eq(vec![1; 32]),
+            idempotency_keys::body_hash.eq(vec![2; 32]),
+            idempotency_keys::made.eq(chart.note),
         ));
         tx.run(rows.execute(&mut tx.conn())).await.unwrap();
         tx.commit().await.unwrap();

@@ -19,8 +19,10 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 /// Tables that are enclosed: all but the audit log.
-const ENCLOSED: [&str; 8] =
-    ["staff", "patients", "patient_identifiers", "patient_terms", "encounters", "note_types", "clinical_notes", "note_versions"];
+fn enclosed() -> impl Iterator<Item = &'static str> {
+    TABLES.iter().map(|(table, _)| *table).filter(|table| *table != "audit_log")
+}
+
 /// Functions that read the binding.
 const PINNED: [&str; 6] = ["bind(text, text)", "claims()", "current_tenant()", "writing_tenant()", "purpose()", "has_role(text)"];
 
@@ -53,6 +55,7 @@ async fn walls_taken_down_in_turn() {
     let app = site.app(BootCheck::Off);
     for model in MODELS {
         let place = Place::of(&site, &app, model).await;
+        place.every_table_is_tried().await;
         for wall in place.walls() {
             place.intruder.superuser.batch_execute(&wall.down).await.unwrap();
             let (seen, held) = place.attack().await;
@@ -93,10 +96,25 @@ impl Place {
         Self { model, login: config.get_user().unwrap().to_owned(), victim, neighbour, intruder }
     }
 
+    /// The tables that are attacked are those there are, and each has a row of the victim's to lose.
+    async fn every_table_is_tried(&self) {
+        let (home, superuser) = (self.victim.schema(), &self.intruder.superuser);
+        let there = format!(
+            "select relname::text from pg_class where relnamespace = '{home}'::regnamespace and relkind in ('r', 'p', 'v', 'm', 'f')
+             and not relispartition and relname <> '__diesel_schema_migrations'"
+        );
+        let there: BTreeSet<String> = superuser.query(&there, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+        assert_eq!(there, TABLES.iter().map(|(table, _)| (*table).to_owned()).collect(), "{}: the tables of {home}", self.model);
+        for (table, _) in TABLES {
+            let rows = format!("select count(*) from {home}.{table} where tenant_id = '{}'", self.victim.tenant.id);
+            assert_ne!(superuser.query_one(&rows, &[]).await.unwrap().get::<_, i64>(0), 0, "{}: no row in {table}", self.model);
+        }
+    }
+
     fn walls(&self) -> Vec<Wall> {
         let (home, login) = (self.victim.schema(), &self.login);
         let each = |text: &str| -> String {
-            ENCLOSED.iter().map(|table| text.replace("{t}", &format!("{home}.{table}")).replace("{table}", table) + ";").collect()
+            enclosed().map(|table| text.replace("{t}", &format!("{home}.{table}")).replace("{table}", table) + ";").collect()
         };
         let functions = |text: &str| -> String { PINNED.iter().map(|f| format!("alter function cordon.{f} {text};")).collect() };
         let wall = |name, clear_columns, down: String, up: String| Wall { name, down, up, clear_columns };
@@ -202,6 +220,8 @@ impl Place {
             format!("insert into note_types (tenant_id, code, display) values ('{a}', '11506-3', 'planted') on conflict (tenant_id, code) do update set display = 'planted'"),
             format!("insert into encounters (tenant_id, id, patient_id, status, ordered_at) values ('{a}', '{new}', '{patient}', 'PLANNED', now())"),
             format!("insert into note_versions (tenant_id, id, note_id, number, body_sealed) values ('{a}', '{new}', '{note}', 2, '\\x00')"),
+            format!("insert into note_signers (tenant_id, note_id, staff_id) values ('{a}', '{note}', '{new}')"),
+            format!("insert into idempotency_keys (tenant_id, id, principal_id, key_hash, body_hash) values ('{a}', '{new}', '{new}', '', '')"),
             format!("merge into patients p using (select '{a}'::uuid t) x on p.tenant_id = x.t when matched then update set sex = 'OTHER'"),
             format!("select * from note_versions where id = '{version}' for update"),
             format!("update patients set sex = 'OTHER' where id = '{patient}' returning *"),
