@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 const BASE: &str = include_str!("../config/base.yaml");
+const DEV: &str = include_str!("../config/dev.yaml");
 
 /// The keys that are secrets: each may come from a file, named by its variable with `_FILE` behind it.
 const SECRETS: [&str; 3] = ["catalog.url", "catalog.operator_url", "flags.unleash_token"];
@@ -249,6 +250,17 @@ pub enum ConfigError {
     /// A key is unknown, missing or of the wrong kind.
     #[error("{0}")]
     Settings(#[from] Box<figment::Error>),
+    /// What `--config` names is no directory.
+    #[error("--config {}: there is no such directory", .0.display())]
+    Directory(PathBuf),
+    /// What `--profile` names has no file.
+    #[error("--profile {profile}: there is no {}", .file.display())]
+    Profile {
+        /// The profile.
+        profile: String,
+        /// Where its settings would be.
+        file: PathBuf,
+    },
     /// A file named by a `…_FILE` variable cannot be read.
     #[error("{variable} names {path}: {cause}")]
     SecretFile {
@@ -262,14 +274,26 @@ pub enum ConfigError {
 }
 
 impl Settings {
-    /// The built-in defaults, then `<dir>/base.yaml` and `<dir>/<profile>.yaml` where they exist, then `CORDON__…` variables.
+    /// The built-in defaults, then `<dir>/base.yaml` where it exists, then `<dir>/<profile>.yaml`, then `CORDON__…` variables.
+    /// Profile `dev` without a file of its own is the built-in one.
     pub fn load(dir: Option<&Path>, profile: Option<&str>) -> Result<Self, ConfigError> {
         let mut figment = Figment::from(Yaml::string(BASE));
         if let Some(dir) = dir {
-            figment = figment.merge(Yaml::file(dir.join("base.yaml")));
-            if let Some(profile) = profile {
-                figment = figment.merge(Yaml::file_exact(dir.join(format!("{profile}.yaml"))));
+            if !dir.is_dir() {
+                return Err(ConfigError::Directory(dir.to_owned()));
             }
+            let base = dir.join("base.yaml");
+            if base.is_file() {
+                figment = figment.merge(Yaml::file_exact(base));
+            }
+        }
+        if let Some(profile) = profile {
+            let file = dir.unwrap_or(Path::new("config")).join(format!("{profile}.yaml"));
+            figment = match dir.is_some() && file.is_file() {
+                true => figment.merge(Yaml::file_exact(file)),
+                false if profile == "dev" => figment.merge(Yaml::string(DEV)),
+                false => return Err(ConfigError::Profile { profile: profile.to_owned(), file }),
+            };
         }
         let variables = Env::prefixed("CORDON__").filter(|key| SECRETS.iter().all(|secret| *key != file_variable(secret).as_str()));
         figment = figment.merge(variables.split("__"));

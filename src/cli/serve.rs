@@ -14,6 +14,9 @@ use std::task::Poll;
 
 pub async fn run(context: Context) -> Result<ExitCode, OpsError> {
     refuse_unfit(&context.settings, context.profile.as_deref())?;
+    if context.settings.auth.issuers.is_empty() {
+        tracing::warn!("auth.issuers is empty: nobody can log in");
+    }
     let listeners = Listeners::bind(&context.settings)?;
     let check = context.boot_check();
     let app = App::new(context.settings, check)?;

@@ -36,6 +36,7 @@ mod proxy;
 mod run;
 mod sample;
 mod server;
+mod settings;
 mod shared_data;
 mod sights;
 mod site;

@@ -1,0 +1,50 @@
+//! Settings that stop a command before it does anything, through the binary; no database is asked.
+
+use crate::run_dir;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// An empty directory to work in.
+fn desk(name: &str) -> PathBuf {
+    let directory = run_dir().join(name);
+    std::fs::create_dir_all(&directory).unwrap();
+    directory
+}
+
+/// `cordon serve` without a catalog: it always ends by 2, and what it said tells how far it came.
+fn serve(desk: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cordon"));
+    command.current_dir(desk).arg("serve").args(arguments).stdin(Stdio::null());
+    command.env("CORDON__HTTP__BIND", "127.0.0.1:0").env("CORDON__TELEMETRY__BIND", "127.0.0.1:0").envs(variables.iter().copied());
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), output.stdout.is_empty()), (Some(2), true), "{said}");
+    said
+}
+
+/// What it says when nothing is wrong with the settings that are there.
+const NO_CATALOG: &str = "catalog.url is not set";
+
+#[test]
+fn what_config_and_profile_name_must_be_there() {
+    let desk = desk("settings-named");
+    std::fs::create_dir_all(desk.join("settings")).unwrap();
+    assert!(serve(&desk, &["--config", "nowhere"], &[]).contains("--config nowhere: there is no such directory"));
+    assert!(serve(&desk, &["--profile", "production"], &[]).contains("--profile production: there is no config/production.yaml"));
+    let said = serve(&desk, &["--config", "settings", "--profile", "production"], &[]);
+    assert!(said.contains("there is no settings/production.yaml"), "{said}");
+    std::fs::write(desk.join("settings/production.yaml"), "{}").unwrap();
+    let said = serve(&desk, &["--config", "settings", "--profile", "production"], &[]);
+    assert!(said.contains(NO_CATALOG) && said.contains("nobody can log in"), "{said}");
+}
+
+#[test]
+fn profile_dev_is_built_in_and_a_file_replaces_it() {
+    let desk = desk("settings-dev");
+    std::fs::create_dir_all(desk.join("config")).unwrap();
+    let said = serve(&desk, &["--profile", "dev"], &[]);
+    assert!(said.contains(NO_CATALOG) && !said.contains("nobody can log in"), "it has an issuer: {said}");
+    std::fs::write(desk.join("config/dev.yaml"), "{}").unwrap();
+    let said = serve(&desk, &["--profile", "dev"], &[]);
+    assert!(said.contains(NO_CATALOG) && said.contains("nobody can log in"), "{said}");
+}
