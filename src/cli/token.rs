@@ -1,6 +1,7 @@
 //! `cordon token`: a token of the development issuer, for trying things out. Production issues tokens elsewhere.
 
 use super::Context;
+use super::dev::Home;
 use crate::auth::dev::{Claims, DevIssuer};
 use crate::ops::OpsError;
 use serde_json::json;
@@ -10,9 +11,9 @@ use std::time::Duration;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Directory of the issuer's key; made where it is missing, with dev-jwks.json beside it
-    #[arg(long, value_name = "DIR", default_value = ".cordon")]
-    issuer_dir: PathBuf,
+    /// Directory of the issuer's key, made where it is missing, with dev-jwks.json beside it [default: CORDON_DEV_DIR, else .cordon]
+    #[arg(long, value_name = "DIR")]
+    issuer_dir: Option<PathBuf>,
     /// Tenant id; repeat for several
     #[arg(long = "tenant-id", value_name = "UUID", required = true)]
     tenants: Vec<crate::ids::TenantId>,
@@ -31,8 +32,9 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, context: &Context) -> Result<ExitCode, OpsError> {
-    std::fs::create_dir_all(&args.issuer_dir)?;
-    let issuer = DevIssuer::open(&args.issuer_dir, &context.settings.auth.audience)?;
+    let directory = args.issuer_dir.clone().unwrap_or_else(Home::directory);
+    std::fs::create_dir_all(&directory)?;
+    let issuer = DevIssuer::open(&directory, &context.settings.auth.audience)?;
     let claims = Claims {
         acting: None,
         tenants: args.tenants.clone(),

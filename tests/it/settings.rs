@@ -48,3 +48,21 @@ fn profile_dev_is_built_in_and_a_file_replaces_it() {
     let said = serve(&desk, &["--profile", "dev"], &[]);
     assert!(said.contains(NO_CATALOG) && said.contains("nobody can log in"), "{said}");
 }
+
+#[test]
+fn a_token_is_signed_where_dev_keeps_its_key() {
+    let desk = desk("settings-token");
+    let token = |variables: &[(&str, &str)], more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cordon"));
+        let tenant = ["token", "--tenant-id", "01890a5d-ac96-774b-bcce-b302099a8057"];
+        command.current_dir(&desk).args(tenant).args(more).envs(variables.iter().copied());
+        assert!(command.output().unwrap().status.success());
+    };
+    let there = |directory: &str| desk.join(directory).join("dev-jwks.json").exists();
+    token(&[("CORDON_DEV_DIR", "elsewhere")], &[]);
+    assert!(there("elsewhere") && !there(".cordon"));
+    token(&[("CORDON_DEV_DIR", "elsewhere")], &["--issuer-dir", "named"]);
+    assert!(there("named") && !there(".cordon"));
+    token(&[], &[]);
+    assert!(there(".cordon"));
+}

@@ -50,12 +50,17 @@ impl Home {
         Ok(())
     }
 
+    /// Where it is, made or not.
+    pub fn directory() -> PathBuf {
+        std::env::var_os(VARIABLE).map_or_else(|| PathBuf::from(DIRECTORY), PathBuf::from)
+    }
+
     /// The one that `dev` made here, when the settings name no other installation.
     pub fn found(settings: &Settings) -> Option<Self> {
         if settings.catalog.url.is_some() || settings.catalog.operator_url.is_some() {
             return None;
         }
-        let dir = std::env::var_os(VARIABLE).map_or_else(|| PathBuf::from(DIRECTORY), PathBuf::from);
+        let dir = Self::directory();
         let cluster = PathBuf::from(std::fs::read_to_string(dir.join("cluster")).ok()?.trim());
         dir.join("operator.env").exists().then_some(Self { dir, cluster })
     }
