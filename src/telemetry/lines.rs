@@ -7,6 +7,7 @@ use super::tenant;
 use crate::config::{Log, LogFormat};
 use serde_json::{Map, Value};
 use std::fmt;
+use std::io::IsTerminal;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -28,7 +29,9 @@ where
     let layer = tracing_subscriber::fmt::layer().with_writer(writer);
     let layer = match log.format {
         LogFormat::Json => layer.event_format(Json).boxed(),
-        LogFormat::Text => layer.boxed(),
+        // Colours are for eyes: what is redirected is read by programs.
+        LogFormat::Text if std::io::stderr().is_terminal() => layer.boxed(),
+        LogFormat::Text => layer.with_ansi(false).boxed(),
     };
     Ok(Remember.with_filter(filter_fn(is_request)).and_then(layer.with_filter(filter(log, |_| true)?)).boxed())
 }

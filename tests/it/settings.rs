@@ -66,3 +66,9 @@ fn a_token_is_signed_where_dev_keeps_its_key() {
     token(&[], &[]);
     assert!(there(".cordon"));
 }
+
+#[test]
+fn redirected_lines_have_no_colours() {
+    let said = serve(&desk("settings-text"), &[], &[("CORDON__LOG__FORMAT", "text")]);
+    assert!(said.contains("WARN") && !said.contains('\u{1b}'), "{said:?}");
+}
