@@ -261,6 +261,14 @@ pub enum ConfigError {
         /// Where its settings would be.
         file: PathBuf,
     },
+    /// A value that nobody can mean.
+    #[error("{key} {must}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What it must be.
+        must: &'static str,
+    },
     /// A file named by a `…_FILE` variable cannot be read.
     #[error("{variable} names {path}: {cause}")]
     SecretFile {
@@ -300,7 +308,33 @@ impl Settings {
         for (key, value) in secret_files()? {
             figment = figment.merge((key, value));
         }
-        figment.extract().map_err(|error| ConfigError::Settings(Box::new(error)))
+        let settings: Self = figment.extract().map_err(|error| ConfigError::Settings(Box::new(error)))?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// Values with which nothing would be answered.
+    fn check(&self) -> Result<(), ConfigError> {
+        let Self { http, limits, admission, database, telemetry, .. } = self;
+        let zero = [
+            ("http.request_timeout_ms", http.request_timeout_ms == 0),
+            ("limits.body_bytes", limits.body_bytes == 0),
+            ("limits.depth", limits.depth == 0),
+            ("limits.complexity", limits.complexity == 0),
+            ("limits.tokens", limits.tokens == 0),
+            ("admission.requests_per_second", admission.requests_per_second == 0),
+            ("admission.concurrency", admission.concurrency == 0),
+            ("admission.principal_requests_per_second", admission.principal_requests_per_second == 0),
+            ("admission.principal_concurrency", admission.principal_concurrency == 0),
+            ("database.backends", database.backends == 0),
+        ];
+        if let Some((key, _)) = zero.into_iter().find(|(_, zero)| *zero) {
+            return Err(ConfigError::Value { key, must: "must be more than 0" });
+        }
+        match (0.0..=1.0).contains(&telemetry.sample_ratio) {
+            true => Ok(()),
+            false => Err(ConfigError::Value { key: "telemetry.sample_ratio", must: "must be from 0 to 1" }),
+        }
     }
 }
 

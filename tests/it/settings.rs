@@ -50,6 +50,31 @@ fn profile_dev_is_built_in_and_a_file_replaces_it() {
 }
 
 #[test]
+fn values_that_nobody_can_mean_stop_the_start() {
+    let desk = desk("settings-values");
+    let refused = [
+        ("CORDON__HTTP__REQUEST_TIMEOUT_MS", "0", "http.request_timeout_ms must be more than 0"),
+        ("CORDON__LIMITS__BODY_BYTES", "0", "limits.body_bytes must be more than 0"),
+        ("CORDON__LIMITS__DEPTH", "0", "limits.depth must be more than 0"),
+        ("CORDON__LIMITS__COMPLEXITY", "0", "limits.complexity must be more than 0"),
+        ("CORDON__LIMITS__TOKENS", "0", "limits.tokens must be more than 0"),
+        ("CORDON__ADMISSION__REQUESTS_PER_SECOND", "0", "admission.requests_per_second must be more than 0"),
+        ("CORDON__ADMISSION__CONCURRENCY", "0", "admission.concurrency must be more than 0"),
+        ("CORDON__ADMISSION__PRINCIPAL_REQUESTS_PER_SECOND", "0", "admission.principal_requests_per_second must be more than 0"),
+        ("CORDON__ADMISSION__PRINCIPAL_CONCURRENCY", "0", "admission.principal_concurrency must be more than 0"),
+        ("CORDON__DATABASE__BACKENDS", "0", "database.backends must be more than 0"),
+        ("CORDON__TELEMETRY__SAMPLE_RATIO", "1.5", "telemetry.sample_ratio must be from 0 to 1"),
+        ("CORDON__TELEMETRY__SAMPLE_RATIO", "-0.1", "telemetry.sample_ratio must be from 0 to 1"),
+    ];
+    for (variable, value, wanted) in refused {
+        let said = serve(&desk, &[], &[(variable, value)]);
+        assert!(said.contains(wanted), "{variable}: {said}");
+    }
+    let edge = [("CORDON__TELEMETRY__SAMPLE_RATIO", "1.0"), ("CORDON__DATABASE__BACKENDS", "1"), ("CORDON__LIMITS__ALIASES", "0")];
+    assert!(serve(&desk, &[], &edge).contains(NO_CATALOG));
+}
+
+#[test]
 fn a_token_is_signed_where_dev_keeps_its_key() {
     let desk = desk("settings-token");
     let token = |variables: &[(&str, &str)], more: &[&str]| {
