@@ -5,6 +5,7 @@ use crate::config::Settings;
 use crate::crypto::{self, KeyFile, Kms};
 use crate::db::connect;
 use crate::db::pool::{self, Limits};
+use crate::error::{Error, Result};
 use crate::flags::Flags;
 use crate::guard::readiness::Readiness;
 use crate::guard::{Admission, BootCheck, Door, Parts, Policy, Timeouts, walls};
@@ -14,8 +15,9 @@ use crate::tenant::catalog::Catalog;
 use crate::tenant::events::SecurityEvents;
 use crate::tenant::keys::KeyRing;
 use crate::tenant::router::Router;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::task::JoinSet;
 
 /// Settings with which nothing can be started.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +49,7 @@ pub struct App {
     pub readiness: Readiness,
     flags: Arc<Flags>,
     events: Arc<SecurityEvents>,
+    beside: Mutex<JoinSet<()>>,
 }
 
 impl App {
@@ -80,18 +83,38 @@ impl App {
         let door = Door::new(parts, boot_check);
         let admission = Admission::new(settings.admission.clone());
         let readiness = Readiness::new(Arc::clone(&catalog), Arc::clone(&keys), Arc::clone(&router));
-        Ok(Arc::new(Self { settings, verifier, door, catalog, keys, router, metrics, admission, readiness, flags, events }))
+        Ok(Arc::new(Self {
+            settings,
+            verifier,
+            door,
+            catalog,
+            keys,
+            router,
+            metrics,
+            admission,
+            readiness,
+            flags,
+            events,
+            beside: Mutex::default(),
+        }))
     }
 
     /// The boot check of what is common to all: walls that are down in the data database of each server in use.
     /// Placements are looked at one by one when they are first used.
-    pub async fn walls(&self, check: BootCheck) -> crate::error::Result<Vec<String>> {
+    pub async fn walls(&self, check: BootCheck) -> Result<Vec<String>> {
         let mut down = Vec::new();
         for (server, id, database) in self.catalog.shared_schemas().await? {
             // Its tenants are unavailable, the others are not; what stands there is looked at when it is first used.
-            let Ok(session) = self.router.lease_shared(id, &database).await else {
-                tracing::error!(server = %server, "A PostgreSQL server is away; its tenants are not served until it is back");
-                continue;
+            let session = match self.router.lease_shared(id, &database).await {
+                Ok(session) => session,
+                Err(Error::KeyUnavailable) => {
+                    tracing::error!(server = %server, "The keys are not available; no tenant of this server is served until they are");
+                    continue;
+                }
+                Err(_) => {
+                    tracing::error!(server = %server, "A PostgreSQL server is away; its tenants are not served until it is back");
+                    continue;
+                }
             };
             let walls = walls::common(&session, check).await?.into_iter().chain(walls::around(&session, &SchemaName::shared()).await?);
             down.extend(walls.map(|wall| format!("{server}: {wall}")));
@@ -102,14 +125,16 @@ impl App {
     /// Starts what runs beside requests: listening to the catalog, following flags, writing security events.
     pub fn run_beside(self: &Arc<Self>) {
         let keys = Arc::clone(&self.keys);
-        tokio::spawn(Arc::clone(&self.catalog).listen(move |changed| keys.forget(changed)));
-        tokio::spawn(Arc::clone(&self.flags).follow());
-        tokio::spawn(Arc::clone(&self.events).run(Arc::clone(&self.catalog)));
+        let mut beside = self.beside.lock().unwrap_or_else(PoisonError::into_inner);
+        beside.spawn(Arc::clone(&self.catalog).listen(move |changed| keys.forget(changed)));
+        beside.spawn(Arc::clone(&self.flags).follow());
+        beside.spawn(Arc::clone(&self.events).run(Arc::clone(&self.catalog)));
     }
 
-    /// What is left to do when the last request is answered: write what was counted, let go of sessions.
+    /// What is left to do when the last request is answered: write what was counted, end what runs beside, let go of sessions.
     pub async fn close(&self) {
         self.events.flush(&self.catalog).await;
+        self.beside.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
         self.router.close();
     }
 }

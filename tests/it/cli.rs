@@ -252,6 +252,14 @@ fn refusals(desk: &Desk, files: &str) {
     let (keys, elsewhere) = (desk.directory.join("keys.json"), desk.directory.join("keys.elsewhere"));
     std::fs::rename(&keys, &elsewhere).unwrap();
     assert_eq!(code(SERVER, &["import", "fhir", "--tenant", "lakeside", files]).0, 6);
+    let mut without = desk.cordon(SERVER, &["serve", "--profile", "dev"]);
+    without.env("CORDON__HTTP__BIND", "127.0.0.1:0").env("CORDON__TELEMETRY__BIND", "127.0.0.1:0").stderr(Stdio::piped());
+    let mut without = without.spawn().unwrap();
+    let lines = BufReader::new(without.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let said: String = lines.take_while(|line| !line.contains("Serving ")).collect();
+    without.kill().unwrap();
+    without.wait().unwrap();
+    assert!(said.contains("The keys are not available") && !said.contains("is away"), "{said}");
     std::fs::rename(&elsewhere, &keys).unwrap();
     let unreachable = "postgres://cordon_catalog_reader:x@/cordon_control?host=/nonexistent";
     let away =

@@ -14,6 +14,7 @@ struct Dev {
     said: Value,
     /// From the start of the process to its line.
     took: Duration,
+    log: PathBuf,
 }
 
 fn cordon(home: &Path, arguments: &[&str]) -> Command {
@@ -26,11 +27,13 @@ impl Dev {
     fn start(home: &Path, arguments: &[&str]) -> Self {
         let began = Instant::now();
         let mut command = cordon(home, &["dev", "--port", "0", "--json"]);
-        let mut child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let log = home.with_extension("log");
+        let stderr = std::fs::File::create(&log).unwrap();
+        let mut child = command.args(arguments).stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let said = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line:?}, {:?}", child.wait()));
-        Self { child, said, took: began.elapsed() }
+        Self { child, said, took: began.elapsed(), log }
     }
 
     async fn ask(&self, tenant: usize, role: &str, query: &str) -> Value {
@@ -42,6 +45,8 @@ impl Dev {
     fn stop(mut self) {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
         assert!(self.child.wait().unwrap().success());
+        let logged = std::fs::read_to_string(&self.log).unwrap();
+        assert!(logged.contains("Serving ") && !logged.contains("notifications"), "it ends without a word of what it ends: {logged}");
     }
 }
 
