@@ -55,10 +55,14 @@ async fn requests_are_counted_by_tenant_kind_and_error() {
     assert_eq!(of("cordon_request_duration_seconds_count", &query), Some(4.0));
     // Patients, then their notes, then the commit.
     assert_eq!(of("cordon_request_flights_sum", &[("kind", "query")]), Some(9.0), "{metrics}");
-    assert_eq!(of("cordon_audit_rows_total", &[query[0]]), Some(12.0), "two patients, of each the patient and its notes, three times");
+    assert_eq!(
+        of("cordon_audit_rows_total", &[query[0]]),
+        Some(15.0),
+        "two patients, of each the patient and its notes, and that they were looked for, three times"
+    );
     assert_eq!(of("cordon_pool_wait_seconds_count", &[]), Some(3.0));
     assert!(of("cordon_pool_backends", &[("state", "idle")]) >= Some(1.0) && of("cordon_pool_backends_limit", &[]) == Some(60.0));
-    assert!(of("cordon_sealed_values_total", &[("direction", "open")]) >= Some(12.0));
+    assert!(of("cordon_sealed_values_total", &[("direction", "open")]) >= Some(15.0));
     assert_eq!(of("cordon_key_cache_misses_total", &[]), Some(2.0), "the tenant's keys and the database's, once each");
 
     server.app.metrics.flag("new-chart", true, None);
