@@ -41,7 +41,7 @@ async fn measure(directory: &Path, options: &Options) -> Outcome<()> {
         json!({ "catalog": { "operator_url": value(&variables, "CORDON__CATALOG__OPERATOR_URL") }, "keys": { "file": made.key_file } });
     std::fs::write(directory.join("bench.yaml"), profile.to_string())?;
     let operator = Operator::new(&cordon::config::Settings::load(Some(directory), Some("bench"))?)?;
-    let new = NewTenant { slug: "bench".into(), name: "Bench".into(), model: Model::Schema, server: None, plan: "standard".into() };
+    let new = NewTenant { slug: "bench".into(), name: "Bench".into(), model: Model::Schema, server: None, plan: None };
     let tenant = provision::create(&operator, &new).await?;
 
     let input = directory.join("charts.ndjson");

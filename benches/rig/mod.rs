@@ -82,7 +82,7 @@ impl Rig {
 
     /// An organisation.
     pub async fn tenant(&self, slug: &str, model: Model) -> Outcome<Tenant> {
-        let new = NewTenant { slug: slug.into(), name: "Bench".into(), model, server: None, plan: "standard".into() };
+        let new = NewTenant { slug: slug.into(), name: "Bench".into(), model, server: None, plan: None };
         Ok(provision::create(&self.operator, &new).await?)
     }
 

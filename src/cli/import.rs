@@ -43,7 +43,7 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, OpsError> {
     if tenant.state != State::Active {
         return Err(OpsError::Refused(format!("tenant {slug} is {}", tenant.state)));
     }
-    let rejects = rejects.map(|path| Rejects::create(&path)).transpose()?;
+    let rejects = rejects.map(|path| Rejects::create(&path).map_err(|error| OpsError::file(&path, &error))).transpose()?;
     let input = tokio::task::spawn_blocking(move || Source::open(&files)).await.map_err(|error| OpsError::Failed(error.to_string()))?;
     let input = input.map_err(|error| OpsError::Usage(error.to_string()))?;
     let store = Store::new(Arc::clone(&app.door), tenant.id, &source);

@@ -3,6 +3,7 @@
 use super::Context;
 use crate::db::migrate::{Direction, Set};
 use crate::ops::migrate::{self, Target};
+use crate::ops::provision;
 use crate::ops::{OpsError, operator::Operator};
 use serde_json::json;
 use std::process::ExitCode;
@@ -87,6 +88,7 @@ async fn chosen(operator: &Operator, tenant: Option<&str>) -> Result<Vec<Target>
     let Some(slug) = tenant else { return Ok(all) };
     let mine: Vec<_> = all.into_iter().filter(|target| target.set == Set::Tenant && target.slug.as_deref() == Some(slug)).collect();
     if mine.is_empty() {
+        provision::find(&mut operator.control().await?, slug).await?;
         return Err(OpsError::Usage(format!("tenant {slug} has no schema of its own")));
     }
     Ok(mine)

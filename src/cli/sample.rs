@@ -46,10 +46,11 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, OpsError> {
     }
     let charts = Charts { seed: args.seed, patients: args.patients, encounters: args.encounters, until: args.until };
     let to_file = args.out.is_some();
+    let file = args.out.map(|path| File::create(&path).map_err(|error| OpsError::file(&path, &error))).transpose()?;
     let began = Instant::now();
     // On a thread of its own, so that an interruption is heard.
-    let made = tokio::task::spawn_blocking(move || match args.out {
-        Some(path) => write(charts, File::create(path)?),
+    let made = tokio::task::spawn_blocking(move || match file {
+        Some(file) => write(charts, file),
         None => write(charts, io::stdout().lock()),
     });
     let written = match made.await.map_err(|error| OpsError::Failed(error.to_string()))? {

@@ -39,6 +39,9 @@ pub struct Addresses {
 
 impl Listeners {
     pub fn bind(settings: &Settings) -> Result<Self, OpsError> {
+        if let Some(files) = &settings.http.tls {
+            http::tls::settings(files).map_err(|error| OpsError::Usage(format!("http.tls: {error}")))?;
+        }
         let bind = |address: SocketAddr| {
             TcpListener::bind(address).map_err(|error| OpsError::Failed(format!("cannot listen on {address}: {error}")))
         };

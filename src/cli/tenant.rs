@@ -23,9 +23,9 @@ pub enum Args {
         /// Server that keeps it; the first one where none is named
         #[arg(long)]
         server: Option<String>,
-        /// What it has ordered
-        #[arg(long, default_value = "standard")]
-        plan: String,
+        /// What it has ordered; standard where nothing is said
+        #[arg(long)]
+        plan: Option<String>,
     },
     /// All tenants
     List,

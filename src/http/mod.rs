@@ -12,7 +12,7 @@ mod graphql;
 mod health;
 pub mod metrics;
 mod stop;
-mod tls;
+pub mod tls;
 
 pub use stop::{Ended, Signals, until_told};
 

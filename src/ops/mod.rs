@@ -15,6 +15,7 @@ pub mod terms;
 use crate::db::connect::ConnectError;
 use crate::db::migrate::MigrateError;
 use crate::error::Error;
+use std::path::Path;
 
 /// Result of an operation.
 pub type Result<T, E = OpsError> = std::result::Result<T, E>;
@@ -40,6 +41,11 @@ pub enum OpsError {
 }
 
 impl OpsError {
+    /// A file that the command was told to write cannot be.
+    pub fn file(path: &Path, error: &std::io::Error) -> Self {
+        Self::Usage(format!("{}: {error}", path.display()))
+    }
+
     /// The process's exit code.
     pub fn exit_code(&self) -> u8 {
         match self {

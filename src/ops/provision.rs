@@ -19,6 +19,9 @@ use diesel::sql_types::{Array, Integer, Text};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use uuid::Uuid;
 
+/// What a tenant has ordered where nothing else is said.
+const PLAN: &str = "standard";
+
 /// What to make.
 #[derive(Debug, Clone)]
 pub struct NewTenant {
@@ -30,8 +33,8 @@ pub struct NewTenant {
     pub model: Model,
     /// On which server; the first one where none is named.
     pub server: Option<String>,
-    /// What it has ordered.
-    pub plan: String,
+    /// What it has ordered; where none is named, `standard` or what it has.
+    pub plan: Option<String>,
 }
 
 /// Makes a tenant, or finishes one whose making was interrupted. Done already: nothing changes.
@@ -139,17 +142,26 @@ pub async fn list(operator: &Operator) -> Result<Vec<Tenant>> {
 
 /// A living tenant by slug.
 pub async fn find(control: &mut AsyncPgConnection, slug: &str) -> Result<Tenant> {
-    let found = tenant_rows(control, None).await?.into_iter().find(|tenant| tenant.slug == slug && tenant.state != State::Destroyed);
-    found.ok_or_else(|| OpsError::Failed(format!("there is no tenant {slug}")))
+    look(control, slug).await?.ok_or_else(|| OpsError::Usage(format!("there is no tenant {slug}")))
+}
+
+async fn look(control: &mut AsyncPgConnection, slug: &str) -> Result<Option<Tenant>> {
+    let mut all = tenant_rows(control, None).await?.into_iter();
+    Ok(all.find(|tenant| tenant.slug == slug && tenant.state != State::Destroyed))
 }
 
 /// The tenant's row and its placement's, made in one transaction where they are not there.
 async fn register(control: &mut AsyncPgConnection, new: &NewTenant, server: &ServerRow) -> Result<Tenant> {
-    match find(control, &new.slug).await {
-        Ok(tenant) if placed(&tenant).is_ok_and(|placement| placement.model == new.model) && tenant.name == new.name => return Ok(tenant),
-        Ok(_) => return Err(OpsError::Refused(format!("tenant {} is there already, with another name or model", new.slug))),
-        Err(OpsError::Failed(_)) => {}
-        Err(other) => return Err(other),
+    if let Some(tenant) = look(control, &new.slug).await? {
+        let placement = placed(&tenant)?;
+        let asked = placement.model == new.model
+            && tenant.name == new.name
+            && new.plan.as_ref().is_none_or(|plan| *plan == tenant.plan)
+            && (new.server.is_none() || placement.server == server.id);
+        return match asked {
+            true => Ok(tenant),
+            false => Err(OpsError::Refused(format!("tenant {} is there already, with another name, model, server or plan", new.slug))),
+        };
     }
     let id = TenantId::new();
     let (database, schema) = match new.model {
@@ -162,7 +174,7 @@ async fn register(control: &mut AsyncPgConnection, new: &NewTenant, server: &Ser
             tenants::id.eq(id),
             tenants::slug.eq(&new.slug),
             tenants::name.eq(&new.name),
-            tenants::plan.eq(&new.plan),
+            tenants::plan.eq(new.plan.as_deref().unwrap_or(PLAN)),
             tenants::state.eq(State::Provisioning.as_str()),
         ),
         (

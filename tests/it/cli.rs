@@ -159,6 +159,9 @@ fn from_nothing_to_a_query() {
     assert_eq!(desk.json(OPERATOR, &["tenant", "list"]).as_array().unwrap().len(), 3);
     assert_eq!(desk.json(OPERATOR, &["tenant", "show", "summit"])["placement"]["model"], "database");
     assert_eq!(desk.fails(OPERATOR, &["tenant", "create", "lakeside", "--name", "Another", "--model", "schema"]).0, 4);
+    let again = ["tenant", "create", "lakeside", "--name", "A clinic", "--model", "schema"];
+    assert_eq!(desk.fails(OPERATOR, &[&again[..], &["--plan", "large"]].concat()).0, 4);
+    assert_eq!(desk.json(OPERATOR, &[&again[..], &["--plan", "standard", "--server", "main"]].concat()), tenants[1]);
     assert_eq!(desk.fails(OPERATOR, &["tenant", "create", "Lake Side", "--name", "x"]).0, 2);
     assert_eq!(desk.json(OPERATOR, &["server", "list"])[0]["name"], "main");
 
@@ -220,7 +223,15 @@ fn refusals(desk: &Desk, files: &str) {
     assert_eq!(code(SERVER, &["tenant", "list"]).0, 2, "a command on tenants needs the operator's login");
     assert_eq!(code(&[], &["serve"]).0, 2, "no settings");
     assert_eq!(code(&[], &["init", "--admin-url-env", "NOT_SET"]).0, 2);
-    assert_eq!(code(OPERATOR, &["tenant", "show", "nobody"]).0, 1);
+    assert_eq!(code(OPERATOR, &["tenant", "show", "nobody"]).0, 2);
+    let (status, said) = code(OPERATOR, &["migrate", "status", "--tenant", "nobody"]);
+    assert!(status == 2 && said.contains("there is no tenant nobody"), "{said}");
+    let (status, said) = code(OPERATOR, &["migrate", "status", "--tenant", "riverside"]);
+    assert!(status == 2 && said.contains("riverside has no schema of its own"), "{said}");
+    let (status, said) = code(SERVER, &["import", "fhir", "--tenant", "lakeside", files, "--rejects", "no/such/rejects"]);
+    assert!(status == 2 && said.contains("no/such/rejects: "), "{said}");
+    let (status, said) = code(&[], &["sample", "--patients", "1", "--out", "no/such/charts"]);
+    assert!(status == 2 && said.contains("no/such/charts: "), "{said}");
 
     let (status, said) = code(OPERATOR, &["serve"]);
     assert!(status == 2 && said.contains("operator_url"), "{said}");
@@ -328,6 +339,9 @@ fn migrations_go_down_and_up_and_a_second_server_takes_tenants() {
         assert_eq!(made["placement"]["server"], added["id"]);
         assert_eq!(desk.json(SERVER, &["import", "fhir", "--tenant", slug, files.to_str().unwrap()])["notes"]["new"], 1);
     }
+    let (code, said) =
+        desk.fails(OPERATOR, &["tenant", "create", "lakeside", "--name", "A clinic", "--model", "schema", "--server", "east"]);
+    assert!(code == 4 && said.contains("another name, model, server or plan"), "{said}");
     assert_eq!(desk.fails(OPERATOR, &["tenant", "create", "far", "--name", "x", "--server", "west"]).0, 2);
     interrupted(&desk);
 }

@@ -195,7 +195,7 @@ async fn killed_after<F: Future>(future: F, polls: usize) -> Option<F::Output> {
 async fn provisioning_resumes_after_a_kill_at_any_step() {
     let site = Site::shared().await;
     for (model, step) in [(Model::Shared, 1), (Model::Schema, 1), (Model::Database, 3)] {
-        let new = NewTenant { slug: format!("killed-{model}"), name: "A clinic".into(), model, server: None, plan: "standard".into() };
+        let new = NewTenant { slug: format!("killed-{model}"), name: "A clinic".into(), model, server: None, plan: None };
         let mut polls = step;
         // What a killed run left on the server may still be at work: a failure is one more kill.
         while !matches!(killed_after(provision::create(&site.operator, &new), polls).await, Some(Ok(_))) {

@@ -97,3 +97,9 @@ fn redirected_lines_have_no_colours() {
     let said = serve(&desk("settings-text"), &[], &[("CORDON__LOG__FORMAT", "text")]);
     assert!(said.contains("WARN") && !said.contains('\u{1b}'), "{said:?}");
 }
+
+#[test]
+fn a_certificate_that_is_not_there_is_said_at_once() {
+    let said = serve(&desk("settings-tls"), &[], &[("CORDON__HTTP__TLS", "{certificate=chain.pem,key=key.pem}")]);
+    assert!(said.contains("http.tls: chain.pem: "), "{said}");
+}

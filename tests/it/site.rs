@@ -74,7 +74,7 @@ impl Site {
     pub async fn tenant(&self, model: Model) -> Tenant {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let slug = format!("clinic-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        let new = NewTenant { slug, name: "A clinic".into(), model, server: None, plan: "standard".into() };
+        let new = NewTenant { slug, name: "A clinic".into(), model, server: None, plan: None };
         provision::create(&self.operator, &new).await.unwrap()
     }
 

@@ -64,7 +64,10 @@ pub async fn run(args: Args, context: Context) -> Result<ExitCode, OpsError> {
     if let (Some(0), Some(bind)) = (args.port, &mut settings.telemetry.bind) {
         bind.set_port(0);
     }
-    let listeners = Listeners::bind(&settings).map_err(|error| OpsError::Failed(format!("{error}; choose another port with --port")))?;
+    let listeners = Listeners::bind(&settings).map_err(|error| match error {
+        OpsError::Failed(taken) => OpsError::Failed(format!("{taken}; choose another port with --port")),
+        other => other,
+    })?;
     let home = Arc::new(Home::make()?);
     let made = tokio::select! {
         biased;
@@ -100,7 +103,7 @@ async fn make(home: &Arc<Home>, mut settings: Settings, empty: bool) -> Result<M
     }
     let mut tenants = Vec::new();
     for (slug, name, model) in TENANTS {
-        let new = NewTenant { slug: slug.into(), name: name.into(), model, server: None, plan: "standard".into() };
+        let new = NewTenant { slug: slug.into(), name: name.into(), model, server: None, plan: None };
         tenants.push(provision::create(&operator, &new).await?);
     }
     settings.catalog.operator_url = None;
