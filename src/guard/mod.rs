@@ -213,7 +213,7 @@ impl Door {
         info.effort.waited(began.elapsed());
         let session = session?;
         if let Some(inspected) = &self.inspected {
-            inspected.check(&session, placement).await?;
+            inspected.check(&session, placement, &self.metrics).await?;
         }
         // Operations take the time they need.
         let of_requests = matches!(purpose, Purpose::Read | Purpose::Write);

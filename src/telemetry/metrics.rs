@@ -33,6 +33,7 @@ pub struct Metrics {
     fence: Counter<u64>,
     imported: Counter<u64>,
     flags: Counter<u64>,
+    walls_down: Counter<u64>,
 }
 
 /// What others count for themselves, read when someone looks.
@@ -114,6 +115,7 @@ impl Metrics {
             ),
             imported: counter("cordon_imported_resources_total", "Resources that imports took in or rejected"),
             flags: counter("cordon_flag_evaluations_total", "Answers of feature flags"),
+            walls_down: counter("cordon_walls_down_total", "Uses of a placement that were refused because a wall is down"),
             registry,
             provider,
             names,
@@ -170,6 +172,11 @@ impl Metrics {
         if count > 0 {
             self.imported.add(count, &[KeyValue::new("kind", kind), KeyValue::new("outcome", outcome)]);
         }
+    }
+
+    /// A placement was not served because a wall is down.
+    pub fn wall_down(&self) {
+        self.walls_down.add(1, &[]);
     }
 
     /// A flag was asked: counted, and an event of the span that asks.

@@ -239,6 +239,8 @@ async fn l05_each_wall_that_is_down_is_named() {
             superuser.batch_execute(&up).await.unwrap_or_else(|error| panic!("{up}: {error:?}"));
             assert!(named.iter().any(|wall| wall.contains(said)), "{down}: {named:?}");
             assert_eq!(served, Err(Error::Unavailable), "{down}");
+            let counted = fresh.metrics.render();
+            assert!(counted.lines().any(|line| line.starts_with("cordon_walls_down_total") && line.ends_with(" 1")), "{counted}");
             // The same process serves it once it is repaired: a placement found down is looked at again.
             assert_eq!(reads(&fresh, &chart).await, Ok(1), "after {up}");
             if model == Model::Schema {

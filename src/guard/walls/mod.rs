@@ -6,6 +6,7 @@ use crate::db::fault::classify;
 use crate::db::pool::Session;
 use crate::error::{Error, Result};
 use crate::ids::ServerId;
+use crate::telemetry::Metrics;
 use crate::tenant::{Placement, SchemaName};
 use diesel::sql_types::{Integer, Text};
 use diesel::{QueryableByName, sql_query};
@@ -104,7 +105,7 @@ impl Inspected {
     }
 
     /// Refuses a placement with a wall down.
-    pub async fn check(&self, session: &Session, placement: &Placement) -> Result<()> {
+    pub async fn check(&self, session: &Session, placement: &Placement, metrics: &Metrics) -> Result<()> {
         let key = (placement.server, placement.database.clone(), placement.schema.clone());
         if self.sound.lock().unwrap_or_else(PoisonError::into_inner).contains(&key) {
             return Ok(());
@@ -119,6 +120,7 @@ impl Inspected {
             return Ok(());
         }
         down.iter().for_each(|wall| tracing::error!(schema = %placement.schema, wall, "A wall is down; this placement is not served"));
+        metrics.wall_down();
         Err(Error::Unavailable)
     }
 }
