@@ -1,5 +1,6 @@
 //! The isolation table: what every root field and every operation of the table of roles answers to whom. A committed file, so that
-//! every change of access is a line of a diff; here it is made anew and compared.
+//! every change of access is a line of a diff; here it is made anew and compared. Every role asks its own tenant, another one's and a
+//! suspended one's.
 
 use super::holes::Sdl;
 use super::world::{Clinic, World};
@@ -7,12 +8,18 @@ use crate::fresh::prove;
 use crate::server::{Reply, Server};
 use cordon::graphql::Api;
 use cordon::guard::Policy;
+use futures_util::future::join_all;
 use serde_json::json;
 use std::fmt::Write;
 use std::sync::Mutex;
 
 const FILE: &str = "tests/it/isolation.txt";
 const ROLES: [&str; 9] = ["clinician", "trainee", "nurse", "scribe", "admin", "records", "auditor", "partner", "janitor"];
+
+const OTHER: &str = "other tenant";
+const SUSPENDED: &str = "suspended tenant";
+/// Operations whose question names nothing of the clinic's: another tenant gets what is its own.
+const OF_NOBODY: [&str; 4] = ["viewer", "encounters", "feature", "registerPatient"];
 
 /// The schema as the server under test has it.
 pub fn sdl(world: &World) -> String {
@@ -37,16 +44,22 @@ async fn the_table_of_access_is_fresh() {
     let mut text = String::from("# Who gets what. Written by `UPDATE=1 cargo test isolation`; read its diff as a change of access.\n");
     for (number, (operation, kind)) in operations.iter().enumerate() {
         let name = if operation == "node" { format!("node {kind}") } else { operation.clone() };
-        for who in ["own tenant", "other tenant", "suspended tenant", "nobody"].iter().chain(&ROLES) {
+        let of_change = operation.split('.').any(|part| part.starts_with("of") || sdl.changes().iter().any(|change| change.name == part));
+        let world = if of_change { &changed } else { world };
+        for who in ["own tenant", OTHER, SUSPENDED, "nobody"].iter().chain(&ROLES) {
+            if [OTHER, SUSPENDED].contains(who) {
+                for (outcome, roles) in crossed(world, operation, kind, who).await {
+                    let whose = if roles.len() == ROLES.len() { String::new() } else { format!("  {}", roles.join(" ")) };
+                    writeln!(text, "{name:20} {who:17} {outcome}{whose}").unwrap();
+                }
+                continue;
+            }
             if number >= of_roots && !ROLES.contains(who) {
                 continue;
             }
             let mut outcomes = Vec::new();
-            let of_change =
-                operation.split('.').any(|part| part.starts_with("of") || sdl.changes().iter().any(|change| change.name == part));
-            let world = if of_change { &changed } else { world };
-            for (a, b) in world.mine.iter().zip(&world.others) {
-                outcomes.push(outcome(world, operation, kind, who, a, b).await);
+            for a in &world.mine {
+                outcomes.push(outcome(world, operation, kind, who, a).await);
             }
             assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]), "{name} {who}: {outcomes:?} in the three models");
             writeln!(text, "{name:20} {who:17} {}", outcomes[0]).unwrap();
@@ -102,16 +115,36 @@ fn needed<'a>(operation: &'a str, kind: &str) -> Vec<&'a str> {
     }
 }
 
-async fn outcome(world: &World, operation: &str, kind: &str, who: &str, a: &Clinic, b: &Clinic) -> String {
-    let site = world.server.site;
-    let token = match who {
-        "own tenant" => site.token(&[a.tenant.id], "clinician", "rolf"),
-        "other tenant" => b.token.clone(),
-        "suspended tenant" => site.token(&[world.suspended.id], "clinician", "alice"),
-        "nobody" => return told(&Reply::to(question(&world.server, operation, kind, a).await).await),
-        role => site.token(&[a.tenant.id], role, "rolf"),
-    };
-    told(&Reply::to(question(&world.server, operation, kind, a).await.bearer_auth(token)).await)
+async fn outcome(world: &World, operation: &str, kind: &str, who: &str, a: &Clinic) -> String {
+    let role = if who == "own tenant" { "clinician" } else { who };
+    let token = (who != "nobody").then(|| world.server.site.token(&[a.tenant.id], role, "rolf"));
+    told(&ask(&world.server, &question(&world.server, operation, kind, a).await, token).await)
+}
+
+/// What each role of another tenant or of a suspended one gets that asks for what is a clinic's, by what it gets.
+async fn crossed(world: &World, operation: &str, kind: &str, whose: &str) -> Vec<(String, Vec<&'static str>)> {
+    let mut in_models = Vec::new();
+    for (a, b) in world.mine.iter().zip(&world.others) {
+        let tenant = if whose == OTHER { &b.tenant } else { &world.suspended };
+        let query = question(&world.server, operation, kind, a).await;
+        let replies = join_all(ROLES.map(|role| ask(&world.server, &query, Some(world.server.site.token(&[tenant.id], role, role))))).await;
+        let mut outcomes: Vec<(String, Vec<&'static str>)> = Vec::new();
+        for (reply, role) in replies.iter().zip(ROLES) {
+            let outcome = told(reply);
+            assert!(!reply.json().to_string().contains(&a.mark), "{operation} for {role}, {whose}: a word of the clinic's");
+            match whose {
+                SUSPENDED => assert_eq!(outcome, "403 TENANT_SUSPENDED", "{operation} for {role}"),
+                _ => assert!(outcome != "data" || OF_NOBODY.contains(&operation), "{operation} for {role}, {whose}"),
+            }
+            match outcomes.iter_mut().find(|(known, _)| *known == outcome) {
+                Some((_, roles)) => roles.push(role),
+                None => outcomes.push((outcome, vec![role])),
+            }
+        }
+        in_models.push(outcomes);
+    }
+    assert!(in_models.iter().all(|outcomes| *outcomes == in_models[0]), "{operation}, {whose}: {in_models:?} in the three models");
+    in_models.swap_remove(0)
 }
 
 /// A change of something new of clinic `a`, of Rolf's making, so that nothing but the role decides.
@@ -147,11 +180,11 @@ async fn change(server: &Server<'_>, operation: &str, a: &Clinic) -> Option<Stri
     Some(format!("mutation {{ found: {query} {{ __typename }} }}"))
 }
 
-/// Asks for something of clinic `a`.
-async fn question(server: &Server<'_>, operation: &str, kind: &str, a: &Clinic) -> reqwest::RequestBuilder {
+/// A question for something of clinic `a`.
+async fn question(server: &Server<'_>, operation: &str, kind: &str, a: &Clinic) -> String {
     let (patient, encounter, note) = (a.id('p'), a.id('e'), a.id('n'));
     let changed = change(server, operation, a).await;
-    let query = match (operation, kind) {
+    match (operation, kind) {
         _ if changed.is_some() => changed.unwrap_or_default(),
         ("patients", _) => format!("{{ found: patients(search: \"{}\") {{ edges {{ node {{ name {{ text }} }} }} }} }}", a.mark),
         ("encounters", _) => "{ found: encounters { edges { node { reason } } } }".to_owned(),
@@ -176,9 +209,17 @@ async fn question(server: &Server<'_>, operation: &str, kind: &str, a: &Clinic) 
             }
             _ => panic!("{list} is not asked for: give it a question"),
         },
-    };
+    }
+}
+
+async fn ask(server: &Server<'_>, query: &str, token: Option<String>) -> Reply {
     let accept = "application/graphql-response+json";
-    server.http.post(&server.url).header("accept", accept).json(&json!({ "query": query }))
+    let question = server.http.post(&server.url).header("accept", accept).json(&json!({ "query": query }));
+    Reply::to(match token {
+        Some(token) => question.bearer_auth(token),
+        None => question,
+    })
+    .await
 }
 
 fn told(reply: &Reply) -> String {
