@@ -197,7 +197,7 @@ fn the_command_refuses_what_it_cannot_do() {
         assert!(String::from_utf8(refused.stderr).unwrap().contains(said), "{arguments:?}");
     }
     let nowhere = run_dir().join("no-such-directory/sample.ndjson");
-    assert_eq!(sample(&["--out", nowhere.to_str().unwrap()]).status.code(), Some(1));
+    assert_eq!(sample(&["--out", nowhere.to_str().unwrap()]).status.code(), Some(2));
 }
 
 /// As before `| head`.

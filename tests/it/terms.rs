@@ -51,7 +51,7 @@ fn an_operator_sets_what_is_a_tenants_own() {
     ] {
         assert_eq!(desk.fails(OPERATOR, &[&["tenant", "set", "lakeside"], wrong].concat()).0, 2, "{wrong:?}");
     }
-    assert_eq!(desk.fails(OPERATOR, &["tenant", "set", "nobody", "--no-origins"]).0, 1);
+    assert_eq!(desk.fails(OPERATOR, &["tenant", "set", "nobody", "--no-origins"]).0, 2);
     assert_eq!(desk.json(OPERATOR, &["tenant", "show", "lakeside"]), bare, "and nothing was changed");
 
     let log = log(&desk);
