@@ -35,20 +35,20 @@ async fn l01_pgbouncer_in_session_mode() {
         match misfortune {
             0 => {
                 let guard = admitted(&app, clinic.id()).await.unwrap();
-                assert_eq!(statement(guard.read().await.unwrap(), "select nonsense from patients").await, Err(Error::Internal));
+                assert_eq!(statement(&guard.read().await.unwrap(), "select nonsense from patients").await, Err(Error::Internal));
                 guard.abandon().await;
             }
             1 => assert!(matches!(plant(&app, clinic.id(), clinic.patient, "an impostor").await, Err(Error::Conflict { .. }))),
             2 => {
                 // Given up while the answer is on its way.
                 let guard = admitted(&app, clinic.id()).await.unwrap();
-                let _ = seen(guard.read().await.unwrap()).now_or_never();
+                let _ = seen(&guard.read().await.unwrap()).now_or_never();
             }
             3 => {
                 // Given up while PostgreSQL works on it.
                 let guard = admitted(&app, clinic.id()).await.unwrap();
                 let tx = guard.read().await.unwrap();
-                let asleep = tokio::time::timeout(Duration::from_millis(20), statement(tx, "select pg_sleep(20)")).await;
+                let asleep = tokio::time::timeout(Duration::from_millis(20), statement(&tx, "select pg_sleep(20)")).await;
                 assert!(asleep.is_err());
             }
             _ => {}
@@ -153,7 +153,7 @@ async fn written_whole_or_not_at_all(site: &Site, clinic: &Clinic, sent: &[(Stri
 async fn look(app: &App, clinic: &Clinic) -> Result<(Vec<String>, i32), Error> {
     let seen = names(app, clinic.id()).await?;
     let guard = admitted(app, clinic.id()).await?;
-    let backend = pid(guard.read().await?).await?;
+    let backend = pid(&*guard.read().await?).await?;
     guard.finish().await.map(|()| (seen, backend))
 }
 
