@@ -67,7 +67,7 @@ async fn l01_pgbouncer_in_session_mode() {
             seen = look(&app, clinic).await;
         }
         let (seen, backend) = seen.unwrap_or_else(|error| panic!("turn {turn}, misfortune {misfortune}: {error}"));
-        assert_eq!(seen, [clinic.mark.clone()], "turn {turn}");
+        assert_eq!(seen, std::slice::from_ref(&clinic.mark), "turn {turn}");
         backends.insert(backend);
     }
     println!(
