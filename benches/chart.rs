@@ -67,7 +67,7 @@ async fn measure(rig: &Rig) -> Outcome<()> {
         println!("{slug}: {patients} patients, {notes} notes");
         tenants.push(tenant);
     }
-    let server = rig.serve(&[("CORDON__HTTP__WORKERS", "2")])?;
+    let server = rig.serve(rig::UNLIMITED)?;
     let tenant = tenants.first().ok_or("no tenant")?;
     let token = rig.token(tenant, "clinician", "bench")?;
     let kinds = kinds(&server, &token).await?;

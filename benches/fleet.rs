@@ -36,7 +36,7 @@ async fn measure(rig: &Rig) -> Outcome<()> {
     let mut tenants = Vec::new();
     let mut requests = Vec::new();
     let (mut made, mut served) = (Vec::new(), Vec::new());
-    let server = rig.serve(&[])?;
+    let server = rig.serve(rig::UNLIMITED)?;
     println!(
         "{:>7} | {:>9} {:>8} {:>8} | {:>8} {:>9} {:>9} {:>12}",
         "tenants", "answers/s", "p50 ms", "p99 ms", "backends", "server MB", "PG CPU µs", "server CPU µs"

@@ -29,6 +29,14 @@ use tokio::net::TcpStream;
 
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
+/// Admission that holds nobody up.
+pub const UNLIMITED: &[(&str, &str)] = &[
+    ("CORDON__ADMISSION__REQUESTS_PER_SECOND", "1000000"),
+    ("CORDON__ADMISSION__CONCURRENCY", "1000000"),
+    ("CORDON__ADMISSION__PRINCIPAL_REQUESTS_PER_SECOND", "1000000"),
+    ("CORDON__ADMISSION__PRINCIPAL_CONCURRENCY", "1000000"),
+];
+
 /// A number that a variable sets, or the small one that suits a quick check.
 pub fn sized(variable: &str, small: usize) -> Outcome<usize> {
     Ok(std::env::var(variable).ok().map(|text| text.parse()).transpose()?.unwrap_or(small))
@@ -137,9 +145,6 @@ impl Rig {
         command.args(["serve", "--profile", "dev", "--config"]).arg(self.directory.join("serve"));
         command.envs(variables.iter().copied());
         command.env("CORDON__HTTP__BIND", "127.0.0.1:0").env("CORDON__TELEMETRY__BIND", "127.0.0.1:0");
-        for limit in ["REQUESTS_PER_SECOND", "CONCURRENCY", "PRINCIPAL_REQUESTS_PER_SECOND", "PRINCIPAL_CONCURRENCY"] {
-            command.env(format!("CORDON__ADMISSION__{limit}"), "1000000");
-        }
         command.env("CORDON__LOG__FILTER", "warn,cordon::cli=info");
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         let mut lines = BufReader::new(child.stderr.take().ok_or("no standard error")?).lines().map_while(Result::ok);
