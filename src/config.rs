@@ -132,6 +132,8 @@ pub struct Keys {
 pub struct Database {
     /// Backends of one PostgreSQL server, over all pools of this process.
     pub backends: usize,
+    /// Transactions at once on one PostgreSQL server; 0: two for each core of this machine.
+    pub at_once: usize,
     /// Milliseconds to connect, and to wait for a free backend.
     pub connect_timeout_ms: u64,
     /// Seconds a connection lives at most.
@@ -327,6 +329,9 @@ impl Settings {
             ("admission.principal_requests_per_second", admission.principal_requests_per_second == 0),
             ("admission.principal_concurrency", admission.principal_concurrency == 0),
             ("database.backends", database.backends == 0),
+            // To PostgreSQL 0 means no limit.
+            ("database.statement_timeout_ms", database.statement_timeout_ms == 0),
+            ("database.lock_timeout_ms", database.lock_timeout_ms == 0),
         ];
         if let Some((key, _)) = zero.into_iter().find(|(_, zero)| *zero) {
             return Err(ConfigError::Value { key, must: "must be more than 0" });

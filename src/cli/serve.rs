@@ -20,7 +20,7 @@ pub async fn run(context: Context) -> Result<ExitCode, OpsError> {
     let listeners = Listeners::bind(&context.settings)?;
     let check = context.boot_check();
     let app = App::new(context.settings, check)?;
-    answer(app, check, listeners, context.dropped, |_| Ok(())).await
+    answer(app, check, listeners, Signals::listen()?, context.dropped, |_| Ok(())).await
 }
 
 /// Where it is to answer, and what is taken already is said before anything else is done.
@@ -54,10 +54,15 @@ pub async fn answer(
     app: Arc<App>,
     check: BootCheck,
     listeners: Listeners,
+    mut signals: Signals,
     dropped: Dropped,
     ready: impl FnOnce(Addresses) -> Result<(), OpsError>,
 ) -> Result<ExitCode, OpsError> {
-    let down = app.walls(check).await?;
+    let down = tokio::select! {
+        biased;
+        () = signals.next() => return Ok(ExitCode::from(130)),
+        down = app.walls(check) => down?,
+    };
     if !down.is_empty() {
         return Err(OpsError::WallDown(format!("refusing to serve, walls are down:\n  {}", down.join("\n  "))));
     }
@@ -67,7 +72,6 @@ pub async fn answer(
     let addresses = Addresses { graphql: graphql.local_addr()?, metrics: metrics.as_ref().map(TcpListener::local_addr).transpose()? };
     let scraped = metrics.map(|listener| http::metrics::serve(Arc::clone(&app.metrics), listener)).transpose()?;
     let scheme = if app.settings.http.tls.is_some() { "https" } else { "http" };
-    let signals = Signals::listen()?;
     let mut server = http::serve(Arc::clone(&app), graphql)?;
     // The first poll starts its workers: only then is it true that it serves.
     if let Poll::Ready(ended) = futures_util::poll!(&mut server) {

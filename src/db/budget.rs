@@ -1,6 +1,7 @@
 //! The one budget of backends that all pools of this process share on a PostgreSQL server.
 
 use super::pool::Lane;
+use std::num::NonZero;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -15,6 +16,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 pub struct Limits {
     /// Backends of one server, over all its pools.
     pub backends: usize,
+    /// Of them, how many run a transaction at once.
+    pub at_once: usize,
     /// To connect, and to wait for a session.
     pub connect_timeout: Duration,
     /// A session lives no longer.
@@ -25,8 +28,14 @@ pub struct Limits {
 
 impl From<&crate::config::Database> for Limits {
     fn from(settings: &crate::config::Database) -> Self {
+        let backends = settings.backends.max(1);
+        let at_once = match settings.at_once {
+            0 => 2 * std::thread::available_parallelism().map_or(1, NonZero::get),
+            set => set,
+        };
         Self {
-            backends: settings.backends.max(1),
+            backends,
+            at_once: at_once.min(backends),
             connect_timeout: Duration::from_millis(settings.connect_timeout_ms.max(1)),
             lifetime: Duration::from_secs(settings.lifetime_seconds.max(1)),
             idle: Duration::from_secs(settings.idle_seconds.max(1)),

@@ -1,5 +1,5 @@
 //! PostgreSQL: private clusters, connections and their pools, migrations, table definitions.
-//! Knows nothing of tenants; what a connection may be used for is decided by the guard.
+//! Knows of tenants only who takes turns; what a connection may be used for is decided by the guard.
 
 mod budget;
 pub mod cluster;
@@ -8,3 +8,4 @@ pub mod fault;
 pub mod migrate;
 pub mod pool;
 pub mod schema;
+pub mod turns;

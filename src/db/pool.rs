@@ -5,6 +5,7 @@
 use super::budget::Counted;
 pub use super::budget::{Budget, Limits, Used};
 use super::connect::{self, Config, ConnectError, Tls};
+use super::turns::Turn;
 use diesel::sql_types::{BigInt, Integer};
 use diesel::{QueryableByName, sql_query};
 use diesel_async::AsyncPgConnection;
@@ -289,15 +290,15 @@ impl Session {
     }
 }
 
-/// A session on loan, with its part of a share where it has one. Dropped before its transaction has ended, the statement is cancelled and
+/// A session on loan, with its tenant's turn where it has one. Dropped before its transaction has ended, the statement is cancelled and
 /// the session closed.
-pub struct Lease(bb8::PooledConnection<'static, Manager>, Option<OwnedSemaphorePermit>);
+pub struct Lease(bb8::PooledConnection<'static, Manager>, Option<Turn>);
 
 impl Lease {
-    /// Counted in a share for as long as it lives.
-    pub fn within(self, share: OwnedSemaphorePermit) -> Self {
+    /// The turn lasts as long as the lease.
+    pub fn within(self, turn: Turn) -> Self {
         let mut lease = self;
-        lease.1 = Some(share);
+        lease.1 = Some(turn);
         lease
     }
 }

@@ -6,6 +6,10 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
 use actix_web::web::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
+use std::time::Duration;
+
+/// A refused body that is not there by then is not waited for.
+const DISCARD_WITHIN: Duration = Duration::from_millis(100);
 
 /// JSON in UTF-8, not compressed: nothing else is read.
 pub fn check_type(headers: &HeaderMap) -> Result<(), Refusal> {
@@ -47,6 +51,21 @@ where
         body.extend_from_slice(&chunk);
     }
     Ok(body.freeze())
+}
+
+/// Reads on after a refusal, so that the connection can be used again: a refused client that has to connect anew comes at a higher price
+/// than its body. What is longer, or slow to come, is left, and the connection closed.
+pub async fn discard<S, E>(chunks: S, limit: usize)
+where
+    S: Stream<Item = Result<Bytes, E>>,
+{
+    let mut left = limit;
+    let rest = chunks.take_while(|chunk| {
+        let read = chunk.as_ref().map_or(usize::MAX, Bytes::len);
+        left = left.saturating_sub(read);
+        std::future::ready(left > 0)
+    });
+    let _ = tokio::time::timeout(DISCARD_WITHIN, rest.for_each(|_| std::future::ready(()))).await;
 }
 
 #[cfg(test)]

@@ -30,12 +30,18 @@ pub async fn answer(request: HttpRequest, payload: web::Payload, front: web::Dat
     respond(&front, &request, payload, id, &told).instrument(told.span().clone()).await
 }
 
-async fn respond(front: &Front, request: &HttpRequest, payload: web::Payload, id: RequestId, told: &telemetry::Request) -> HttpResponse {
+async fn respond(
+    front: &Front,
+    request: &HttpRequest,
+    mut payload: web::Payload,
+    id: RequestId,
+    told: &telemetry::Request,
+) -> HttpResponse {
     let format = accept::negotiate(request.headers());
     let deadline = Duration::from_millis(front.app.settings.http.request_timeout_ms);
     let mut page = Page::none();
     // What is asked ends by itself at the deadline, so that it can still say what it changed for good.
-    let reply = match tokio::time::timeout(deadline + GRACE, converse(front, request, &mut page, payload, format, id, told)).await {
+    let reply = match tokio::time::timeout(deadline + GRACE, converse(front, request, &mut page, &mut payload, format, id, told)).await {
         Ok(reply) => reply,
         Err(_) => Err(Error::Timeout.into()),
     };
@@ -49,6 +55,7 @@ async fn respond(front: &Front, request: &HttpRequest, payload: web::Payload, id
         Err(refusal) => {
             told.failed([refusal.error.code()]);
             told.answered(refusal.status.as_u16());
+            body::discard(payload, front.app.settings.limits.body_bytes).await;
             answer::refuse(refusal, format, id)
         }
     };
@@ -65,7 +72,7 @@ async fn converse(
     front: &Front,
     request: &HttpRequest,
     page: &mut Page,
-    payload: web::Payload,
+    payload: &mut web::Payload,
     format: Option<Format>,
     id: RequestId,
     told: &telemetry::Request,

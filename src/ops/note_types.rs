@@ -40,7 +40,7 @@ pub async fn add(operator: &Operator, server: &ServerRow, tenant: &Tenant) -> Re
     let Some(placement) = &tenant.placement else { return Ok(()) };
     let keys = KeyRing::new(Arc::clone(&operator.kms), Catalog::new(operator.control_config()), Duration::from_secs(60));
     let seconds = Duration::from_secs;
-    let limits = Limits { backends: 1, connect_timeout: seconds(10), lifetime: seconds(600), idle: seconds(60) };
+    let limits = Limits { backends: 1, at_once: 1, connect_timeout: seconds(10), lifetime: seconds(600), idle: seconds(60) };
     let pool = Pool::new(operator.keeper(server, &placement.database).await?, &Budget::new(limits));
     let session = pool.lease(placement.schema.as_str()).await.map_err(|error| super::OpsError::Unreachable(error.to_string()))?;
     let actor = Actor::command(tenant.id, "migrate");

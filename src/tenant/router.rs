@@ -1,18 +1,18 @@
 //! From a placement to a session with its database: which server, which login, which pool.
-//! Holds pools by login and database, never by tenant: what a session may see is the guard's business. Holds a share for each tenant that
-//! uses sessions: half of a server's backends, so that whoever waits for a session finds others than the noisiest tenant's in front of it.
+//! Holds pools by login and database, never by tenant: what a session may see is the guard's business. Before a session comes a turn at the
+//! server, so that whoever asks seldom does not wait for the noisiest tenant.
 
 use super::catalog::Catalog;
 use super::keys::KeyRing;
 use super::{Model, Placement, SchemaName, own_database_name};
 use crate::db::connect::{self, Config};
 use crate::db::pool::{Budget, Lease, LeaseError, Limits, Pool, Used};
+use crate::db::turns::Turns;
 use crate::error::{Error, Result};
 use crate::ids::{PlacementId, ServerId, TenantId};
 use secrecy::ExposeSecret;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use std::sync::{Arc, Mutex, PoisonError};
 
 type Place = (ServerId, String);
 
@@ -21,42 +21,30 @@ pub struct Router {
     catalog: Arc<Catalog>,
     keys: Arc<KeyRing>,
     limits: Limits,
-    budgets: Mutex<HashMap<ServerId, Arc<Budget>>>,
+    servers: Mutex<HashMap<ServerId, Server>>,
     pools: Mutex<HashMap<Place, Arc<Pool>>>,
-    shares: Mutex<HashMap<TenantId, Weak<Semaphore>>>,
+}
+
+/// What all who ask one server have in common.
+#[derive(Clone)]
+struct Server {
+    budget: Arc<Budget>,
+    turns: Arc<Turns>,
 }
 
 impl Router {
     /// A router without pools yet.
     pub fn new(catalog: Arc<Catalog>, keys: Arc<KeyRing>, limits: Limits) -> Arc<Self> {
-        Arc::new(Self { catalog, keys, limits, budgets: Mutex::default(), pools: Mutex::default(), shares: Mutex::default() })
+        Arc::new(Self { catalog, keys, limits, servers: Mutex::default(), pools: Mutex::default() })
     }
 
     /// A clean session with the placement's database, under the login that runs its SQL, within the tenant's share.
     pub async fn lease(&self, tenant: TenantId, placement: &Placement) -> Result<Lease> {
-        let share = self.share(tenant).await?;
+        let turns = self.at(placement.server).turns;
+        let turn = tokio::time::timeout(self.limits.connect_timeout, turns.next(tenant)).await.map_err(|_| Error::Unavailable)?;
         let place = (placement.server, placement.database.clone());
         let own = (placement.model == Model::Database).then_some((tenant, placement.id));
-        Ok(self.lease_at(place, own, placement.schema.as_str()).await?.within(share))
-    }
-
-    /// One of the sessions that a tenant may have at once, first come, first served: half of a server's backends.
-    async fn share(&self, tenant: TenantId) -> Result<OwnedSemaphorePermit> {
-        let share = {
-            let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
-            match shares.get(&tenant).and_then(Weak::upgrade) {
-                Some(share) => share,
-                None => {
-                    // Who has no session and waits for none is forgotten.
-                    shares.retain(|_, share| share.strong_count() > 0);
-                    let share = Arc::new(Semaphore::new(self.limits.backends.div_ceil(2)));
-                    shares.insert(tenant, Arc::downgrade(&share));
-                    share
-                }
-            }
-        };
-        let permit = tokio::time::timeout(self.limits.connect_timeout, share.acquire_owned()).await;
-        permit.ok().and_then(std::result::Result::ok).ok_or(Error::Unavailable)
+        Ok(self.lease_at(place, own, placement.schema.as_str()).await?.within(turn))
     }
 
     /// A session with the database of shared and schema tenants, for the boot check.
@@ -66,8 +54,18 @@ impl Router {
 
     /// What of each server's budget is used now.
     pub fn used(&self) -> Vec<(ServerId, Used)> {
-        let budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
-        budgets.iter().map(|(server, budget)| (*server, budget.used())).collect()
+        let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = |at: &Server| {
+            let used = at.budget.used();
+            Used { waiting: used.waiting + at.turns.waiting(), ..used }
+        };
+        servers.iter().map(|(server, at)| (*server, used(at))).collect()
+    }
+
+    fn at(&self, server: ServerId) -> Server {
+        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Server { budget: Budget::new(self.limits), turns: Turns::new(self.limits.at_once) };
+        servers.entry(server).or_insert_with(new).clone()
     }
 
     async fn lease_at(&self, place: Place, own: Option<(TenantId, PlacementId)>, schema: &str) -> Result<Lease> {
@@ -91,9 +89,7 @@ impl Router {
             return Ok(Arc::clone(pool));
         }
         let config = self.config(place, own).await?;
-        let budget = Arc::clone(
-            self.budgets.lock().unwrap_or_else(PoisonError::into_inner).entry(place.0).or_insert_with(|| Budget::new(self.limits)),
-        );
+        let budget = self.at(place.0).budget;
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Arc::clone(pools.entry(place.clone()).or_insert_with(|| Arc::new(Pool::new(config, &budget)))))
     }

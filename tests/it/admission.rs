@@ -11,7 +11,7 @@ use cordon::ops::provision;
 use cordon::ops::terms::{self, Change, Value as Number};
 use cordon::tenant::{Model, Tenant};
 use futures_util::future::join_all;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
@@ -69,6 +69,26 @@ async fn l32_a_noisy_tenant_is_told_and_its_neighbour_is_served() {
     // Whoever waits as long as told is served.
     tokio::time::sleep(Duration::from_secs(retry_after(told[0]))).await;
     assert_eq!(server.reply(&people[0], ME, Value::Null).await.status, 200);
+}
+
+/// What a refused client sent is read, so that it need not connect anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_keeps_the_connection() {
+    let site = Site::shared().await;
+    let tenant = site.tenant(Model::Shared).await;
+    let server = Server::start(site, settings(site, 2, 10), BootCheck::On);
+    let token = site.token(&[tenant.id], "clinician", "alice");
+    let body = json!({ "query": format!("{ME}{}", " ".repeat(20_000)) }).to_string();
+    let head = |token: &str, more: &str| {
+        format!(
+            "POST /graphql HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{more}\r\n{body}",
+            body.len()
+        )
+    };
+    let asks = [head(&token, ""), head("x.y.z", ""), head(&token, ""), head(&token, "connection: close\r\n")].concat();
+    let all = server.raw(asks.as_bytes()).await;
+    let statuses = [all.status.to_string()].into_iter().chain(all.body.split("HTTP/1.1 ").skip(1).map(|one| one[..3].to_owned()));
+    assert_eq!(statuses.collect::<Vec<_>>(), ["200", "401", "429", "429"], "{all:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -151,12 +171,12 @@ async fn what_is_a_tenants_own_is_heard_at_once() {
     assert_eq!(server.reply(&token, &query, Value::Null).await.status, 200);
 }
 
-/// Sessions are for all: a tenant that would use every one of them gets half.
+/// Turns are for all: a tenant that would take every one of them gets half.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_tenant_holds_all_sessions() {
+async fn no_tenant_has_all_turns() {
     let site = Site::shared().await;
     let mut settings = site.server_settings();
-    (settings.database.backends, settings.database.connect_timeout_ms) = (4, 400);
+    (settings.database.at_once, settings.database.connect_timeout_ms) = (4, 400);
     let app = App::new(settings, BootCheck::On).unwrap();
     let (noisy, quiet) = (site.tenant(Model::Schema).await, site.tenant(Model::Shared).await);
     for tenant in [&noisy, &quiet] {
@@ -177,7 +197,7 @@ async fn no_tenant_holds_all_sessions() {
         }
     };
     let (crowd, ()) = futures_util::join!(crowd, neighbour);
-    assert!(crowd.iter().all(|answer| *answer == Err(Error::Unavailable)), "a third session beside two: {crowd:?}");
+    assert!(crowd.iter().all(|answer| *answer == Err(Error::Unavailable)), "a third turn beside two: {crowd:?}");
     // What comes back is used by who waits, in turn.
     let crowd = join_all((0..10).map(|_| names(&app, noisy.id)));
     let gives_back = async {

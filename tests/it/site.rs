@@ -216,6 +216,7 @@ fn profile(directory: &Path, key_file: &Path, issuer: &DevIssuer) -> PathBuf {
         "http": { "bind": "127.0.0.1:0", "workers": 2, "domain": "notes.test" },
         // Tests ask as fast as they can.
         "admission": { "requests_per_second": 100_000, "concurrency": 1000, "principal_requests_per_second": 100_000, "principal_concurrency": 1000 },
+        "database": { "at_once": 60 },
         "catalog": { "url": url("server.env"), "operator_url": url("operator.env") },
         "keys": { "file": key_file },
         "telemetry": { "bind": "127.0.0.1:0" },

@@ -13,6 +13,7 @@ use crate::config::Settings;
 use crate::db::cluster::Cluster;
 use crate::db::connect;
 use crate::guard::BootCheck;
+use crate::http::Signals;
 use crate::ops::import::source::Source;
 use crate::ops::import::{self, Store};
 use crate::ops::migrate;
@@ -69,13 +70,14 @@ pub async fn run(args: Args, context: Context) -> Result<ExitCode, OpsError> {
         other => other,
     })?;
     let home = Arc::new(Home::make()?);
+    let mut signals = Signals::listen()?;
     let made = tokio::select! {
         biased;
-        _ = tokio::signal::ctrl_c() => return Ok(ExitCode::from(130)),
+        () = signals.next() => return Ok(ExitCode::from(130)),
         made = make(&home, settings, args.empty) => made?,
     };
     let Made { cluster, app, .. } = &made;
-    answer(Arc::clone(app), BootCheck::Dev, listeners, context.dropped, |at| made.tell(&home, &at, cluster, context.json)).await
+    answer(Arc::clone(app), BootCheck::Dev, listeners, signals, context.dropped, |at| made.tell(&home, &at, cluster, context.json)).await
 }
 
 /// What is there when all is made.
