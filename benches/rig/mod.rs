@@ -11,7 +11,7 @@ use cordon::db::cluster::{Cluster, Durability, Options};
 use cordon::db::connect;
 use cordon::guard::BootCheck;
 use cordon::ops::import::source::Source;
-use cordon::ops::import::{self, Store};
+use cordon::ops::import::{self, Report, Store};
 use cordon::ops::init;
 use cordon::ops::operator::Operator;
 use cordon::ops::provision::{self, NewTenant};
@@ -19,7 +19,7 @@ use cordon::ops::sample::Charts;
 use cordon::tenant::{Model, Tenant};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -96,10 +96,26 @@ impl Rig {
 
     /// Sample charts for an organisation; how many notes there are.
     pub async fn fill(&self, tenant: &Tenant, seed: u64, patients: usize) -> Outcome<u64> {
-        let file = self.directory.join(format!("{}.ndjson", tenant.slug));
-        let mut out = std::io::BufWriter::with_capacity(1 << 20, std::fs::File::create(&file)?);
+        let file = self.sample(seed, patients, |_| true)?;
+        Ok(self.import(tenant, file).await?.notes.new)
+    }
+
+    /// The patients of sample charts, without their charts.
+    pub async fn register(&self, tenant: &Tenant, seed: u64, patients: usize) -> Outcome<u64> {
+        let file = self.sample(seed, patients, |line| line.starts_with(b"{\"resourceType\":\"Patient\""))?;
+        Ok(self.import(tenant, file).await?.patients.new)
+    }
+
+    /// Those lines of sample charts that are `wanted`, in a file.
+    fn sample(&self, seed: u64, patients: usize, wanted: fn(&[u8]) -> bool) -> Outcome<PathBuf> {
+        let file = self.directory.join("sample.ndjson");
+        let mut out = Sieve { wanted, line: Vec::new(), out: BufWriter::with_capacity(1 << 20, std::fs::File::create(&file)?) };
         Charts::new(seed, patients.try_into()?).write_to(&mut out, |_| ())?;
-        drop(out);
+        out.flush()?;
+        Ok(file)
+    }
+
+    async fn import(&self, tenant: &Tenant, file: PathBuf) -> Outcome<Report> {
         let mut settings = Settings::load(Some(&self.directory), Some("dev"))?;
         settings.catalog.operator_url = None;
         let app = App::new(settings, BootCheck::Dev)?;
@@ -107,7 +123,7 @@ impl Rig {
         let report = import::run(input, Store::new(Arc::clone(&app.door), tenant.id, "sample"), None, |_| ()).await?;
         std::fs::remove_file(file)?;
         match report.rejects {
-            0 => Ok(report.notes.new),
+            0 => Ok(report),
             n => Err(format!("{n} resources were rejected").into()),
         }
     }
@@ -159,6 +175,32 @@ impl Rig {
         // Whoever logs must be read.
         std::thread::spawn(move || lines.for_each(|line| eprintln!("server: {line}")));
         Ok(Served { child, address, metrics: metrics.ok_or("no metrics")?, flown: Mutex::default() })
+    }
+}
+
+/// Lets through the lines that are wanted.
+struct Sieve<W> {
+    wanted: fn(&[u8]) -> bool,
+    line: Vec<u8>,
+    out: W,
+}
+
+impl<W: Write> Write for Sieve<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.line.extend_from_slice(piece);
+            if piece.ends_with(b"\n") {
+                if (self.wanted)(&self.line) {
+                    self.out.write_all(&self.line)?;
+                }
+                self.line.clear();
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
     }
 }
 

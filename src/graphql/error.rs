@@ -7,6 +7,8 @@ use async_graphql::{ErrorExtensionValues, ServerError, Value};
 
 /// What the executor says of a document over its complexity.
 const TOO_COMPLEX: &str = "Query is too complex.";
+/// How it begins to speak of a value that is none of its type; the path of the argument follows, in quotes.
+const WRONG_VALUE: &str = "Invalid value for argument \"";
 
 /// An error that answers for a whole request.
 pub fn refusal(error: Error) -> ServerError {
@@ -30,7 +32,7 @@ pub fn coded(mut errors: Vec<ServerError>) -> Vec<ServerError> {
         let found = match error.source::<Error>() {
             Some(class) => extensions(class),
             None if error.message == TOO_COMPLEX => extensions(&Error::LimitExceeded(String::new())),
-            None if error.extensions.is_none() => extensions(&Error::invalid("", "")),
+            None if error.extensions.is_none() => extensions(&Error::invalid(argument(&error.message).unwrap_or_default(), "")),
             None => continue,
         };
         error.extensions = Some(found);
@@ -38,6 +40,11 @@ pub fn coded(mut errors: Vec<ServerError>) -> Vec<ServerError> {
     errors.sort_by_cached_key(|error| (error.locations.first().map(|at| (at.line, at.column)), format!("{:?}", error.path)));
     errors.dedup();
     errors
+}
+
+/// The argument that an error of the executor is about, `input.birthDate`.
+fn argument(message: &str) -> Option<&str> {
+    Some(message.strip_prefix(WRONG_VALUE)?.split_once('"')?.0)
 }
 
 /// The code of an error that has one.

@@ -17,6 +17,11 @@ impl ScalarType for DateTime {
         }
     }
 
+    // Asked before anything runs, where it is still known which argument it is.
+    fn is_valid(value: &Value) -> bool {
+        Self::parse(value.clone()).is_ok()
+    }
+
     fn to_value(&self) -> Value {
         Value::String(self.0.to_rfc3339_opts(SecondsFormat::AutoSi, true))
     }
@@ -35,6 +40,11 @@ impl ScalarType for Date {
             Value::String(_) => Err(InputValueError::custom("not YYYY, YYYY-MM or YYYY-MM-DD")),
             _ => Err(InputValueError::expected_type(value)),
         }
+    }
+
+    // Asked before anything runs, where it is still known which argument it is.
+    fn is_valid(value: &Value) -> bool {
+        Self::parse(value.clone()).is_ok()
     }
 
     fn to_value(&self) -> Value {
