@@ -56,6 +56,8 @@ pub struct Http {
     pub notice_seconds: u64,
     /// Seconds that requests in flight then have to end.
     pub drain_seconds: u64,
+    /// Seconds after which a client that takes nothing of its answer is cut off.
+    pub stalled_seconds: u64,
     /// Certificate and key; without them the listener speaks plain HTTP.
     pub tls: Option<Tls>,
 }
@@ -320,6 +322,7 @@ impl Settings {
         let Self { http, limits, admission, database, telemetry, .. } = self;
         let zero = [
             ("http.request_timeout_ms", http.request_timeout_ms == 0),
+            ("http.stalled_seconds", http.stalled_seconds == 0),
             ("limits.body_bytes", limits.body_bytes == 0),
             ("limits.depth", limits.depth == 0),
             ("limits.complexity", limits.complexity == 0),

@@ -1,5 +1,6 @@
-//! Who comes next to a PostgreSQL server. So many transactions run there at once; a tenant may have half of them, and all but one
-//! while nobody else asks. A turn goes to the tenant that runs least, so whoever seldom asks comes next; within a tenant: first come, first served.
+//! Who comes next to a PostgreSQL server. So many transactions run there at once; a tenant may have half of them, and all while nobody else
+//! asks, but the last free turn is for one that runs none. A turn goes to the tenant that runs least, and of those alike to whoever waits
+//! longest; within a tenant: first come, first served.
 
 use crate::ids::TenantId;
 use std::collections::{HashMap, VecDeque};
@@ -12,7 +13,6 @@ const QUIET: Duration = Duration::from_secs(1);
 
 /// The turns at one server. What waits for them is in memory alone.
 pub struct Turns {
-    at_once: usize,
     line: Mutex<Line>,
 }
 
@@ -23,51 +23,51 @@ pub struct Turn {
 }
 
 struct Line {
+    at_once: usize,
     running: usize,
-    waiting: usize,
     tenants: HashMap<TenantId, Place>,
     swept: Instant,
 }
 
 struct Place {
     running: usize,
-    waiting: VecDeque<oneshot::Sender<Turn>>,
+    waiting: VecDeque<Waiting>,
     asked: Instant,
+}
+
+struct Waiting {
+    since: Instant,
+    turn: oneshot::Sender<Turn>,
 }
 
 impl Turns {
     /// Nobody has come yet. At least one transaction may run.
     pub fn new(at_once: usize) -> Arc<Self> {
-        let line = Line { running: 0, waiting: 0, tenants: HashMap::new(), swept: Instant::now() };
-        Arc::new(Self { at_once: at_once.max(1), line: Mutex::new(line) })
+        let line = Line { at_once: at_once.max(1), running: 0, tenants: HashMap::new(), swept: Instant::now() };
+        Arc::new(Self { line: Mutex::new(line) })
     }
 
     /// A turn for the tenant, as soon as it has one. Whoever no longer waits gives up their place.
     pub async fn next(self: &Arc<Self>, tenant: TenantId) -> Turn {
-        let waits = {
-            let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-            line.come(tenant, self.at_once, Instant::now())
-        };
-        match waits {
-            None => Turn { turns: Arc::clone(self), tenant },
-            // The place is in the line, which is here as long as `self`, and nobody else drops it while someone waits.
-            Some(mut turn) => match (&mut turn).await {
-                Ok(turn) => turn,
-                Err(_) => std::future::pending().await,
-            },
+        let waits = self.line.lock().unwrap_or_else(PoisonError::into_inner).come(tenant, Instant::now());
+        self.pass_on();
+        match waits.await {
+            Ok(turn) => turn,
+            // The line keeps who waits in it for as long as they wait.
+            Err(_) => std::future::pending().await,
         }
     }
 
     /// How many wait for a turn.
     pub fn waiting(&self) -> usize {
         let line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        line.tenants.values().flat_map(|place| &place.waiting).filter(|waits| !waits.is_closed()).count()
+        line.tenants.values().flat_map(|place| &place.waiting).filter(|waiting| !waiting.turn.is_closed()).count()
     }
 
     /// Gives free turns to those who wait.
     fn pass_on(self: &Arc<Self>) {
         loop {
-            let next = self.line.lock().unwrap_or_else(PoisonError::into_inner).call(self.at_once);
+            let next = self.line.lock().unwrap_or_else(PoisonError::into_inner).call();
             let Some((tenant, waits)) = next else { return };
             // Who went away just now gives the turn back: it is dropped, without the lock.
             drop(waits.send(Turn { turns: Arc::clone(self), tenant }));
@@ -83,54 +83,32 @@ impl Drop for Turn {
 }
 
 impl Line {
-    /// Counts one more who runs, or puts them behind those of their tenant who wait.
-    fn come(&mut self, tenant: TenantId, at_once: usize, now: Instant) -> Option<oneshot::Receiver<Turn>> {
+    /// One more who waits, behind those of their tenant.
+    fn come(&mut self, tenant: TenantId, now: Instant) -> oneshot::Receiver<Turn> {
         if now.duration_since(self.swept) >= QUIET {
-            let here = |place: &Place| place.running > 0 || place.waits() || now.duration_since(place.asked) < QUIET;
-            self.tenants.retain(|_, place| here(place));
-            self.waiting = self.tenants.values().map(|place| place.waiting.len()).sum();
+            self.tenants.retain(|_, place| place.running > 0 || place.first().is_some() || now.duration_since(place.asked) < QUIET);
             self.swept = now;
         }
+        let (turn, waits) = oneshot::channel();
         let place = self.tenants.entry(tenant).or_insert_with(|| Place { running: 0, waiting: VecDeque::new(), asked: now });
         place.asked = now;
-        let (behind, running) = (place.waits(), place.running);
-        if !behind && self.running < at_once && running < self.part(at_once) {
-            self.run(tenant);
-            return None;
-        }
-        let (sender, receiver) = oneshot::channel();
-        if let Some(place) = self.tenants.get_mut(&tenant) {
-            place.waiting.push_back(sender);
-            self.waiting += 1;
-        }
-        Some(receiver)
+        place.waiting.push_back(Waiting { since: now, turn });
+        waits
     }
 
-    /// One who waits and may run now, counted as running: of the tenant that runs least, and of those alike the one that asked longest ago.
-    fn call(&mut self, at_once: usize) -> Option<(TenantId, oneshot::Sender<Turn>)> {
-        if self.waiting == 0 || self.running >= at_once {
-            return None;
-        }
-        let part = self.part(at_once);
-        let may = self.tenants.iter().filter(|(_, place)| place.running < part && place.waits());
-        let tenant = may.min_by_key(|(_, place)| (place.running, place.asked)).map(|(tenant, _)| *tenant)?;
+    /// One who waits and may run now, counted as running.
+    fn call(&mut self) -> Option<(TenantId, oneshot::Sender<Turn>)> {
+        let free = self.at_once.saturating_sub(self.running);
+        let part = if self.tenants.len() > 1 { self.at_once.div_ceil(2) } else { self.at_once };
+        let wanted = |place: &Place| if place.running == 0 { free > 0 } else { free > 1 && place.running < part };
+        let first = self.tenants.iter_mut().filter(|(_, place)| wanted(place));
+        let first = first.filter_map(|(tenant, place)| Some(((place.running, place.first()?), *tenant)));
+        let (_, tenant) = first.min_by_key(|(turn, _)| *turn)?;
         let place = self.tenants.get_mut(&tenant)?;
-        let next = loop {
-            self.waiting -= 1;
-            match place.waiting.pop_front()? {
-                gone if gone.is_closed() => {}
-                next => break next,
-            }
-        };
-        self.run(tenant);
-        Some((tenant, next))
-    }
-
-    fn run(&mut self, tenant: TenantId) {
-        if let Some(place) = self.tenants.get_mut(&tenant) {
-            place.running += 1;
-            self.running += 1;
-        }
+        let next = place.waiting.pop_front()?;
+        place.running += 1;
+        self.running += 1;
+        Some((tenant, next.turn))
     }
 
     fn go(&mut self, tenant: TenantId) {
@@ -139,20 +117,15 @@ impl Line {
             self.running -= 1;
         }
     }
-
-    /// What one tenant may run at once.
-    fn part(&self, at_once: usize) -> usize {
-        match self.tenants.len() {
-            // However long what is alone takes, the next one finds a turn.
-            0 | 1 => at_once.saturating_sub(1).max(1),
-            _ => at_once.div_ceil(2),
-        }
-    }
 }
 
 impl Place {
-    fn waits(&self) -> bool {
-        self.waiting.iter().any(|waits| !waits.is_closed())
+    /// Since when the first waits who still does.
+    fn first(&mut self) -> Option<Instant> {
+        while self.waiting.front()?.turn.is_closed() {
+            self.waiting.pop_front();
+        }
+        self.waiting.front().map(|waiting| waiting.since)
     }
 }
 
@@ -180,30 +153,52 @@ mod tests {
         (run, wait)
     }
 
+    /// Those of them who have come to their turn.
+    fn come(waits: &mut Vec<BoxFuture<'static, Turn>>) -> Vec<Turn> {
+        let (mut run, mut wait) = (Vec::new(), Vec::new());
+        for mut asks in waits.drain(..) {
+            match (&mut asks).now_or_never() {
+                Some(turn) => run.push(turn),
+                None => wait.push(asks),
+            }
+        }
+        *waits = wait;
+        run
+    }
+
     #[test]
-    fn who_is_alone_leaves_one_and_gives_back_half() {
+    fn the_last_turn_is_for_who_runs_none() {
         let turns = Turns::new(4);
-        let (noisy, quiet) = (TenantId::new(), TenantId::new());
+        let (noisy, quiet, third) = (TenantId::new(), TenantId::new(), TenantId::new());
         let (mut run, mut wait) = many(&turns, noisy, 10);
-        assert_eq!((run.len(), wait.len(), turns.waiting()), (3, 7, 7));
+        assert_eq!((run.len(), wait.len(), turns.waiting()), (3, 7, 7), "alone: all but one");
         let (mine, mut others) = many(&turns, quiet, 4);
-        assert_eq!((mine.len(), others.len()), (1, 3), "one was left");
+        assert_eq!((mine.len(), others.len()), (1, 3), "which is for the next");
         run.truncate(2);
-        let come = |waits: &mut Vec<BoxFuture<'static, Turn>>| {
-            let at = waits.iter_mut().map(|asks| asks.now_or_never()).collect::<Vec<_>>();
-            let held: Vec<Turn> = at.into_iter().flatten().collect();
-            waits.drain(..held.len());
-            held
-        };
-        let theirs = come(&mut others);
-        assert_eq!((theirs.len(), come(&mut wait).len()), (1, 0), "what the noisy one ends goes to whoever runs least");
-        drop((mine, theirs));
-        let theirs = come(&mut others);
-        assert_eq!((theirs.len(), come(&mut wait).len()), (2, 0));
-        drop(theirs);
-        assert_eq!(come(&mut wait).len(), 0, "half of them, while another was there in the last second");
+        assert_eq!((come(&mut others).len(), come(&mut wait).len()), (0, 0), "and then for one more");
+        let (last, _) = many(&turns, third, 2);
+        assert_eq!(last.len(), 1);
+        drop(last);
+        run.clear();
+        let theirs = come(&mut wait);
+        assert_eq!((come(&mut others).len(), theirs.len()), (0, 2), "half, while others ask");
+        drop((theirs, mine));
+        assert_eq!(come(&mut others).len(), 1, "whoever runs least is next");
+    }
+
+    #[test]
+    fn of_those_alike_whoever_waits_longest() {
+        let turns = Turns::new(1);
+        let tenants: Vec<_> = (0..3).map(|_| TenantId::new()).collect();
+        let (run, _) = many(&turns, tenants[0], 1);
+        let mut waits: Vec<_> = tenants.iter().map(|tenant| many(&turns, *tenant, 1).1.remove(0)).collect();
+        // That it asks again makes no one wait longer.
+        let _again = many(&turns, tenants[0], 3);
         drop(run);
-        assert_eq!(come(&mut wait).len(), 2);
+        while !waits.is_empty() {
+            let turn = waits.remove(0).now_or_never();
+            assert!(turn.is_some() && waits.iter_mut().all(|asks| asks.now_or_never().is_none()), "{} left", waits.len());
+        }
     }
 
     #[test]
@@ -238,12 +233,16 @@ mod tests {
 
     #[test]
     fn who_is_gone_is_forgotten() {
-        let mut line = Line { running: 0, waiting: 0, tenants: HashMap::new(), swept: Instant::now() };
+        let turns = Turns::new(4);
         let now = Instant::now();
+        let mut line = turns.line.lock().unwrap();
         for second in 0..100 {
             let tenant = TenantId::new();
-            assert!(line.come(tenant, 4, now + Duration::from_secs(second)).is_none());
-            line.go(tenant);
+            let _gone = line.come(tenant, now + Duration::from_secs(second));
+            if second % 2 == 0 {
+                assert!(line.call().is_some());
+                line.go(tenant);
+            }
         }
         assert!(line.tenants.len() <= 2, "{} tenants are known", line.tenants.len());
     }

@@ -4,7 +4,7 @@
 use crate::error::Result;
 use crate::guard::Guard;
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared, poll_fn};
+use futures_util::future::{BoxFuture, Shared, WeakShared, poll_fn};
 use futures_util::task::AtomicWaker;
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 type Run<C, K, V> = fn(Arc<C>, Vec<K>) -> BoxFuture<'static, Result<HashMap<K, V>>>;
-type Answer<K, V> = Shared<BoxFuture<'static, Result<Arc<HashMap<K, V>>>>>;
+type Found<K, V> = BoxFuture<'static, Result<Arc<HashMap<K, V>>>>;
+type Answer<K, V> = Shared<Found<K, V>>;
 /// `None` once the batch is closed.
 type Keys<K> = Arc<Mutex<Option<HashSet<K>>>>;
 
@@ -27,7 +28,8 @@ pub struct Batch<K, V, C = Guard> {
 
 struct Open<K, V> {
     keys: Keys<K>,
-    answer: Answer<K, V>,
+    /// Those who wait hold it: when all have gone, what it holds of a transaction goes too.
+    answer: WeakShared<Found<K, V>>,
 }
 
 impl<K, V, C> Batch<K, V, C>
@@ -50,10 +52,11 @@ where
     fn join(&self, key: K) -> Answer<K, V> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(batch) = open.as_ref()
+            && let Some(answer) = batch.answer.upgrade()
             && let Some(keys) = batch.keys.lock().unwrap_or_else(PoisonError::into_inner).as_mut()
         {
             keys.insert(key);
-            return batch.answer.clone();
+            return answer;
         }
         let keys: Keys<K> = Arc::new(Mutex::new(Some(HashSet::from([key]))));
         let (context, run, mine) = (Arc::clone(&self.context), self.run, Arc::clone(&keys));
@@ -63,7 +66,8 @@ where
             run(context, keys.into_iter().collect()).await.map(Arc::new)
         };
         let answer = answer.boxed().shared();
-        *open = Some(Open { keys, answer: answer.clone() });
+        // It has not been polled, so there is something to come back to.
+        *open = answer.downgrade().map(|answer| Open { keys, answer });
         answer
     }
 }

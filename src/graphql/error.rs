@@ -10,6 +10,9 @@ const TOO_COMPLEX: &str = "Query is too complex.";
 /// How it begins to speak of a value that is none of its type; the path of the argument follows, in quotes.
 const WRONG_VALUE: &str = "Invalid value for argument \"";
 
+/// How it goes on where the type is an enumeration, with the value behind it.
+const UNKNOWN_VALUE: &str = " does not contain the value ";
+
 /// An error that answers for a whole request.
 pub fn refusal(error: Error) -> ServerError {
     let mut refusal = ServerError::new(error.to_string(), None);
@@ -36,6 +39,11 @@ pub fn coded(mut errors: Vec<ServerError>) -> Vec<ServerError> {
             None => continue,
         };
         error.extensions = Some(found);
+        // What a client sent as a value is not said back.
+        if let Some(end) = error.message.find(UNKNOWN_VALUE).filter(|_| error.message.starts_with(WRONG_VALUE)) {
+            error.message.truncate(end);
+            error.message.push_str(" does not have this value");
+        }
     }
     errors.sort_by_cached_key(|error| (error.locations.first().map(|at| (at.line, at.column)), format!("{:?}", error.path)));
     errors.dedup();

@@ -3,10 +3,13 @@
 
 use super::accept::Format;
 use super::compress;
+use super::held::Held;
 use crate::error::Error;
 use crate::graphql;
+use crate::guard::Pass;
 use crate::ids::RequestId;
 use actix_web::HttpResponse;
+use actix_web::body::MessageBody;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
 
@@ -47,9 +50,13 @@ impl From<Error> for Refusal {
     }
 }
 
-/// A body that GraphQL made.
-pub fn json(status: StatusCode, format: Format, request: RequestId, body: String) -> HttpResponse {
+/// A body that GraphQL made, under the pass of whom it answers.
+pub fn said(status: StatusCode, format: Format, request: RequestId, body: String, pass: Pass) -> HttpResponse {
     let length = body.len();
+    json(status, format, request, length, Held::new(body, pass))
+}
+
+fn json(status: StatusCode, format: Format, request: RequestId, length: usize, body: impl MessageBody + 'static) -> HttpResponse {
     let mut answer = HttpResponse::build(status)
         .insert_header((CONTENT_TYPE, format.content_type()))
         .insert_header((CACHE_CONTROL, "no-store"))
@@ -73,7 +80,8 @@ pub fn refuse(refusal: Refusal, format: Format, request: RequestId) -> HttpRespo
         (_, StatusCode::SERVICE_UNAVAILABLE) => Some((RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS))),
         _ => None,
     };
-    let mut answer = json(status, format, request, graphql::failure(error));
+    let body = graphql::failure(error);
+    let mut answer = json(status, format, request, body.len(), body);
     if let Some((name, value)) = extra {
         answer.headers_mut().insert(name, value);
     }

@@ -10,7 +10,7 @@ use super::cors::Page;
 use crate::auth::Principal;
 use crate::error::Error;
 use crate::graphql::{self, Answer, Prepared, Question, Said};
-use crate::guard::{Guard, Once, RequestInfo};
+use crate::guard::{Guard, Once, Pass, RequestInfo};
 use crate::ids::RequestId;
 use crate::telemetry;
 use actix_web::http::StatusCode;
@@ -47,10 +47,10 @@ async fn respond(
     };
     let format = format.unwrap_or(Format::Json);
     let mut answer = match reply {
-        Ok(Reply { status, said }) => {
+        Ok(Reply { status, said, pass }) => {
             told.failed(said.codes);
             told.answered(status.as_u16());
-            answer::json(status, format, id, said.body)
+            answer::said(status, format, id, said.body, pass)
         }
         Err(refusal) => {
             told.failed([refusal.error.code()]);
@@ -66,6 +66,7 @@ async fn respond(
 struct Reply {
     status: StatusCode,
     said: Said,
+    pass: Pass,
 }
 
 async fn converse(
@@ -83,19 +84,19 @@ async fn converse(
     let guard = visit.admit().await?;
     told.admitted(guard.tenant().id);
     page.asks(guard.tenant())?;
-    let _pass = front.app.admission.enter(&guard)?;
+    let pass = front.app.admission.enter(&guard)?;
     let format = format.ok_or_else(not_acceptable)?;
     body::check_type(request.headers())?;
     let bytes = body::read(request.headers(), payload, front.app.settings.limits.body_bytes).await?;
     let once = caller::idempotency_key(request.headers())?.map(|key| Once { key, body: bytes.to_vec() });
     let prepared = match front.api.prepare(Question::read(&bytes)?) {
         Ok(prepared) => prepared.once(once),
-        Err(said) => return Ok(Reply { status: refused(format), said }),
+        Err(said) => return Ok(Reply { status: refused(format), said, pass }),
     };
     told.asks(prepared.kind());
     match visit.ask(guard, &prepared).await? {
-        Answer::Data(said) => Ok(Reply { status: StatusCode::OK, said }),
-        Answer::Refused(said) => Ok(Reply { status: refused(format), said }),
+        Answer::Data(said) => Ok(Reply { status: StatusCode::OK, said, pass }),
+        Answer::Refused(said) => Ok(Reply { status: refused(format), said, pass }),
         Answer::Failed(error) => Err(error.into()),
     }
 }
@@ -130,6 +131,8 @@ impl<'a> Visit<'a> {
         match self.ask_once(&guard, prepared).await {
             Answer::Failed(Error::PlacementChanged) => {
                 guard.look_again().await?;
+                // With its session and its turn at the server: it would wait for itself.
+                drop(guard);
                 Ok(self.ask_once(&self.admit().await?, prepared).await)
             }
             answer => Ok(answer),

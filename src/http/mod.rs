@@ -10,13 +10,16 @@ mod compress;
 mod cors;
 mod graphql;
 mod health;
+mod held;
 pub mod metrics;
+mod socket;
 mod stop;
 pub mod tls;
 
 pub use stop::{Ended, Signals, until_told};
 
 use crate::app::App;
+use crate::config;
 use crate::graphql::Api;
 use actix_web::dev::Server;
 use actix_web::http::Method;
@@ -25,6 +28,7 @@ use actix_web::{HttpServer, web};
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What the front door is made of. Nothing in it belongs to a tenant.
 struct Front {
@@ -35,7 +39,8 @@ struct Front {
 /// A server on a listener: HTTPS where a certificate is set. It ends when its handle is told to; see `until_told`.
 pub fn serve(app: Arc<App>, listener: TcpListener) -> io::Result<Server> {
     let api = Api::new(&app.settings.limits).map_err(io::Error::other)?;
-    let (workers, drain, tls) = (app.settings.http.workers, app.settings.http.drain_seconds, app.settings.http.tls.clone());
+    let config::Http { workers, drain_seconds: drain, stalled_seconds, tls, .. } = app.settings.http.clone();
+    let stalled = Duration::from_secs(stalled_seconds);
     let front = web::Data::new(Front { app, api });
     let mut server = HttpServer::new(move || {
         let app = actix_web::App::new().app_data(web::Data::clone(&front)).configure(routes);
@@ -44,7 +49,9 @@ pub fn serve(app: Arc<App>, listener: TcpListener) -> io::Result<Server> {
     if workers > 0 {
         server = server.workers(workers);
     }
-    let server = server.disable_signals().shutdown_timeout(drain);
+    // An answer of two writes must not wait for the client to confirm the first.
+    let server = server.disable_signals().shutdown_timeout(drain).tcp_nodelay(true);
+    let server = server.on_connect(move |socket, _| socket::end_if_stalled(socket, stalled));
     let server = match tls {
         Some(files) => server.listen_rustls_0_23(listener, tls::settings(&files)?)?,
         None => server.listen(listener)?,

@@ -256,8 +256,9 @@ pub async fn page(tx: &TenantTx, filter: Filter, page: Page, reading: Reading) -
     tx.run(query.load(&mut tx.conn())).await
 }
 
-/// A draft of mine, or a note that I am named to sign, that nobody has signed for good and that I have not signed.
-const AWAITING: &str = " and (status = 'DRAFT' and author_id = ? or status in ('DRAFT', 'UNCOSIGNED') and exists (select from note_signers s \
+/// A draft of mine, or a note that I am named to sign, that nobody has signed for good and that I have not signed. The statuses come first, as
+/// in the index of what is pending.
+const AWAITING: &str = " and status in ('DRAFT', 'UNCOSIGNED') and (status = 'DRAFT' and author_id = ? or exists (select from note_signers s \
      where s.tenant_id = clinical_notes.tenant_id and s.note_id = clinical_notes.id and s.staff_id = ?) and not exists (select from note_signatures g \
      where g.tenant_id = clinical_notes.tenant_id and g.note_id = clinical_notes.id and g.number = current_version and g.signer_id = ?))";
 

@@ -38,18 +38,22 @@ impl Router {
         Arc::new(Self { catalog, keys, limits, servers: Mutex::default(), pools: Mutex::default() })
     }
 
-    /// A clean session with the placement's database, under the login that runs its SQL, within the tenant's share.
+    /// A clean session with the placement's database, under the login that runs its SQL, once it is the tenant's turn.
     pub async fn lease(&self, tenant: TenantId, placement: &Placement) -> Result<Lease> {
-        let turns = self.at(placement.server).turns;
-        let turn = tokio::time::timeout(self.limits.connect_timeout, turns.next(tenant)).await.map_err(|_| Error::Unavailable)?;
         let place = (placement.server, placement.database.clone());
         let own = (placement.model == Model::Database).then_some((tenant, placement.id));
-        Ok(self.lease_at(place, own, placement.schema.as_str()).await?.within(turn))
+        // What the catalog is asked for costs nobody a turn.
+        let pool = self.pool(&place, own).await?;
+        let turns = self.at(placement.server).turns;
+        let turn = tokio::time::timeout(self.limits.connect_timeout, turns.next(tenant)).await.map_err(|_| Error::Unavailable)?;
+        Ok(self.lease_from(&pool, &place, placement.schema.as_str()).await?.within(turn))
     }
 
     /// A session with the database of shared and schema tenants, for the boot check.
     pub async fn lease_shared(&self, server: ServerId, database: &str) -> Result<Lease> {
-        self.lease_at((server, database.to_owned()), None, SchemaName::shared().as_str()).await
+        let place = (server, database.to_owned());
+        let pool = self.pool(&place, None).await?;
+        self.lease_from(&pool, &place, SchemaName::shared().as_str()).await
     }
 
     /// What of each server's budget is used now.
@@ -68,15 +72,14 @@ impl Router {
         servers.entry(server).or_insert_with(new).clone()
     }
 
-    async fn lease_at(&self, place: Place, own: Option<(TenantId, PlacementId)>, schema: &str) -> Result<Lease> {
-        let pool = self.pool(&place, own).await?;
+    async fn lease_from(&self, pool: &Arc<Pool>, place: &Place, schema: &str) -> Result<Lease> {
         pool.lease(schema).await.map_err(|error| {
             tracing::warn!(error = %error, database = place.1, "No session with a tenant database");
             // Its address or password may have changed: both are read again next time.
             if error != LeaseError::Busy {
                 let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-                if pools.get(&place).is_some_and(|current| Arc::ptr_eq(current, &pool)) {
-                    pools.remove(&place);
+                if pools.get(place).is_some_and(|current| Arc::ptr_eq(current, pool)) {
+                    pools.remove(place);
                 }
             }
             Error::Unavailable

@@ -3,6 +3,7 @@
 use crate::charts::Charts;
 use crate::server::{Reply, Server};
 use crate::site::{Site, admitted, names, plant, seen};
+use crate::write::{DRAFT, Ward};
 use cordon::app::App;
 use cordon::config::{Admission, Settings};
 use cordon::error::Error;
@@ -13,6 +14,8 @@ use cordon::tenant::{Model, Tenant};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 use uuid::Uuid;
 
 const ME: &str = "{ viewer { id } }";
@@ -89,6 +92,49 @@ async fn a_refusal_keeps_the_connection() {
     let all = server.raw(asks.as_bytes()).await;
     let statuses = [all.status.to_string()].into_iter().chain(all.body.split("HTTP/1.1 ").skip(1).map(|one| one[..3].to_owned()));
     assert_eq!(statuses.collect::<Vec<_>>(), ["200", "401", "429", "429"], "{all:?}");
+}
+
+/// An answer that nobody takes fills a place of its own person until the connection is given up.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_nothing_is_cut_off() {
+    let site = Site::shared().await;
+    let ward = Ward::open(site, site.tenant(Model::Shared).await).await;
+    let input = json!({ "patientId": ward.patient, "type": "34117-2", "body": "x".repeat(450_000) });
+    let drafted = ward.change(&ward.alice, DRAFT, input).await.unwrap();
+    let note = &drafted["id"];
+    let mut settings = settings(site, 1000, 4);
+    settings.http.stalled_seconds = 1;
+    let server = Server::start(site, settings, BootCheck::Dev);
+    // More than the system keeps for a connection.
+    let body = json!({ "query": format!("{{ {} }}", (0..25).map(|n| format!("a{n}: note(id: {note}) {{ body }} ")).collect::<String>()) });
+    let body = body.to_string();
+    let request = format!(
+        "POST /graphql HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        ward.alice,
+        body.len()
+    );
+    let mut stalled = Vec::new();
+    for _ in 0..2 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let address = server.url.trim_start_matches("http://").trim_end_matches("/graphql");
+        let mut socket = socket.connect(address.parse().unwrap()).await.unwrap();
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut head = [0; 15];
+        socket.read_exact(&mut head).await.unwrap();
+        assert_eq!(&head, b"HTTP/1.1 200 OK");
+        stalled.push(socket);
+    }
+    let began = Instant::now();
+    assert_eq!(server.reply(&ward.alice, ME, Value::Null).await.status, 429, "two answers of hers are on their way");
+    let other = site.token(&[ward.tenant.id], "clinician", "other");
+    assert_eq!(server.reply(&other, ME, Value::Null).await.status, 200);
+    while server.reply(&ward.alice, ME, Value::Null).await.status != 200 {
+        assert!(began.elapsed() < Duration::from_secs(10));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(began.elapsed() > Duration::from_millis(500), "it was waited for them");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,6 +2,7 @@
 //! at any step.
 
 use crate::intruder::{Chart, Intruder, Ticket, login};
+use crate::server::Server;
 use crate::site::{MODELS, Site, actor};
 use cordon::app::App;
 use cordon::auth::Principal;
@@ -15,6 +16,7 @@ use cordon::ops::provision::{self, NewTenant};
 use cordon::tenant::{Model, State};
 use diesel::{ExpressionMethods, QueryDsl};
 use diesel_async::RunQueryDsl;
+use serde_json::Value;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -49,6 +51,30 @@ async fn l37_late_writer() {
         let guard = admit(&app, chart.tenant.id).await.unwrap();
         assert_eq!(read(&guard).await, Err(Error::PlacementChanged));
     }
+}
+
+/// What is asked again, because the tenant may have moved, does not wait for its own first try.
+#[tokio::test]
+async fn a_second_try_has_the_turn_of_the_first() {
+    let site = Site::shared().await;
+    let tenant = site.tenant(Model::Schema).await;
+    let mut settings = site.server_settings();
+    settings.database.at_once = 1;
+    let server = Server::start(site, settings, BootCheck::Dev);
+    let token = site.token(&[tenant.id], "clinician", "alice");
+    let superuser = site.superuser("cordon_data").await;
+    let ask = async || server.reply(&token, "{ patients { edges { node { id } } } }", Value::Null).await;
+    let bump = async |by: i32| {
+        let sql = format!("update cordon.tenants set generation = generation + {by} where tenant_id = '{}'", tenant.id);
+        superuser.batch_execute(&sql).await.unwrap();
+    };
+    assert_eq!(ask().await.status, 200);
+    bump(1).await;
+    let began = Instant::now();
+    assert_eq!(ask().await.status, 503);
+    assert!(began.elapsed() < Duration::from_secs(2), "it waited {:?}", began.elapsed());
+    bump(-1).await;
+    assert_eq!(ask().await.status, 200);
 }
 
 /// Six writers until each is stopped; `flip` in the middle. When it has returned, whatever will ever be there is there.

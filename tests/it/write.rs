@@ -9,6 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cordon::guard::{BootCheck, Purpose};
 use cordon::ids::RequestId;
 use cordon::tenant::Tenant;
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -167,6 +168,9 @@ async fn a_key_makes_a_change_once() {
         let later = ask(&ward.alice, "k-1", "EMER").await;
         assert_eq!((later.status, later.code().as_str(), count().await), (200, "", 6), "a day later the key is free");
         assert_eq!(ward.rows("select from idempotency_keys where tenant_id = $tenant").await.len(), 2, "what is forgotten goes");
+        let twins = join_all((0..6).map(|_| ask(&ward.alice, "k-twin", "AMB"))).await;
+        assert!(twins.iter().all(|twin| twin.status == 200 && twin.json() == twins[0].json()), "{model}: {twins:?}");
+        assert_eq!(count().await, 8, "at the same time, too");
         for bad in ["", " ", "a b", &"k".repeat(201), "schlüssel"] {
             assert_eq!(ask(&ward.alice, bad, "AMB").await.outcome(), (400, "INVALID_INPUT".into()), "{bad:?}");
         }
@@ -174,7 +178,7 @@ async fn a_key_makes_a_change_once() {
         let wrong = json!({ "query": REGISTER, "variables": { "input": { "identifiers": [{ "system": "urn:mrn", "value": "1" }], "sex": "MALE" } } });
         let taken = ward.server.post(&ward.alice).header("idempotency-key", "k-2").json(&wrong);
         assert_eq!(crate::server::Reply::to(taken).await.code(), "CONFLICT");
-        assert_eq!(ward.rows("select from idempotency_keys where tenant_id = $tenant").await.len(), 2);
+        assert_eq!(ward.rows("select from idempotency_keys where tenant_id = $tenant").await.len(), 4);
     }
 }
 
@@ -262,7 +266,7 @@ async fn many_changes_of_one_request_hold_one_session() {
     let change = |n: usize| format!("c{n}: registerPatient(input: {{ identifiers: [], sex: OTHER }}) {{ patient {{ id version }} }} ");
     let many = format!("mutation {{ {} }}", (0..20).map(change).collect::<String>());
     let asked = (0..3).map(|_| server.data(&token, &many, json!({})));
-    for answer in futures_util::future::join_all(asked).await {
+    for answer in join_all(asked).await {
         assert_eq!(answer.as_object().unwrap().len(), 20);
     }
 }

@@ -153,6 +153,9 @@ create index on clinical_notes (tenant_id, patient_id, authored_at desc, id desc
 create index on clinical_notes (tenant_id, encounter_id, authored_at desc, id desc);
 create index on clinical_notes (tenant_id, authored_at desc, id desc);
 create index on clinical_notes (tenant_id, author_id, authored_at desc, id desc);
+create index on clinical_notes (tenant_id, type_code, authored_at desc, id desc);
+-- Work lists: what is unfinished is little, however much there is.
+create index clinical_notes_pending on clinical_notes (tenant_id, authored_at desc, id desc) where status in ('DRAFT', 'UNCOSIGNED');
 create index on clinical_notes (tenant_id, entered_by) where entered_by is not null;
 create index on clinical_notes (tenant_id, changed_in);
 
