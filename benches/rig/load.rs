@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 
 /// A request, ready to be sent.
 #[derive(Clone)]
@@ -118,16 +119,7 @@ pub async fn run(address: &str, requests: &Arc<Vec<Request>>, connections: usize
     let began = Instant::now();
     tokio::time::sleep(time).await;
     stop.store(true, Ordering::Relaxed);
-    let mut all = Run::default();
-    for worker in workers {
-        let run = worker.await??;
-        all.answered += run.answered;
-        all.refused += run.refused;
-        all.milliseconds.extend(run.milliseconds);
-    }
-    all.seconds = began.elapsed().as_secs_f64();
-    all.milliseconds.sort_by(f64::total_cmp);
-    Ok(all)
+    together(workers, began).await
 }
 
 /// Sends `per_second` requests a second for `time`, whether or not earlier ones were answered, over at most `connections`. Latency counts
@@ -160,6 +152,11 @@ pub async fn paced(address: &str, requests: &Arc<Vec<Request>>, per_second: u32,
             }
         }));
     }
+    together(workers, began).await
+}
+
+/// What all connections of a run did.
+async fn together(workers: Vec<JoinHandle<Result<Run, String>>>, began: Instant) -> Outcome<Run> {
     let mut all = Run::default();
     for worker in workers {
         let run = worker.await??;

@@ -86,7 +86,10 @@ impl Line {
     /// One more who waits, behind those of their tenant.
     fn come(&mut self, tenant: TenantId, now: Instant) -> oneshot::Receiver<Turn> {
         if now.duration_since(self.swept) >= QUIET {
-            self.tenants.retain(|_, place| place.running > 0 || place.first().is_some() || now.duration_since(place.asked) < QUIET);
+            self.tenants.retain(|_, place| {
+                place.waiting.retain(|waiting| !waiting.turn.is_closed());
+                place.running > 0 || !place.waiting.is_empty() || now.duration_since(place.asked) < QUIET
+            });
             self.swept = now;
         }
         let (turn, waits) = oneshot::channel();
@@ -99,8 +102,11 @@ impl Line {
     /// One who waits and may run now, counted as running.
     fn call(&mut self) -> Option<(TenantId, oneshot::Sender<Turn>)> {
         let free = self.at_once.saturating_sub(self.running);
+        if free == 0 {
+            return None;
+        }
         let part = if self.tenants.len() > 1 { self.at_once.div_ceil(2) } else { self.at_once };
-        let wanted = |place: &Place| if place.running == 0 { free > 0 } else { free > 1 && place.running < part };
+        let wanted = |place: &Place| place.running == 0 || free > 1 && place.running < part;
         let first = self.tenants.iter_mut().filter(|(_, place)| wanted(place));
         let first = first.filter_map(|(tenant, place)| Some(((place.running, place.first()?), *tenant)));
         let (_, tenant) = first.min_by_key(|(turn, _)| *turn)?;

@@ -61,7 +61,15 @@ where
         let keys: Keys<K> = Arc::new(Mutex::new(Some(HashSet::from([key]))));
         let (context, run, mine) = (Arc::clone(&self.context), self.run, Arc::clone(&keys));
         let answer = async move {
-            Turn::over().await;
+            let mut known = 1;
+            loop {
+                Turn::over().await;
+                // Tokio's wake may come between two halves of a long level; as long as keys come, there are more to come.
+                let asked = mine.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, HashSet::len);
+                if std::mem::replace(&mut known, asked) == asked {
+                    break;
+                }
+            }
             let keys = mine.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
             run(context, keys.into_iter().collect()).await.map(Arc::new)
         };

@@ -63,7 +63,9 @@ impl Admission {
             per_second: set.requests_per_second.unwrap_or(self.defaults.requests_per_second),
             at_once: set.concurrency.unwrap_or(self.defaults.concurrency),
         };
-        let one = Limit { per_second: self.defaults.principal_requests_per_second, at_once: self.defaults.principal_concurrency };
+        // However few an organisation has, one person leaves half of them.
+        let at_once = self.defaults.principal_concurrency.min(whole.at_once.div_ceil(2));
+        let one = Limit { per_second: self.defaults.principal_requests_per_second, at_once };
         let callers = [Caller::Principal(tenant, guard.staff_id()), Caller::Tenant(tenant)];
         let wait =
             self.gauges.lock().unwrap_or_else(PoisonError::into_inner).enter([(callers[0], one), (callers[1], whole)], Instant::now());

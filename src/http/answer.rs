@@ -6,10 +6,9 @@ use super::compress;
 use super::held::Held;
 use crate::error::Error;
 use crate::graphql;
-use crate::guard::Pass;
 use crate::ids::RequestId;
 use actix_web::HttpResponse;
-use actix_web::body::MessageBody;
+use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
 
@@ -50,10 +49,13 @@ impl From<Error> for Refusal {
     }
 }
 
-/// A body that GraphQL made, under the pass of whom it answers.
-pub fn said(status: StatusCode, format: Format, request: RequestId, body: String, pass: Pass) -> HttpResponse {
-    let length = body.len();
-    json(status, format, request, length, Held::new(body, pass))
+/// A body that GraphQL made.
+pub fn said(status: StatusCode, format: Format, request: RequestId, body: Held) -> HttpResponse {
+    let length = match body.size() {
+        BodySize::Sized(length) => length.try_into().unwrap_or(usize::MAX),
+        _ => 0,
+    };
+    json(status, format, request, length, body)
 }
 
 fn json(status: StatusCode, format: Format, request: RequestId, length: usize, body: impl MessageBody + 'static) -> HttpResponse {

@@ -7,6 +7,7 @@ use super::answer::{self, Refusal};
 use super::body;
 use super::caller::{self, Hint};
 use super::cors::Page;
+use super::held::Held;
 use crate::auth::Principal;
 use crate::error::Error;
 use crate::graphql::{self, Answer, Prepared, Question, Said};
@@ -39,6 +40,7 @@ async fn respond(
 ) -> HttpResponse {
     let format = accept::negotiate(request.headers());
     let deadline = Duration::from_millis(front.app.settings.http.request_timeout_ms);
+    let stalled = Duration::from_secs(front.app.settings.http.stalled_seconds);
     let mut page = Page::none();
     // What is asked ends by itself at the deadline, so that it can still say what it changed for good.
     let reply = match tokio::time::timeout(deadline + GRACE, converse(front, request, &mut page, &mut payload, format, id, told)).await {
@@ -50,7 +52,7 @@ async fn respond(
         Ok(Reply { status, said, pass }) => {
             told.failed(said.codes);
             told.answered(status.as_u16());
-            answer::said(status, format, id, said.body, pass)
+            answer::said(status, format, id, Held::new(said.body, pass, stalled))
         }
         Err(refusal) => {
             told.failed([refusal.error.code()]);

@@ -42,10 +42,11 @@ impl Router {
     pub async fn lease(&self, tenant: TenantId, placement: &Placement) -> Result<Lease> {
         let place = (placement.server, placement.database.clone());
         let own = (placement.model == Model::Database).then_some((tenant, placement.id));
-        // What the catalog is asked for costs nobody a turn.
-        let pool = self.pool(&place, own).await?;
+        // What the catalog is asked for costs nobody a turn; while it waits for one, the pool may be replaced.
+        self.pool(&place, own).await?;
         let turns = self.at(placement.server).turns;
         let turn = tokio::time::timeout(self.limits.connect_timeout, turns.next(tenant)).await.map_err(|_| Error::Unavailable)?;
+        let pool = self.pool(&place, own).await?;
         Ok(self.lease_from(&pool, &place, placement.schema.as_str()).await?.within(turn))
     }
 

@@ -195,15 +195,21 @@ async fn what_is_a_tenants_own_is_heard_at_once() {
 
     set(Change { requests_per_second: Some(Number::Default), concurrency: Some(Number::Own(2)), ..Change::default() }).await;
     superuser.batch_execute("begin; lock table patients in access exclusive mode").await.unwrap();
-    let waiting = [server.reply(&token, &query, Value::Null), server.reply(&token, &query, Value::Null)];
+    let people = ["bob", "carol"].map(|name| site.token(&[tenant.id], "clinician", name));
+    let waiting = people.each_ref().map(|person| server.reply(person, &query, Value::Null));
     let third = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
         let third = server.reply(&token, ME, Value::Null).await;
         superuser.batch_execute("rollback").await.unwrap();
         third
     };
-    let (served, third) = futures_util::join!(join_all(waiting), third);
+    let hers = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        server.reply(&people[0], ME, Value::Null).await
+    };
+    let (served, third, hers) = futures_util::join!(join_all(waiting), third, hers);
     retry_after(&third);
+    retry_after(&hers);
     assert!(served.iter().all(|reply| reply.status == 200), "{served:?}");
     assert_eq!(server.reply(&token, ME, Value::Null).await.status, 200, "who has gone leaves room");
 
