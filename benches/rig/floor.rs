@@ -231,7 +231,9 @@ impl Recorded {
                 }
             } else if let Some(said) = after("LOG:  execute ") {
                 let (_, sql) = said.split_once(": ").ok_or("no statement")?;
-                let parameters = records.get(nth + 1).and_then(|next| next.split_once("DETAIL:  parameters: ")).map(|(_, list)| list);
+                // PostgreSQL 16 began to write it large.
+                let parameters =
+                    records.get(nth + 1).and_then(|next| next.split_once("DETAIL:  ")?.1.split_once("arameters: ")).map(|(_, list)| list);
                 let sql = filled(sql, &values(parameters.unwrap_or_default()));
                 transactions.iter_mut().last().map(|last| last.statements.push(sql)).unwrap_or_default();
             }

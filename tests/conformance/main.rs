@@ -17,6 +17,7 @@ mod server;
 #[path = "../it/site.rs"]
 mod site;
 mod telemetry;
+mod tls;
 mod unleash;
 
 use run::{cluster, options, run_dir};

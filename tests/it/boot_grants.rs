@@ -143,7 +143,7 @@ async fn l05_quiet_breaches_are_named() {
         let config = login(&site, &app, &chart.tenant).await;
         let look = async || {
             let session = app.router.lease(chart.tenant.id, chart.placement()).await.unwrap();
-            let mut named = walls::common(&session, BootCheck::On).await.unwrap();
+            let mut named = walls::common(&session, BootCheck::Dev).await.unwrap();
             named.extend(walls::around(&session, &chart.placement().schema).await.unwrap());
             named
         };

@@ -37,6 +37,7 @@ impl Desk {
     pub fn cordon(&self, files: &[&str], arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cordon"));
         command.current_dir(&self.directory).args(arguments).env("ADMIN_URL", &self.admin).stdin(Stdio::null());
+        command.env("CORDON__HTTP__BIND", "127.0.0.1:0").env("CORDON__TELEMETRY__BIND", "127.0.0.1:0");
         if arguments.first() == Some(&"import") {
             command.args(["--profile", "dev"]);
         }
@@ -76,13 +77,7 @@ impl Desk {
         std::fs::create_dir_all(self.directory.join("settings")).unwrap();
         std::fs::write(self.directory.join("settings/dev.yaml"), settings.to_string()).unwrap();
         let mut command = self.cordon(&["server.env"], &["serve", "--config", "settings", "--profile", "dev"]);
-        let mut child = command
-            .envs(variables.iter().copied())
-            .env("CORDON__HTTP__BIND", "127.0.0.1:0")
-            .env("CORDON__TELEMETRY__BIND", "127.0.0.1:0")
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command.envs(variables.iter().copied()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
         let url =
             lines.find_map(|line| Some(line[line.find("http://")?..].split(['"', ' ']).next().unwrap().to_owned())).expect("an address");

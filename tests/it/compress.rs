@@ -11,7 +11,7 @@ async fn large_answers_are_compressed_for_who_takes_gzip() {
     let tenant = site.tenant(Model::Shared).await;
     let mut settings = site.server_settings();
     settings.limits.introspection = true;
-    let server = Server::start(site, settings, BootCheck::On);
+    let server = Server::start(site, settings, BootCheck::Dev);
     let token = site.token(&[tenant.id], "clinician", "alice");
     let (small, large) = ("{ viewer { id } }", "{ __schema { types { name fields { name description } } } }");
     let plain = Reply::to(server.question(&token, large, serde_json::Value::Null)).await;

@@ -136,3 +136,20 @@ async fn dev_says_what_to_paste() {
     kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
     assert!(child.wait().unwrap().success());
 }
+
+/// What one user's `dev` has made holds keys that are for that user alone.
+#[test]
+fn dev_does_not_begin_in_the_directory_of_another_user() {
+    let theirs = match nix::unistd::geteuid().is_root() {
+        true => {
+            let theirs = run_dir().join("dev-of-nobody");
+            std::fs::create_dir(&theirs).unwrap();
+            std::os::unix::fs::chown(&theirs, Some(65534), None).unwrap();
+            theirs
+        }
+        false => PathBuf::from("/usr"),
+    };
+    let refused = cordon(&theirs, &["dev", "--port", "0"]).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(4) && said.contains(&format!("{} belongs to ", theirs.display())), "{said}");
+}

@@ -84,7 +84,7 @@ async fn l31_nothing_a_client_says_changes_an_answer() {
     }
     let rules: Vec<_> = ones.iter().map(|one| format!("{{ tenant: {}, enabled: false }}", one.id)).collect();
     let file = File::new("l31", &format!("patientSearch: {{ variant: words, rules: [{}] }}", rules.join(", ")));
-    let server = Server::start(site, settings(site, Some(&file), None), BootCheck::On);
+    let server = Server::start(site, settings(site, Some(&file), None), BootCheck::Dev);
     let features =
         |search: Value| json!({ "viewer": { "features": [{ "name": "chartWrites", "enabled": true, "variant": null }, search] } });
     for (one, other) in ones.iter().zip(&others) {
@@ -137,7 +137,7 @@ async fn l31_answers_last_as_long_as_the_operation() {
     let site = Site::shared().await;
     let tenant = site.tenant(MODELS[1]).await;
     let file = File::new("l31-steady", "{}");
-    let app = App::new(settings(site, Some(&file), None), BootCheck::On).unwrap();
+    let app = App::new(settings(site, Some(&file), None), BootCheck::Dev).unwrap();
     app.run_beside();
     let operation = admitted(&app, tenant.id).await.unwrap();
     let not_yet_asked = admitted(&app, tenant.id).await.unwrap();
@@ -172,7 +172,7 @@ async fn what_is_switched_off_is_refused_to_that_organisation_alone() {
     let site = Site::shared().await;
     let (one, other) = (site.tenant(MODELS[0]).await, site.tenant(MODELS[0]).await);
     let file = File::new("off", &format!("{}\n{}", off_for("chartWrites", one.id), off_for("patientSearch", one.id)));
-    let server = Server::start(site, settings(site, Some(&file), None), BootCheck::On);
+    let server = Server::start(site, settings(site, Some(&file), None), BootCheck::Dev);
     let register = r#"mutation { registerPatient(input: { identifiers: [], sex: FEMALE, name: { text: "Ada Off" } }) { patient { id } } }"#;
     let search = "{ patients(search: \"ada\") { nodes { id } } }";
     let everyone = "{ patients { nodes { id } } }";
@@ -198,7 +198,7 @@ async fn a_region_is_what_the_operator_said() {
     let (_cluster, site) = Site::alone("flags-region").await;
     let tenant = site.tenant(MODELS[1]).await;
     let file = File::new("region", "chartWrites: { enabled: false, rules: [{ region: eu-central, enabled: true }] }");
-    let server = Server::start(&site, settings(&site, Some(&file), None), BootCheck::On);
+    let server = Server::start(&site, settings(&site, Some(&file), None), BootCheck::Dev);
     assert!(!is_on(&server, &tenant, "chartWrites").await);
     cordon::ops::server::locate(&site.operator, "main", "eu-central").await.unwrap();
     becomes(&server, &tenant, "chartWrites", true).await;
@@ -211,7 +211,7 @@ async fn an_unleash_that_is_away_hangs_or_talks_nonsense_changes_nothing() {
     let (one, other) = (site.tenant(MODELS[0]).await, site.tenant(MODELS[2]).await);
     let unleash = Fake::start(Mood::Hangs).await;
     let file = File::new("unleash", &off_for("patientSearch", one.id));
-    let server = Server::start(site, settings(site, Some(&file), Some(&unleash)), BootCheck::On);
+    let server = Server::start(site, settings(site, Some(&file), Some(&unleash)), BootCheck::Dev);
     let steady = async |search_of_one: bool| {
         let asked = unleash.asked();
         let began = Instant::now();
@@ -261,7 +261,7 @@ async fn flags_that_cannot_be_used_stop_the_start() {
     let refused = |change: &dyn Fn(&mut Settings)| {
         let mut settings = site.server_settings();
         change(&mut settings);
-        App::new(settings, BootCheck::On).err().expect("a refusal").to_string()
+        App::new(settings, BootCheck::Dev).err().expect("a refusal").to_string()
     };
     for (text, problem) in [
         ("chartWrite: { enabled: true }", "chartWrite is no flag; there are chartWrites, patientSearch"),

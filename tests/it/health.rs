@@ -141,7 +141,7 @@ async fn busy_is_ready() {
     let site = Site::shared().await;
     let mut settings = site.server_settings();
     (settings.database.backends, settings.database.connect_timeout_ms) = (2, 300);
-    let server = Server::start(site, settings, BootCheck::On);
+    let server = Server::start(site, settings, BootCheck::Dev);
     let tenants = [site.tenant(Model::Shared).await, site.tenant(Model::Schema).await];
     let mut held = Vec::new();
     for tenant in &tenants {

@@ -1,6 +1,6 @@
 //! `cordon serve` as a process of its own, with the telemetry it has in production: what it prints, what it counts, how it ends.
 
-use crate::site::Site;
+use crate::site::{Site, unhurried};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use secrecy::ExposeSecret;
@@ -28,6 +28,7 @@ impl Process {
         std::fs::create_dir(&directory).unwrap();
         telemetry["bind"] = json!("127.0.0.1:0");
         let profile = json!({
+            "admission": unhurried(),
             "http": { "bind": "127.0.0.1:0", "workers": 2 },
             "catalog": { "url": settings.catalog.url.as_ref().unwrap().expose_secret() },
             "keys": { "file": std::path::absolute(settings.keys.file.as_ref().unwrap()).unwrap() },

@@ -308,7 +308,10 @@ async fn l34_no_log_shows_the_binding_key_when_it_is_given() {
     let site = Site::make(&cluster, "logs-all-site").await;
     let Tenant { placement, .. } = site.tenant(Model::Database).await;
     let log = std::fs::read_to_string(run_dir().join("logs-all/log")).unwrap();
-    assert!(log.matches("insert into cordon.binding_keys").count() >= 2 && log.contains("parameters:"), "everything was logged");
+    assert!(
+        log.matches("insert into cordon.binding_keys").count() >= 2 && log.to_lowercase().contains("detail:  parameters:"),
+        "everything was logged"
+    );
     for database in ["cordon_data", &placement.unwrap().database] {
         let keys = site.superuser(database).await.query_one("select ipad, opad from cordon.binding_keys", &[]).await.unwrap();
         for key in [0, 1].map(|column| keys.get::<_, Vec<u8>>(column)) {

@@ -205,6 +205,12 @@ pub async fn open(config: &tokio_postgres::Config) -> tokio_postgres::Client {
     client
 }
 
+/// Tests ask as fast as they can.
+pub fn unhurried() -> serde_json::Value {
+    let (rate, concurrency) = (100_000, 1000);
+    serde_json::json!({ "requests_per_second": rate, "concurrency": concurrency, "principal_requests_per_second": rate, "principal_concurrency": concurrency })
+}
+
 fn profile(directory: &Path, key_file: &Path, issuer: &DevIssuer) -> PathBuf {
     let url = |file: &str| {
         let text = std::fs::read_to_string(directory.join(file)).unwrap();
@@ -214,8 +220,7 @@ fn profile(directory: &Path, key_file: &Path, issuer: &DevIssuer) -> PathBuf {
     };
     let settings = serde_json::json!({
         "http": { "bind": "127.0.0.1:0", "workers": 2, "domain": "notes.test" },
-        // Tests ask as fast as they can.
-        "admission": { "requests_per_second": 100_000, "concurrency": 1000, "principal_requests_per_second": 100_000, "principal_concurrency": 1000 },
+        "admission": unhurried(),
         "database": { "at_once": 60 },
         "catalog": { "url": url("server.env"), "operator_url": url("operator.env") },
         "keys": { "file": key_file },

@@ -5,7 +5,9 @@ use crate::auth::dev::DevIssuer;
 use crate::config::Settings;
 use crate::db::cluster::{Cluster, ClusterError, Durability, Options};
 use crate::ops::OpsError;
+use nix::unistd::{Uid, User};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Overrides where everything lies.
@@ -27,9 +29,21 @@ impl Home {
     /// Makes what is missing.
     pub fn make() -> Result<Self, OpsError> {
         let home = Self::of(std::env::var_os(VARIABLE).map(PathBuf::from))?;
+        home.refuse_of_another_user()?;
         home.set_aside_without_keys()?;
         std::fs::write(home.dir.join("cluster"), format!("{}\n", home.cluster.display()))?;
         Ok(home)
+    }
+
+    /// Keys and tokens are for their owner alone, and PostgreSQL runs as someone its files belong to: no two users share one.
+    fn refuse_of_another_user(&self) -> Result<(), OpsError> {
+        let (owner, me) = (Uid::from_raw(std::fs::metadata(&self.dir)?.uid()), Uid::effective());
+        if owner == me {
+            return Ok(());
+        }
+        let name = |uid: Uid| User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name);
+        let (dir, owner, me) = (self.dir.display(), name(owner), name(me));
+        Err(OpsError::Refused(format!("{dir} belongs to {owner}, and this is {me}: remove it, or name another directory in {VARIABLE}")))
     }
 
     /// A cluster whose keys were removed with the directory that held them opens for nobody. It makes room for a new one; the last such is kept.
