@@ -47,12 +47,7 @@ struct Cell {
 }
 
 fn main() -> Outcome<()> {
-    tokio::runtime::Runtime::new()?.block_on(async {
-        let settings = [("log_error_verbosity", "default"), ("log_parameter_max_length", "-1"), ("shared_buffers", "1GB")];
-        let rig = Rig::make("chart", &settings).await?;
-        let outcome = measure(&rig).await;
-        rig.clear().and(outcome)
-    })
+    tokio::runtime::Runtime::new()?.block_on(Rig::with_floor("chart", measure))
 }
 
 async fn measure(rig: &Rig) -> Outcome<()> {

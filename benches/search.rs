@@ -24,12 +24,7 @@ const SEARCH: &str = "query ($search: String) { patients(search: $search, first:
 const SAMPLES: usize = 32;
 
 fn main() -> Outcome<()> {
-    tokio::runtime::Runtime::new()?.block_on(async {
-        let settings = [("log_error_verbosity", "default"), ("log_parameter_max_length", "-1"), ("shared_buffers", "1GB")];
-        let rig = Rig::make("search", &settings).await?;
-        let outcome = measure(&rig).await;
-        rig.clear().and(outcome)
-    })
+    tokio::runtime::Runtime::new()?.block_on(Rig::with_floor("search", measure))
 }
 
 async fn measure(rig: &Rig) -> Outcome<()> {

@@ -16,11 +16,18 @@ pub struct Request(Vec<u8>);
 
 impl Request {
     pub fn new(address: &str, token: &str, query: &str, variables: &Value) -> Self {
+        let bearer = format!("Bearer {token}");
+        let headers = [("authorization", bearer.as_str()), ("accept", "application/graphql-response+json")];
+        Self::with(address, "/graphql", &headers, query, variables)
+    }
+
+    /// To a path, with these headers.
+    pub fn with(address: &str, path: &str, headers: &[(&str, &str)], query: &str, variables: &Value) -> Self {
         let body = json!({ "query": query, "variables": variables }).to_string();
+        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let length = body.len();
         let head = format!(
-            "POST /graphql HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n\
-             accept: application/graphql-response+json\r\ncontent-length: {}\r\n\r\n",
-            body.len()
+            "POST {path} HTTP/1.1\r\nhost: {address}\r\n{headers}content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
         );
         Self([head.into_bytes(), body.into_bytes()].concat())
     }

@@ -81,6 +81,14 @@ impl Rig {
         Ok(Self { directory, cluster, operator, issuer })
     }
 
+    /// The same with a PostgreSQL whose log tells all that a floor needs, for as long as `measure` takes.
+    pub async fn with_floor(name: &str, measure: impl AsyncFnOnce(&Self) -> Outcome<()>) -> Outcome<()> {
+        let settings = [("log_error_verbosity", "default"), ("log_parameter_max_length", "-1"), ("shared_buffers", "1GB")];
+        let rig = Self::make(name, &settings).await?;
+        let outcome = measure(&rig).await;
+        rig.clear().and(outcome)
+    }
+
     /// Stops PostgreSQL and removes everything.
     pub fn clear(self) -> Outcome<()> {
         let Self { directory, cluster, .. } = self;
@@ -115,7 +123,8 @@ impl Rig {
         Ok(file)
     }
 
-    async fn import(&self, tenant: &Tenant, file: PathBuf) -> Outcome<Report> {
+    /// Charts from a file, which is removed.
+    pub async fn import(&self, tenant: &Tenant, file: PathBuf) -> Outcome<Report> {
         let mut settings = Settings::load(Some(&self.directory), Some("dev"))?;
         settings.catalog.operator_url = None;
         let app = App::new(settings, BootCheck::Dev)?;

@@ -24,6 +24,8 @@ pub struct Batch<K, V, C = Guard> {
     context: Arc<C>,
     run: Run<C, K, V>,
     open: Mutex<Option<Open<K, V>>>,
+    /// What was loaded for a question yet to come, until it comes.
+    ahead: Mutex<HashMap<K, Result<Option<V>>>>,
 }
 
 struct Open<K, V> {
@@ -40,13 +42,22 @@ where
 {
     /// `run` is called with each batch.
     pub fn new(context: &Arc<C>, run: Run<C, K, V>) -> Self {
-        Self { context: Arc::clone(context), run, open: Mutex::new(None) }
+        Self { context: Arc::clone(context), run, open: Mutex::new(None), ahead: Mutex::default() }
     }
 
     /// The value of `key`, if there is one.
     pub async fn load(&self, key: K) -> Result<Option<V>> {
-        let answer = self.join(key);
-        Ok(answer.await?.get(&key).cloned())
+        let known = self.ahead.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        match known {
+            Some(known) => known,
+            None => Ok(self.join(key).await?.get(&key).cloned()),
+        }
+    }
+
+    /// Loads what the next level will ask for, together with this one. It is kept for one asking.
+    pub async fn load_ahead(&self, key: K) {
+        let found = self.load(key).await;
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner).insert(key, found);
     }
 
     fn join(&self, key: K) -> Answer<K, V> {
@@ -181,6 +192,20 @@ mod tests {
             assert_eq!(local.block_on(&single, levels(n)), 2, "{n} parents, local set");
             assert_eq!(many.block_on(async move { tokio::spawn(levels(n)).await.unwrap() }), 2, "{n} parents, two threads");
         }
+    }
+
+    #[test]
+    fn what_was_loaded_ahead_is_there_once() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (calls, batch) = counter();
+        runtime.block_on(async {
+            futures_util::join!(batch.load_ahead(1), batch.load_ahead(2));
+            assert_eq!(calls.load(Ordering::SeqCst), 1);
+            assert_eq!((batch.load(1).await, batch.load(2).await), (Ok(Some(2)), Ok(Some(4))));
+            assert_eq!(calls.load(Ordering::SeqCst), 1, "nothing was loaded twice");
+            assert_eq!(batch.load(1).await, Ok(Some(2)));
+            assert_eq!(calls.load(Ordering::SeqCst), 2, "whoever asks again sees what is there now");
+        });
     }
 
     #[test]

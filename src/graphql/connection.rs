@@ -5,8 +5,8 @@ use super::cursor::List;
 use crate::crypto::TenantKeys;
 use crate::error::{Error, Result};
 use crate::model::{From, Page, Placed};
-use async_graphql::OutputType;
 use async_graphql::connection::{Connection, Edge};
+use async_graphql::{OutputType, SelectionField, Value};
 
 /// Rows of a page when the client does not say.
 pub const DEFAULT_PAGE: usize = 20;
@@ -29,6 +29,27 @@ pub struct Ask {
 }
 
 impl Ask {
+    /// What a list will be asked. None where that is not said in the right types: the list's resolver refuses it.
+    pub fn of(field: &SelectionField<'_>) -> Option<Self> {
+        let mut ask = Self::default();
+        for (name, value) in field.arguments().ok()? {
+            let (rows, cursor) = match name.as_str() {
+                "first" => (Some(&mut ask.first), None),
+                "last" => (Some(&mut ask.last), None),
+                "after" => (None, Some(&mut ask.after)),
+                "before" => (None, Some(&mut ask.before)),
+                _ => return None,
+            };
+            match (value, rows, cursor) {
+                (Value::Null, ..) => {}
+                (Value::Number(number), Some(rows), _) => *rows = Some(i32::try_from(number.as_i64()?).ok()?),
+                (Value::String(text), _, Some(cursor)) => *cursor = Some(text),
+                _ => return None,
+            }
+        }
+        Some(ask)
+    }
+
     /// The page, or which argument is wrong.
     pub fn page(&self, list: &List, keys: &TenantKeys) -> Result<Page> {
         let (from, size) = match (self.first, self.last) {

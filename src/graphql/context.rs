@@ -87,19 +87,36 @@ impl Record {
         tx.disclose(Disclosure { action, patient: None, resource_type, resource_ids, fields: Vec::new(), outcome: Outcome::NotFound });
     }
 
-    /// Which of its fields were asked for of this object.
+    /// Which of its fields were asked for of this object, and may be shown to the caller.
     pub fn selected(self, ctx: &Context<'_>) -> Fields {
-        self.among(&[ctx.look_ahead()])
+        self.among(ctx, &[ctx.look_ahead()])
     }
 
-    /// Which of its fields were asked for of this connection's nodes.
+    /// Which of its fields were asked for of this connection's nodes, and may be shown to the caller.
     pub fn selected_of_nodes(self, ctx: &Context<'_>) -> Fields {
-        self.among(&[ctx.look_ahead().field("edges").field("node"), ctx.look_ahead().field("nodes")])
+        self.of_nodes(ctx, &ctx.look_ahead())
     }
 
-    fn among(self, places: &[Lookahead<'_>]) -> Fields {
-        let asked = |field: &&str| places.iter().any(|place| place.field(field).exists());
-        self.fields().iter().copied().filter(asked).collect()
+    /// The same of the nodes of a connection further down.
+    pub fn of_nodes(self, ctx: &Context<'_>, connection: &Lookahead<'_>) -> Fields {
+        self.among(ctx, &[connection.field("edges").field("node"), connection.field("nodes")])
+    }
+
+    fn among(self, ctx: &Context<'_>, places: &[Lookahead<'_>]) -> Fields {
+        let asked = |field: &str| places.iter().any(|place| place.field(field).exists());
+        let shown = |field: &str| self.needs(field).is_none_or(|operation| guard(ctx).is_ok_and(|guard| guard.allows(operation)));
+        self.fields().iter().copied().filter(|field| asked(field) && shown(field)).collect()
+    }
+
+    /// The row of the table of roles for a field that has one of its own. Where it is refused, it is not among what was disclosed.
+    fn needs(self, field: &str) -> Option<&'static str> {
+        match (self, field) {
+            (Self::Patient, "encounters") => Some("Patient.encounters"),
+            (Self::Patient, "notes") => Some("Patient.notes"),
+            (Self::Encounter, "notes") => Some("Encounter.notes"),
+            (Self::Note, "title" | "body") => Some("note.text"),
+            _ => None,
+        }
     }
 }
 

@@ -160,7 +160,7 @@ impl Encounter {
         let fields = Record::Note.selected_of_nodes(ctx);
         let key = (PageOf { parent: self.key(), page }, note::text(&fields));
         let found = loaders(ctx)?.notes_of_encounter.load(key).await?.unwrap_or_default();
-        note::shown(ctx, tx, &list, &page, found)
+        Ok(note::shown(tx, &list, &page, found, &fields))
     }
 
     /// Counts changes, from 1.

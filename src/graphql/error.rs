@@ -9,7 +9,6 @@ use async_graphql::{ErrorExtensionValues, ServerError, Value};
 const TOO_COMPLEX: &str = "Query is too complex.";
 /// How it begins to speak of a value that is none of its type; the path of the argument follows, in quotes.
 const WRONG_VALUE: &str = "Invalid value for argument \"";
-
 /// How it goes on where the type is an enumeration, with the value behind it.
 const UNKNOWN_VALUE: &str = " does not contain the value ";
 

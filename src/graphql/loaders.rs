@@ -31,6 +31,8 @@ pub struct PageOf<P> {
 /// Everything one request loads by batches, and how much text it may still show.
 pub struct Loaders {
     left: AtomicUsize,
+    /// Whether a level may load what the next will ask for. Not where something is changed between them.
+    pub ahead: bool,
     /// Patients by id.
     pub patients: Batch<PatientId, Arc<Patient>>,
     /// Identifiers of a patient.
@@ -50,10 +52,11 @@ pub struct Loaders {
 }
 
 impl Loaders {
-    /// For one request.
-    pub fn new(guard: &Arc<Guard>, most_text: usize) -> Self {
+    /// For one request, which changes nothing if it may look `ahead`.
+    pub fn new(guard: &Arc<Guard>, most_text: usize, ahead: bool) -> Self {
         Self {
             left: AtomicUsize::new(most_text),
+            ahead,
             patients: Batch::new(guard, |guard, ids| traced("patients", guard, ids, patients)),
             identifiers: Batch::new(guard, |guard, ids| traced("identifiers", guard, ids, identifiers)),
             encounters: Batch::new(guard, |guard, ids| traced("encounters", guard, ids, encounters)),

@@ -149,7 +149,7 @@ impl Api {
         let mut request = Request::new(question.query.as_str()).variables(question.variables.clone());
         request.operation_name = question.operation_name.clone();
         request.set_parsed_query(document.clone());
-        let mut request = request.data(Arc::clone(guard)).data(Loaders::new(guard, self.limits.answer_bytes));
+        let mut request = request.data(Arc::clone(guard)).data(Loaders::new(guard, self.limits.answer_bytes, *kind == Kind::Query));
         if let Some(once) = once {
             request = request.data(once.clone());
         }

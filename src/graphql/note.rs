@@ -49,8 +49,8 @@ impl NoteQuery {
         let fields = Record::Note.selected_of_nodes(ctx);
         let (reading, named) = (Reading { reader, text: text(&fields) }, filter.patient.map(|patient| patient.0));
         let found = rows::page(tx, filter, page, reading).await?;
-        Record::Note.searched(tx, found.len(), named, fields);
-        shown(ctx, tx, &NOTES, &page, found.into_iter().map(Arc::new).collect())
+        Record::Note.searched(tx, found.len(), named, fields.clone());
+        Ok(shown(tx, &NOTES, &page, found.into_iter().map(Arc::new).collect(), &fields))
     }
 }
 
@@ -182,7 +182,7 @@ impl ClinicalNote {
         let fields = Record::Note.selected(ctx);
         let found = loaders(ctx)?.notes.load((id, text(&fields))).await?;
         match &found {
-            Some(row) => disclose(ctx, tx, [row.as_ref()], fields)?,
+            Some(row) => disclose(tx, [row.as_ref()], &fields),
             None => Record::Note.not_found(tx, vec![id.0]),
         }
         Ok(found.map(Self))
@@ -190,36 +190,22 @@ impl ClinicalNote {
 }
 
 /// A page of notes on its way out, whosever they are.
-pub fn shown(
-    ctx: &Context<'_>,
-    tx: &TenantTx,
-    list: &List,
-    page: &Page,
-    found: Vec<Arc<rows::Note>>,
-) -> Result<Connection<String, ClinicalNote>> {
+pub fn shown(tx: &TenantTx, list: &List, page: &Page, found: Vec<Arc<rows::Note>>, fields: &Fields) -> Connection<String, ClinicalNote> {
     let notes = connection::connection(list, tx.keys(), page, found, ClinicalNote);
-    disclose(ctx, tx, notes.edges.iter().map(|edge| edge.node.0.as_ref()), Record::Note.selected_of_nodes(ctx))?;
-    Ok(notes)
+    disclose(tx, notes.edges.iter().map(|edge| edge.node.0.as_ref()), fields);
+    notes
 }
 
 /// Whether these fields need the sealed text.
 pub fn text(fields: &Fields) -> Text {
-    if fields.iter().any(is_text) { Text::Read } else { Text::Left }
+    if fields.iter().any(|field| matches!(*field, "title" | "body")) { Text::Read } else { Text::Left }
 }
 
-/// Notes go out. Text that the caller's roles are refused is not among what was disclosed.
-fn disclose<'a>(ctx: &Context<'_>, tx: &TenantTx, notes: impl IntoIterator<Item = &'a rows::Note>, mut fields: Fields) -> Result<()> {
-    if text(&fields) == Text::Read && guard(ctx)?.may("note.text").is_err() {
-        fields.retain(|field| !is_text(field));
-    }
+/// Notes go out.
+fn disclose<'a>(tx: &TenantTx, notes: impl IntoIterator<Item = &'a rows::Note>, fields: &Fields) {
     for note in notes {
         Record::Note.found(tx, note.patient_id, vec![note.id.0], fields.clone());
     }
-    Ok(())
-}
-
-fn is_text(field: &&'static str) -> bool {
-    matches!(*field, "title" | "body")
 }
 
 /// Type of a clinical document.

@@ -11,11 +11,13 @@ use super::scalars::{Date, DateTime};
 use crate::crypto::fields::PersonName;
 use crate::error::{Error, Result};
 use crate::flags::Flag;
+use crate::guard::TenantTx;
 use crate::ids::PatientId;
 use crate::model::patient as rows;
 use crate::model::patient::search::Search;
 use async_graphql::connection::Connection;
-use async_graphql::{Context, Enum, ID, Object, SimpleObject};
+use async_graphql::{Context, Enum, ID, Lookahead, Object, SimpleObject};
+use futures_util::future::OptionFuture;
 use std::sync::Arc;
 
 /// Patients.
@@ -83,6 +85,14 @@ impl PatientQuery {
 
 const PATIENTS: List = List::of_all("patients");
 
+fn encounters_of(id: PatientId) -> List {
+    List { name: "Patient.encounters", parent: id.0 }
+}
+
+fn notes_of(id: PatientId) -> List {
+    List { name: "Patient.notes", parent: id.0 }
+}
+
 /// A patient of the organisation.
 pub enum Patient {
     /// With the row.
@@ -138,7 +148,7 @@ impl Patient {
         #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
     ) -> Result<Connection<String, Encounter>> {
         let tx = &admit(ctx, "Patient.encounters").await?;
-        let list = List { name: "Patient.encounters", parent: self.key().0 };
+        let list = encounters_of(self.key());
         let page = Ask { first, after, last, before }.page(&list, tx.keys())?;
         let found = loaders(ctx)?.encounters_of_patient.load(PageOf { parent: self.key(), page }).await?.unwrap_or_default();
         encounter::shown(ctx, tx, &list, &page, found)
@@ -155,12 +165,12 @@ impl Patient {
         #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
     ) -> Result<Connection<String, ClinicalNote>> {
         let tx = &admit(ctx, "Patient.notes").await?;
-        let list = List { name: "Patient.notes", parent: self.key().0 };
+        let list = notes_of(self.key());
         let page = Ask { first, after, last, before }.page(&list, tx.keys())?;
         let fields = Record::Note.selected_of_nodes(ctx);
         let key = (PageOf { parent: self.key(), page }, note::text(&fields));
         let found = loaders(ctx)?.notes_of_patient.load(key).await?.unwrap_or_default();
-        note::shown(ctx, tx, &list, &page, found)
+        Ok(note::shown(tx, &list, &page, found, &fields))
     }
 
     /// Counts changes, from 1.
@@ -193,9 +203,27 @@ impl Patient {
         Self::read(ctx, "patient", id).await?.ok_or_else(|| Error::internal("a record names a patient who is not there", id))
     }
 
+    /// Loads the patient's lists on the way that fetches the patient, as far as they will be asked for and the caller may see them.
+    async fn lists_ahead(ctx: &Context<'_>, tx: &TenantTx, id: PatientId) {
+        let (Ok(guard), Ok(loaders)) = (guard(ctx), loaders(ctx)) else { return };
+        // A list that is asked for twice has arguments of two kinds: it waits for its turn.
+        let key = |list: List, field: &Lookahead<'_>| match field.selection_fields().as_slice() {
+            [only] if loaders.ahead && guard.allows(list.name) => {
+                Ask::of(only)?.page(&list, tx.keys()).ok().map(|page| PageOf { parent: id, page })
+            }
+            _ => None,
+        };
+        let [encounters, notes] = ["encounters", "notes"].map(|field| ctx.look_ahead().field(field));
+        let encounters = key(encounters_of(id), &encounters).map(|key| loaders.encounters_of_patient.load_ahead(key));
+        let text = || note::text(&Record::Note.of_nodes(ctx, &notes));
+        let notes = key(notes_of(id), &notes).map(|key| loaders.notes_of_patient.load_ahead((key, text())));
+        futures_util::join!(OptionFuture::from(encounters), OptionFuture::from(notes));
+    }
+
     async fn read(ctx: &Context<'_>, operation: &'static str, id: PatientId) -> Result<Option<Self>> {
         let tx = &admit(ctx, operation).await?;
-        let found = loaders(ctx)?.patients.load(id).await?;
+        let (found, ()) = futures_util::join!(loaders(ctx)?.patients.load(id), Self::lists_ahead(ctx, tx, id));
+        let found = found?;
         match &found {
             Some(_) => Record::Patient.found(tx, id, vec![id.0], Record::Patient.selected(ctx)),
             None => Record::Patient.not_found(tx, vec![id.0]),

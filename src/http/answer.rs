@@ -51,14 +51,14 @@ impl From<Error> for Refusal {
 
 /// A body that GraphQL made.
 pub fn said(status: StatusCode, format: Format, request: RequestId, body: Held) -> HttpResponse {
+    json(status, format, request, body)
+}
+
+fn json(status: StatusCode, format: Format, request: RequestId, body: impl MessageBody + 'static) -> HttpResponse {
     let length = match body.size() {
         BodySize::Sized(length) => length.try_into().unwrap_or(usize::MAX),
         _ => 0,
     };
-    json(status, format, request, length, body)
-}
-
-fn json(status: StatusCode, format: Format, request: RequestId, length: usize, body: impl MessageBody + 'static) -> HttpResponse {
     let mut answer = HttpResponse::build(status)
         .insert_header((CONTENT_TYPE, format.content_type()))
         .insert_header((CACHE_CONTROL, "no-store"))
@@ -83,7 +83,7 @@ pub fn refuse(refusal: Refusal, format: Format, request: RequestId) -> HttpRespo
         _ => None,
     };
     let body = graphql::failure(error);
-    let mut answer = json(status, format, request, body.len(), body);
+    let mut answer = json(status, format, request, body);
     if let Some((name, value)) = extra {
         answer.headers_mut().insert(name, value);
     }

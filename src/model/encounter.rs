@@ -6,7 +6,6 @@ use super::sql::{Statement, text_enum};
 use super::{From, Page, Place, Placed};
 use crate::crypto::fields::{EncounterCancelReason, EncounterReason};
 use crate::crypto::{Sealed, TenantKeys};
-use crate::db::schema::tenant::encounters;
 use crate::error::Result;
 use crate::guard::TenantTx;
 use crate::ids::{EncounterId, PatientId};
@@ -34,8 +33,7 @@ text_enum!(
 );
 
 /// An encounter of one patient.
-#[derive(Debug, Queryable, Selectable)]
-#[diesel(table_name = encounters)]
+#[derive(Debug, Queryable)]
 pub struct Encounter {
     /// The encounter's id.
     pub id: EncounterId,
@@ -75,18 +73,26 @@ impl Placed for Encounter {
     }
 }
 
-/// The encounters of these ids, in no order; absent ones are left out.
-pub async fn by_ids(tx: &TenantTx, ids: &[EncounterId]) -> Result<Vec<Encounter>> {
-    let query = encounters::table.filter(encounters::id.eq_any(ids)).select(Encounter::as_select());
-    tx.run(query.load(&mut tx.conn())).await
+/// The columns of `Encounter`, in its order.
+macro_rules! columns {
+    () => {
+        "select e.id, e.patient_id, e.status, e.class, e.started_at, e.ended_at, e.ordered_at, e.version, e.reason_sealed, \
+         e.cancel_reason_sealed from "
+    };
 }
 
-/// The columns of `Encounter`, in its order, for one page of each parent.
+/// The encounters of these ids, in no order; absent ones are left out.
+pub async fn by_ids(tx: &TenantTx, ids: &[EncounterId]) -> Result<Vec<Encounter>> {
+    let query = Statement::<Columns>::new(concat!(columns!(), "encounters e where id = any((select ?)::uuid[])"));
+    tx.run(query.bind::<Array<SqlUuid>, _>(ids.to_vec()).load(&mut tx.conn())).await
+}
+
+/// One page of the encounters of each parent.
 macro_rules! page_of_each {
     ($direction:literal) => {
         concat!(
-            "select e.id, e.patient_id, e.status, e.class, e.started_at, e.ended_at, e.ordered_at, e.version, e.reason_sealed, e.cancel_reason_sealed ",
-            "from unnest(?) as parent(id) cross join lateral (select * from encounters where patient_id = parent.id ",
+            columns!(),
+            "unnest((select ?)::uuid[]) as parent(id) cross join lateral (select * from encounters where patient_id = parent.id ",
             "and (ordered_at, id) < (?, ?) and (ordered_at, id) > (?, ?) order by ordered_at ",
             $direction,
             ", id ",
@@ -107,7 +113,7 @@ pub async fn of_patients(tx: &TenantTx, patients: Vec<PatientId>, page: Page) ->
 }
 
 /// Which encounters are wanted; what is not said does not matter.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
     /// One of these.
     pub status: Option<Vec<EncounterStatus>>,
@@ -121,10 +127,8 @@ pub struct Filter {
 
 /// One page of all encounters that are wanted, and one row more where there is more, in no order.
 pub async fn page(tx: &TenantTx, filter: Filter, page: Page) -> Result<Vec<Encounter>> {
-    let mut query = Statement::<Columns>::new(
-        "select e.id, e.patient_id, e.status, e.class, e.started_at, e.ended_at, e.ordered_at, e.version, e.reason_sealed, \
-         e.cancel_reason_sealed from encounters e where true",
-    );
+    let all = filter == Filter::default();
+    let mut query = Statement::<Columns>::new(concat!(columns!(), "encounters e where true"));
     if let Some(status) = filter.status {
         query = query.and(" and status = any(?)").bind::<Array<Text>, _>(status);
     }
@@ -141,7 +145,8 @@ pub async fn page(tx: &TenantTx, filter: Filter, page: Page) -> Result<Vec<Encou
         From::Newest => " and (ordered_at, id) < (?, ?) and (ordered_at, id) > (?, ?) order by ordered_at desc, id desc limit ?",
         From::Oldest => " and (ordered_at, id) < (?, ?) and (ordered_at, id) > (?, ?) order by ordered_at, id limit ?",
     };
-    tx.run(query.and(order).page(&page).load(&mut tx.conn())).await
+    let query = if all { query.and(order).page(&page) } else { query.and(order).page_of_many_forms(&page) };
+    tx.run(query.load(&mut tx.conn())).await
 }
 
 type Columns = (

@@ -53,7 +53,7 @@ macro_rules! note {
 macro_rules! page_of_each {
     ($parent:literal, $direction:literal) => {
         concat!(
-            "unnest(?) as parent(id) cross join lateral (select * from clinical_notes where ",
+            "unnest((select ?)::uuid[]) as parent(id) cross join lateral (select * from clinical_notes where ",
             $parent,
             " = parent.id and ",
             visible!(),
@@ -159,10 +159,14 @@ impl Placed for Note {
 
 /// The notes of these ids, in no order; absent ones and drafts of others are left out.
 pub async fn by_ids(tx: &TenantTx, ids: Vec<NoteId>, reading: Reading) -> Result<Vec<Note>> {
-    let query = Statement::<Columns>::new(note!(concat!("(select * from clinical_notes where id = any(?) and ", visible!(), ") n")))
-        .bind::<Array<SqlUuid>, _>(ids)
-        .bind::<SqlUuid, _>(reading.reader)
-        .bind::<Bool, _>(reading.text == Text::Read);
+    let query = Statement::<Columns>::new(note!(concat!(
+        "(select * from clinical_notes where id = any((select ?)::uuid[]) and ",
+        visible!(),
+        ") n"
+    )))
+    .bind::<Array<SqlUuid>, _>(ids)
+    .bind::<SqlUuid, _>(reading.reader)
+    .bind::<Bool, _>(reading.text == Text::Read);
     tx.run(query.load(&mut tx.conn())).await
 }
 
@@ -195,7 +199,7 @@ pub async fn of_encounters(tx: &TenantTx, encounters: Vec<EncounterId>, page: Pa
 }
 
 /// Which notes are wanted; what is not said does not matter.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
     /// In this patient's chart.
     pub patient: Option<PatientId>,
@@ -219,6 +223,7 @@ pub struct Filter {
 
 /// One page of all notes that are wanted, and one row more where there is more, in no order.
 pub async fn page(tx: &TenantTx, filter: Filter, page: Page, reading: Reading) -> Result<Vec<Note>> {
+    let all = filter == Filter::default();
     let mut query =
         Statement::<Columns>::new(note!(from "(select * from clinical_notes where ")).and(visible!()).bind::<SqlUuid, _>(reading.reader);
     if let Some(patient) = filter.patient {
@@ -252,7 +257,8 @@ pub async fn page(tx: &TenantTx, filter: Filter, page: Page, reading: Reading) -
         From::Newest => " and (authored_at, id) < (?, ?) and (authored_at, id) > (?, ?) order by authored_at desc, id desc limit ?",
         From::Oldest => " and (authored_at, id) < (?, ?) and (authored_at, id) > (?, ?) order by authored_at, id limit ?",
     };
-    let query = query.and(order).page(&page).and(") n").and(note!()).bind::<Bool, _>(reading.text == Text::Read);
+    let query = if all { query.and(order).page(&page) } else { query.and(order).page_of_many_forms(&page) };
+    let query = query.and(") n").and(note!()).bind::<Bool, _>(reading.text == Text::Read);
     tx.run(query.load(&mut tx.conn())).await
 }
 

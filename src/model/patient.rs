@@ -8,13 +8,12 @@ use super::sql::{Statement, text_enum};
 use super::{Place, Placed};
 use crate::crypto::fields::{IdentifierValue, PatientBirthDate, PatientName, PersonName};
 use crate::crypto::{Sealed, TenantKeys};
-use crate::db::schema::tenant::{patient_identifiers, patients};
 use crate::error::{Error, Result};
 use crate::guard::TenantTx;
 use crate::ids::PatientId;
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
-use diesel::sql_types::{Binary, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Array, Binary, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
@@ -33,8 +32,7 @@ text_enum!(
 );
 
 /// A patient.
-#[derive(Debug, Queryable, Selectable)]
-#[diesel(table_name = patients)]
+#[derive(Debug, Queryable)]
 pub struct Patient {
     /// The patient's id.
     pub id: PatientId,
@@ -74,8 +72,7 @@ impl Placed for Patient {
 type Columns = (SqlUuid, Text, Nullable<Timestamptz>, Integer, Timestamptz, Timestamptz, Nullable<Binary>, Nullable<Binary>);
 
 /// One identifier of a patient: record number, insurance number, passport.
-#[derive(Debug, Queryable, Selectable)]
-#[diesel(table_name = patient_identifiers)]
+#[derive(Debug, Queryable)]
 pub struct Identifier {
     id: Uuid,
     /// Whose.
@@ -92,10 +89,19 @@ impl Identifier {
     }
 }
 
+/// The columns of `Patient`, in its order.
+macro_rules! columns {
+    () => {
+        "select p.id, p.sex, p.deceased_at, p.version, p.created_at, p.updated_at, p.name_sealed, p.birth_date_sealed from "
+    };
+}
+
+use columns;
+
 /// The patients of these ids, in no order; absent ones are left out.
 pub async fn by_ids(tx: &TenantTx, ids: &[PatientId]) -> Result<Vec<Patient>> {
-    let query = patients::table.filter(patients::id.eq_any(ids)).select(Patient::as_select());
-    tx.run(query.load(&mut tx.conn())).await
+    let query = Statement::<Columns>::new(concat!(columns!(), "patients p where id = any((select ?)::uuid[])"));
+    tx.run(query.bind::<Array<SqlUuid>, _>(ids.to_vec()).load(&mut tx.conn())).await
 }
 
 /// The one patient who carries this identifier. Where several do, the one for whom the organisation issued it;
@@ -115,13 +121,12 @@ pub async fn by_identifier(tx: &TenantTx, system: &str, value: &str) -> Result<O
 
 /// The identifiers in use of these patients, each patient's in the order of the chart.
 pub async fn identifiers(tx: &TenantTx, ids: &[PatientId]) -> Result<Vec<Identifier>> {
-    let query = patient_identifiers::table
-        .filter(patient_identifiers::patient_id.eq_any(ids))
-        .filter(patient_identifiers::retired_at.is_null())
-        .order((patient_identifiers::position, patient_identifiers::id))
-        .select(Identifier::as_select());
+    let query = Statement::<(SqlUuid, SqlUuid, Text, Binary)>::new(IDENTIFIERS).bind::<Array<SqlUuid>, _>(ids.to_vec());
     tx.run(query.load(&mut tx.conn())).await
 }
+
+const IDENTIFIERS: &str = "select id, patient_id, system, value_sealed from patient_identifiers \
+    where patient_id = any((select ?)::uuid[]) and retired_at is null order by position, id";
 
 #[derive(Queryable)]
 struct Carrier {

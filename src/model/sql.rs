@@ -1,5 +1,9 @@
 //! Statements that diesel's language has no words for: LATERAL, row comparison. Their text is constant and keeps its prepared form per
 //! connection (`diesel::sql_query` is prepared anew each time); what a client sent is only ever bound. A `?` stands for each bind, in order.
+//!
+//! PostgreSQL keeps the plan of a prepared statement only when it looks no dearer than one made for the values at hand, and planning costs
+//! more than running most statements here. So what would make a plan for these values look cheap is kept from it: a list of ids is written
+//! `(select ?)::uuid[]`, of no known length, and the limit of a page is a number in the text.
 
 use super::Page;
 use diesel::pg::Pg;
@@ -39,8 +43,15 @@ impl<C> Statement<C> {
         self
     }
 
-    /// The next five binds: the place before, the place after and the limit of a page.
+    /// The next five marks: the place before, the place after and the limit of a page, which becomes part of the text.
     pub(super) fn page(self, page: &Page) -> Self {
+        let mut statement = self.bounds(page);
+        statement.binds.push(Box::new(Written(page.rounded_limit())));
+        statement
+    }
+
+    /// The same for a statement of many forms: its limit is bound, so that they are no more.
+    pub(super) fn page_of_many_forms(self, page: &Page) -> Self {
         self.bounds(page).bind::<BigInt, _>(page.limit())
     }
 
@@ -90,6 +101,16 @@ where
 {
     fn push<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.push_bind_param::<S, T>(&self.value)
+    }
+}
+
+/// A number that is part of the text.
+struct Written(i64);
+
+impl Bind for Written {
+    fn push<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql(&self.0.to_string());
+        Ok(())
     }
 }
 

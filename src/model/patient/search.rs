@@ -1,7 +1,7 @@
 //! Finding patients: by words of the name, birth date and identifiers, all of which must match. The text of a search becomes blind terms here;
 //! the database sees nothing else of it. Terms are read by `search_patients` alone, a function of the tenant's schema.
 
-use super::{Columns, Patient};
+use super::{Columns, Patient, columns};
 use crate::crypto::{TenantKeys, identifier_term, searched};
 use crate::error::{Error, Result};
 use crate::guard::TenantTx;
@@ -16,13 +16,6 @@ use std::collections::BTreeSet;
 const LONGEST: usize = 500;
 /// Words of a search.
 const MOST_WORDS: usize = 20;
-
-/// The columns of `Patient`, in its order.
-macro_rules! columns {
-    () => {
-        "select p.id, p.sex, p.deceased_at, p.version, p.created_at, p.updated_at, p.name_sealed, p.birth_date_sealed from "
-    };
-}
 
 macro_rules! all {
     ($direction:literal) => {

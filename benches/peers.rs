@@ -1,0 +1,310 @@
+//! The same charts behind Cordon and behind other GraphQL servers, asked the same by the same client in turns: latency, throughput, and what
+//! server and PostgreSQL spend. The others come from a directory that `CORDON_BENCH_PEERS` names, made ready by its `setup.sh`; without it
+//! there is nothing to compare with. They take tenant and user from a header: no token, no roles, no sealing, no signed binding.
+//! `CORDON_BENCH_PATIENTS`, `CORDON_BENCH_SECONDS` (of a cell), `CORDON_BENCH_ROUNDS` and `CORDON_BENCH_CONNECTIONS` set the size; the full
+//! run: 1000, 4, 5, 8.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::indexing_slicing,
+    reason = "a bench prints its table, and JSON has no other index"
+)]
+
+#[expect(dead_code, reason = "what the benches share is made for more than is used here")]
+mod rig;
+
+use cordon::tenant::Model;
+use rig::load::{self, Request};
+use rig::{Outcome, Rig, Served, median, sized, spent};
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio_postgres::{Client, NoTls};
+
+const NAMES: [&str; 5] = ["apollo-1", "yoga-1", "yogajson-1", "postgraphile-1", "apollo-2"];
+const USER: &str = "01840000-0000-7000-8000-100000000007";
+/// Where the charts' record numbers are from.
+const SYSTEM: &str = "urn:peers:record";
+/// Requests of a kind, gone through in turn.
+const SAMPLES: usize = 64;
+/// What the peers' first question says, in Cordon's words.
+const CHART: &str =
+    "query ($id: ID!) { patient(id: $id) { id identifiers { value } name { family given } birthDate encounters(first: 10) { edges { node {
+    id class status startedAt notes(first: 20) { edges { node { id type { code } status author { id } authoredAt body } } } } } } } }";
+const NOTE: &str =
+    "query ($id: ID!) { note(id: $id) { id type { code } status author { id } authoredAt body patient { id } encounter { id } } }";
+const DRAFT: &str = "mutation ($i: DraftNoteInput!) { draftNote(input: $i) { note { id status authoredAt } } }";
+/// Charts of the peers' largest organisation as FHIR: patients, who wrote, encounters, notes.
+const CHARTS: [&str; 4] = [
+    "select json_build_object('resourceType', 'Patient', 'id', id, 'birthDate', birth_date,
+       'identifier', json_build_array(json_build_object('system', $2::text, 'value', mrn,
+         'type', json_build_object('coding', json_build_array(json_build_object('system', 'http://terminology.hl7.org/CodeSystem/v2-0203', 'code', 'MR'))))),
+       'name', json_build_array(json_build_object('family', family_name, 'given', json_build_array(given_name))))::text
+     from app.patients where id = any($1::text[]::uuid[]) and $2 <> ''",
+    "select distinct json_build_object('resourceType', 'Practitioner', 'id', author_id, 'name', json_build_array(json_build_object('text', author_id)))::text
+     from app.clinical_notes where patient_id = any($1::text[]::uuid[]) and $2 <> ''",
+    "select json_build_object('resourceType', 'Encounter', 'id', id, 'status', status,
+       'class', json_build_object('system', 'http://terminology.hl7.org/CodeSystem/v3-ActCode', 'code', 'AMB'),
+       'subject', json_build_object('reference', 'Patient/' || patient_id), 'period', json_build_object('start', started_at))::text
+     from app.encounters where patient_id = any($1::text[]::uuid[]) and $2 <> ''",
+    "select json_build_object('resourceType', 'DocumentReference', 'id', id, 'status', 'current', 'docStatus', 'final', 'date', created_at,
+       'type', json_build_object('coding', json_build_array(json_build_object('system', 'http://loinc.org', 'code', '11506-3', 'display', 'Progress note'))),
+       'subject', json_build_object('reference', 'Patient/' || patient_id),
+       'author', json_build_array(json_build_object('reference', 'Practitioner/' || author_id)),
+       'context', json_build_object('encounter', json_build_array(json_build_object('reference', 'Encounter/' || encounter_id))),
+       'content', json_build_array(json_build_object('attachment', json_build_object('contentType', 'text/plain; charset=utf-8',
+         'data', translate(encode(convert_to(body, 'utf8'), 'base64'), E'\\n', '')))))::text
+     from app.clinical_notes where patient_id = any($1::text[]::uuid[]) and $2 <> ''",
+];
+
+/// Who is asked: a server, the PostgreSQL behind it, and the requests of each kind.
+struct Contender {
+    name: String,
+    address: String,
+    processes: [u32; 2],
+    kinds: Vec<(&'static str, Arc<Vec<Request>>)>,
+}
+
+/// A row of the table in the making.
+#[derive(Default)]
+struct Cell {
+    rate: Vec<f64>,
+    p50: Vec<f64>,
+    p99: Vec<f64>,
+    server: Vec<f64>,
+    database: Vec<f64>,
+}
+
+fn main() -> Outcome<()> {
+    let Some(directory) = std::env::var_os("CORDON_BENCH_PEERS").map(PathBuf::from) else {
+        println!("CORDON_BENCH_PEERS names no directory of peers: nothing to compare with");
+        return Ok(());
+    };
+    tokio::runtime::Runtime::new()?.block_on(async {
+        let rig = Rig::make("peers", &[("shared_buffers", "1GB")]).await?;
+        let outcome = measure(&rig, &directory).await;
+        rig.clear().and(outcome)
+    })
+}
+
+async fn measure(rig: &Rig, directory: &Path) -> Outcome<()> {
+    let (seconds, rounds) = (sized("CORDON_BENCH_SECONDS", 1)?, sized("CORDON_BENCH_ROUNDS", 1)?);
+    let (time, connections) = (Duration::from_secs(seconds.try_into()?), sized("CORDON_BENCH_CONNECTIONS", 8)?);
+    let peers = Peers::find(directory, sized("CORDON_BENCH_PATIENTS", 100)?).await?;
+    let tenant = rig.tenant("peers", Model::Schema).await?;
+    let report = rig.import(&tenant, peers.charts(&rig.directory).await?).await?;
+    println!("{} patients with {} notes, the same for all", report.patients.new, report.notes.new);
+    rig.settle(&tenant.placement.as_ref().ok_or("no placement")?.database).await?;
+    let server = rig.serve(rig::UNLIMITED)?;
+    let token = rig.token(&tenant, "clinician", "bench")?;
+    let own = peers.own(&server, &token).await?;
+    let mut contenders = vec![Contender {
+        name: "cordon".into(),
+        address: server.address.clone(),
+        processes: [server.pid(), rig.cluster.pid()],
+        kinds: own,
+    }];
+    let mut children = Vec::new();
+    for name in NAMES {
+        let (child, contender) = peers.start(name).await?;
+        children.push(child);
+        contenders.push(contender);
+    }
+    println!(
+        "\n{connections} connections, {seconds} s a cell, medians of {rounds}; µs of processor time a request\n{:8} {:16} {:>8} {:>7} {:>7} {:>7} {:>7} {:>7} {:>6}",
+        "", "", "per s", "p50 ms", "p99 ms", "server", "PG", "total", "MB"
+    );
+    for kind in ["chart", "chart read", "note", "draft"] {
+        let asked: Vec<_> =
+            contenders.iter().filter_map(|of| Some((of, of.kinds.iter().find(|(name, _)| *name == kind)?.1.clone()))).collect();
+        let mut cells: Vec<Cell> = asked.iter().map(|_| Cell::default()).collect();
+        for (of, requests) in &asked {
+            load::run(&of.address, requests, 4, Duration::from_secs(1)).await?;
+        }
+        for _ in 0..rounds {
+            for ((of, requests), cell) in asked.iter().zip(&mut cells) {
+                cell.measure(of, requests, connections, time).await?;
+            }
+        }
+        for ((of, _), cell) in asked.iter().zip(cells) {
+            let (server, database) = (median(cell.server), median(cell.database));
+            println!(
+                "{kind:8} {:16} {:>8.0} {:>7.2} {:>7.2} {server:>7.0} {database:>7.0} {:>7.0} {:>6.0}",
+                of.name,
+                median(cell.rate),
+                median(cell.p50),
+                median(cell.p99),
+                server + database,
+                spent::megabytes(of.processes[0]),
+            );
+        }
+    }
+    Ok(())
+}
+
+impl Cell {
+    async fn measure(&mut self, of: &Contender, requests: &Arc<Vec<Request>>, connections: usize, time: Duration) -> Outcome<()> {
+        let before = of.processes.map(spent::seconds);
+        let run = load::run(&of.address, requests, connections, time).await?;
+        let after = of.processes.map(spent::seconds);
+        if run.refused > 0 || run.answered == 0 {
+            return Err(format!("{}: {} of {} requests were refused", of.name, run.refused, run.refused + run.answered).into());
+        }
+        self.rate.push(run.rate());
+        self.p50.push(run.quantile(0.5));
+        self.p99.push(run.quantile(0.99));
+        self.server.push((after[0] - before[0]) * 1e6 / run.answered as f64);
+        self.database.push((after[1] - before[1]) * 1e6 / run.answered as f64);
+        Ok(())
+    }
+}
+
+/// The others' data: one organisation's patients, and for each an encounter and a note.
+struct Peers {
+    directory: PathBuf,
+    home: PathBuf,
+    database: Client,
+    postmaster: u32,
+    tenant: String,
+    patients: Vec<Patient>,
+    body: String,
+}
+
+struct Patient {
+    id: String,
+    record: String,
+    encounter: String,
+    note: String,
+}
+
+impl Peers {
+    async fn find(directory: &Path, patients: usize) -> Outcome<Self> {
+        let home = std::env::var_os("BENCH_HOME").map_or_else(|| std::env::temp_dir().join("chart-bench"), PathBuf::from);
+        let postmaster = std::fs::read_to_string(home.join("data/postmaster.pid"))?.lines().next().unwrap_or_default().parse()?;
+        let (database, connection) = tokio_postgres::connect("postgres://postgres@127.0.0.1:55403/notes", NoTls).await?;
+        tokio::spawn(connection);
+        let found = "select p.tenant_id::text, p.id::text, p.mrn, n.encounter_id::text, n.id::text from app.patients p
+            cross join lateral (select id, encounter_id from app.clinical_notes c where c.tenant_id = p.tenant_id and c.patient_id = p.id limit 1) n
+            where p.tenant_id = (select tenant_id from app.bench_tenant_range where k = 1) order by p.id limit $1";
+        let rows = database.query(found, &[&i64::try_from(patients)?]).await?;
+        let tenant = rows.first().ok_or("no patient")?.get(0);
+        let patients =
+            rows.iter().map(|row| Patient { id: row.get(1), record: row.get(2), encounter: row.get(3), note: row.get(4) }).collect();
+        let body =
+            database.query_one("select left(body, 2000) from app.clinical_notes where length(body) > 2000 limit 1", &[]).await?.get(0);
+        Ok(Self { directory: directory.to_owned(), home, database, postmaster, tenant, patients, body })
+    }
+
+    /// The same charts, as Cordon takes them.
+    async fn charts(&self, place: &Path) -> Outcome<PathBuf> {
+        let file = place.join("peers.ndjson");
+        let mut out = std::io::BufWriter::new(std::fs::File::create(&file)?);
+        let ids: Vec<_> = self.patients.iter().map(|patient| patient.id.as_str()).collect();
+        for kind in CHARTS {
+            for row in self.database.query(kind, &[&ids, &SYSTEM]).await? {
+                writeln!(out, "{}", row.get::<_, &str>(0))?;
+            }
+        }
+        out.flush()?;
+        Ok(file)
+    }
+
+    /// What Cordon is asked: every chart page is read with its audit rows, so it is held against both of the peers' kinds.
+    async fn own(&self, server: &Served, token: &str) -> Outcome<Vec<(&'static str, Arc<Vec<Request>>)>> {
+        let (mut charts, mut notes, mut drafts) = (Vec::new(), Vec::new(), Vec::new());
+        let by_number = "query ($system: String!, $value: String!) { patientByIdentifier(system: $system, value: $value) { id encounters(first: 1) { edges { node { id notes(first: 1) { edges { node { id } } } } } } } }";
+        let request = |query, variables| Request::new(&server.address, token, query, &variables);
+        for patient in self.patients.iter().take(SAMPLES) {
+            let found =
+                server.ask(token, by_number, json!({ "system": SYSTEM, "value": patient.record })).await?["patientByIdentifier"].take();
+            let encounter = &found["encounters"]["edges"][0]["node"];
+            charts.push(request(CHART, json!({ "id": found["id"] })));
+            notes.push(request(NOTE, json!({ "id": encounter["notes"]["edges"][0]["node"]["id"] })));
+            let input = json!({ "patientId": found["id"], "encounterId": encounter["id"], "type": "11506-3", "body": self.body });
+            drafts.push(request(DRAFT, json!({ "i": input })));
+        }
+        let charts = Arc::new(charts);
+        Ok(vec![("chart", Arc::clone(&charts)), ("chart read", charts), ("note", Arc::new(notes)), ("draft", Arc::new(drafts))])
+    }
+
+    /// Starts a peer and waits until it answers.
+    async fn start(&self, name: &str) -> Outcome<(Peer, Contender)> {
+        let about: Value = serde_json::from_slice(&std::fs::read(self.directory.join("contenders").join(name).with_extension("json"))?)?;
+        let text = |value: &Value| value.as_str().map(str::to_owned).unwrap_or_default();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let mut words = about["cmd"].as_array().into_iter().flatten().map(text);
+        let program = self.home.join("node/bin").join(words.next().ok_or("no program")?);
+        let mut command = Command::new(program);
+        command.args(words).current_dir(self.directory.join(text(&about["cwd"])));
+        command.envs(about["env"].as_object().into_iter().flatten().map(|(name, value)| (name, text(value))));
+        command.env("PORT", port.to_string()).env("DATABASE_URL", "postgres://app_user@127.0.0.1:55403/notes");
+        let child = Peer(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
+        let address = format!("127.0.0.1:{port}");
+        let mut kinds = Vec::new();
+        for (kind, op) in [("chart", "Q1"), ("chart read", "Q1a"), ("note", "Q3"), ("draft", "M1")] {
+            let about_op = &about["ops"][op];
+            if about_op.is_object() {
+                let more = about_op["headers"].as_object().into_iter().flatten().map(|(name, value)| (name.clone(), text(value)));
+                let headers: Vec<_> =
+                    [("x-tenant", self.tenant.clone()), ("x-user", USER.to_owned()), ("accept", "application/json".to_owned())]
+                        .map(|(name, value)| (name.to_owned(), value))
+                        .into_iter()
+                        .chain(more)
+                        .collect();
+                let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+                let of = |patient: &Patient| {
+                    Request::with(
+                        &address,
+                        &text(&about["path"]),
+                        &headers,
+                        &text(&about_op["query"]),
+                        &self.filled(&about_op["vars"], patient),
+                    )
+                };
+                kinds.push((kind, Arc::new(self.patients.iter().take(SAMPLES).map(of).collect::<Vec<_>>())));
+            }
+        }
+        let first = kinds.first().and_then(|(_, requests)| requests.first().cloned()).ok_or("nothing to ask")?;
+        let began = Instant::now();
+        loop {
+            let asked = async { load::Connection::open(&address).await?.ask(&first).await };
+            match tokio::time::timeout(Duration::from_secs(5), asked).await {
+                Ok(Ok((200, _))) => break,
+                outcome if began.elapsed() > Duration::from_secs(30) => return Err(format!("{name} does not answer: {outcome:?}").into()),
+                _ => tokio::time::sleep(Duration::from_millis(200)).await,
+            }
+        }
+        let processes = [child.0.id(), self.postmaster];
+        Ok((child, Contender { name: name.to_owned(), address, processes, kinds }))
+    }
+
+    /// The variables of a peer's request: a word that begins with a dollar stands for something of the patient's.
+    fn filled(&self, variables: &Value, patient: &Patient) -> Value {
+        match variables {
+            Value::Object(members) => members.iter().map(|(name, value)| (name.clone(), self.filled(value, patient))).collect(),
+            Value::String(word) => match word.as_str() {
+                "$tenant" => json!(self.tenant),
+                "$patient" => json!(patient.id),
+                "$encounter" => json!(patient.encounter),
+                "$note" => json!(patient.note),
+                "$user" => json!(USER),
+                "$body" => json!(self.body),
+                _ => variables.clone(),
+            },
+            _ => variables.clone(),
+        }
+    }
+}
+
+/// Ends with the bench.
+struct Peer(Child);
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
