@@ -163,7 +163,7 @@ impl Floor {
                     body,
                     "SELECT {path},set_config('statement_timeout','8000',true),set_config('lock_timeout','3000',true),\
                      set_config('idle_in_transaction_session_timeout','30000',true),set_config('synchronous_commit','on',true),\
-                     set_config('row_security','on',true),set_config('standard_conforming_strings','on',true),\
+                     set_config('row_security','on',true),set_config('enable_seqscan','off',true),set_config('jit','off',true),set_config('standard_conforming_strings','on',true),\
                      set_config('client_encoding','UTF8',true),set_config('TimeZone','UTC',true);\n\
                      SELECT bench.bind('{}'::uuid, '{purpose}', '{event}');",
                     self.tenant

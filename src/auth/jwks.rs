@@ -4,9 +4,11 @@
 
 use crate::config;
 use crate::crypto::private_file::Stamp;
-use jsonwebtoken::{Algorithm, DecodingKey};
+use aws_lc_rs::digest::{SHA256, digest};
+use jsonwebtoken::{Algorithm, DecodingKey, crypto};
 use reqwest::{Client, Url};
 use serde::Deserialize;
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -15,6 +17,8 @@ use tracing::{info, warn};
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 const LARGEST: usize = 256 * 1024;
+/// Tokens that a key is known to have signed, at most.
+const KNOWN: usize = 10_000;
 /// Between two fetches, whatever happens.
 const FLOOR: Duration = Duration::from_secs(10);
 /// A set older than this is fetched again in the background.
@@ -55,7 +59,40 @@ enum Attempt {
 struct Key {
     id: String,
     algorithms: Vec<Algorithm>,
-    key: Arc<DecodingKey>,
+    key: Arc<VerifyKey>,
+}
+
+/// A public key, and which tokens it is known to have signed: a client sends the same one again and again, and looking at the signature costs
+/// more than all else that is done with it. Goes with the key when the issuer's keys change. What a token claims is looked at each time.
+pub(super) struct VerifyKey {
+    key: DecodingKey,
+    /// SHA-256 of whole tokens.
+    signed: std::sync::Mutex<HashSet<[u8; 32]>>,
+}
+
+impl VerifyKey {
+    fn new(key: DecodingKey) -> Self {
+        Self { key, signed: std::sync::Mutex::default() }
+    }
+
+    /// Whether this key made the signature of a token: header and claims, a dot, and the signature. The header names the algorithm.
+    pub(super) fn signed(&self, token: &str, algorithm: Algorithm) -> bool {
+        let Ok(digest) = digest(&SHA256, token.as_bytes()).as_ref().try_into() else { return false };
+        if self.signed.lock().unwrap_or_else(PoisonError::into_inner).contains(&digest) {
+            return true;
+        }
+        let Some((message, signature)) = token.rsplit_once('.') else { return false };
+        let genuine = crypto::verify(signature, message.as_bytes(), &self.key, algorithm).unwrap_or(false);
+        if genuine {
+            let mut signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
+            // Tokens end, and what is asked often is soon back.
+            if signed.len() >= KNOWN {
+                signed.clear();
+            }
+            signed.insert(digest);
+        }
+        genuine
+    }
 }
 
 impl KeySet {
@@ -70,7 +107,7 @@ impl KeySet {
     }
 
     /// The key with this id, if it verifies this algorithm.
-    pub(super) async fn find(self: &Arc<Self>, id: &str, algorithm: Algorithm) -> Result<Option<Arc<DecodingKey>>, KeysAway> {
+    pub(super) async fn find(self: &Arc<Self>, id: &str, algorithm: Algorithm) -> Result<Option<Arc<VerifyKey>>, KeysAway> {
         if let Source::File(path) = &self.source {
             self.read(path).await;
             return self.loaded().map(|loaded| loaded.find(id, algorithm)).ok_or(KeysAway);
@@ -132,7 +169,7 @@ impl KeySet {
 }
 
 impl Loaded {
-    fn find(&self, id: &str, algorithm: Algorithm) -> Option<Arc<DecodingKey>> {
+    fn find(&self, id: &str, algorithm: Algorithm) -> Option<Arc<VerifyKey>> {
         self.keys.iter().find(|key| key.id == id && key.algorithms.contains(&algorithm)).map(|key| key.key.clone())
     }
 }
@@ -204,7 +241,7 @@ impl Jwk {
         if let Some(only) = self.alg {
             algorithms.retain(|algorithm| only.parse().ok() == Some(*algorithm));
         }
-        (verifies && !algorithms.is_empty()).then_some(Key { id: self.kid, algorithms, key: Arc::new(key.ok()?) })
+        (verifies && !algorithms.is_empty()).then_some(Key { id: self.kid, algorithms, key: Arc::new(VerifyKey::new(key.ok()?)) })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::dev::{Claims, DevIssuer, ISSUER};
 use super::*;
+use jsonwebtoken::crypto;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -112,6 +113,9 @@ async fn forged_signatures_are_refused() {
     let token = desk.issuer.sign(&desk.header().to_string(), &desk.claims().to_string()).unwrap();
     let (message, signature) = token.rsplit_once('.').unwrap();
     let (header, claims) = message.split_once('.').unwrap();
+    // From now on its signature is known to be genuine, and that of nothing else.
+    assert_eq!(desk.verifier.verify(&token).await, desk.verifier.verify(&token).await);
+    assert!(desk.verifier.verify(&token).await.is_ok());
 
     // HMAC with the public set as its secret, and no signature at all.
     let set = std::fs::read(desk.issuer.jwks_path()).unwrap();
@@ -141,6 +145,16 @@ async fn forged_signatures_are_refused() {
     ] {
         assert_eq!(desk.verifier.verify(&forged).await, Err(Error::Unauthenticated), "{forged}");
     }
+}
+
+#[tokio::test]
+async fn a_known_signature_keeps_no_token_alive() {
+    let desk = desk();
+    let ending = merged(desk.claims(), json!({ "exp": Utc::now().timestamp() + 2 }));
+    let token = desk.issuer.sign(&desk.header().to_string(), &ending.to_string()).unwrap();
+    assert!(desk.verifier.verify(&token).await.is_ok());
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(desk.verifier.verify(&token).await, Err(Error::Unauthenticated));
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ pub async fn run(context: Context) -> Result<ExitCode, OpsError> {
     answer(app, check, listeners, Signals::listen()?, context.dropped, |_| Ok(())).await
 }
 
-/// Where it is to answer; what is taken already is said before anything is looked at or made.
+/// Where it is to answer; what is taken already is said before a database is looked at or made.
 pub struct Listeners {
     graphql: TcpListener,
     metrics: Option<TcpListener>,

@@ -6,6 +6,7 @@ mod change;
 mod connection;
 mod context;
 mod cursor;
+mod documents;
 mod encounter;
 mod error;
 mod feature;
@@ -23,6 +24,7 @@ mod viewer;
 pub use self::change::Mutation;
 pub use self::question::Question;
 
+use self::documents::Documents;
 use self::encounter::Encounter;
 use self::loaders::Loaders;
 use self::note::ClinicalNote;
@@ -55,12 +57,13 @@ pub struct Api {
     schema: Schema<Query, Mutation, EmptySubscription>,
     shape: Shape,
     limits: Limits,
+    documents: Documents,
 }
 
 /// A question that is within the limits and can be run, more than once if need be.
 pub struct Prepared {
     question: Question,
-    document: ExecutableDocument,
+    document: Arc<ExecutableDocument>,
     kind: Kind,
     once: Option<Once>,
 }
@@ -114,7 +117,7 @@ impl Api {
             .override_output_type_description::<Connection<String, ClinicalNote>>("A page of a list of notes.");
         let schema = if limits.introspection { builder } else { builder.disable_introspection().disable_suggestions() }.finish();
         let shape = Shape::of(&sdl(&schema)).map_err(|error| Error::internal("the schema does not parse", error))?;
-        Ok(Self { schema, shape, limits: limits.clone() })
+        Ok(Self { schema, shape, limits: limits.clone(), documents: Documents::default() })
     }
 
     /// The schema in its own language: what `schema.graphql` holds.
@@ -124,7 +127,7 @@ impl Api {
 
     /// Parses and measures a question; the errors are those of `Answer::Refused`.
     pub fn prepare(&self, mut question: Question) -> Result<Prepared, Said> {
-        let mut document = limits::parse(&question.query, &self.limits).map_err(refused)?;
+        let document = self.document(&question.query).map_err(refused)?;
         let (mut kind, mut defaults) = (Kind::None, Vec::new());
         if let Some(asked) = Asked::of(&document, question.operation_name.as_deref(), &question.variables) {
             if let Some(variable) = asked.unset() {
@@ -139,8 +142,16 @@ impl Api {
         }
         // The executor looks at sent variables only when it decides on @skip and @include.
         question.variables.extend(defaults);
-        shape::mark_types(&mut document);
         Ok(Prepared { question, document, kind, once: None })
+    }
+
+    fn document(&self, text: &str) -> Result<Arc<ExecutableDocument>, Vec<ServerError>> {
+        if let Some(known) = self.documents.get(text) {
+            return Ok(known);
+        }
+        let mut document = limits::parse(text, &self.limits)?;
+        shape::mark_types(&mut document);
+        Ok(Arc::new(document))
     }
 
     /// Runs a question for the guard's caller. Nothing is committed and nothing may leave before the guard has finished.
@@ -148,7 +159,7 @@ impl Api {
         let Prepared { question, document, kind, once } = prepared;
         let mut request = Request::new(question.query.as_str()).variables(question.variables.clone());
         request.operation_name = question.operation_name.clone();
-        request.set_parsed_query(document.clone());
+        request.set_parsed_query(document.as_ref().clone());
         let mut request = request.data(Arc::clone(guard)).data(Loaders::new(guard, self.limits.answer_bytes, *kind == Kind::Query));
         if let Some(once) = once {
             request = request.data(once.clone());
@@ -161,6 +172,7 @@ impl Api {
         let asked = Asked::of(document, question.operation_name.as_deref(), &question.variables);
         match asked {
             Some(asked) if ran(&response.data, &response.errors) => {
+                self.documents.keep(&question.query, document);
                 let data = self.shape.complete(&asked, response.data);
                 Answer::Data(said(&Body { data: Some(data), errors: error::coded(response.errors) }))
             }
@@ -255,7 +267,7 @@ mod tests {
             Err(said) => return serde_json::from_str(&said.body).unwrap(),
         };
         let mut request = Request::new(query);
-        request.set_parsed_query(prepared.document.clone());
+        request.set_parsed_query(prepared.document.as_ref().clone());
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let response = runtime.block_on(api.schema.execute(request));
         assert!(!ran(&response.data, &response.errors), "{:?}", response.errors);

@@ -208,7 +208,8 @@ impl Patient {
         let (Ok(guard), Ok(loaders)) = (guard(ctx), loaders(ctx)) else { return };
         // A list that is asked for twice has arguments of two kinds: it waits for its turn.
         let key = |list: List, field: &Lookahead<'_>| match field.selection_fields().as_slice() {
-            [only] if loaders.ahead && guard.allows(list.name) => {
+            // What `node` is asked may be meant for another type.
+            [only] if loaders.ahead && ctx.field().name() != "node" && guard.allows(list.name) => {
                 Ask::of(only)?.page(&list, tx.keys()).ok().map(|page| PageOf { parent: id, page })
             }
             _ => None,

@@ -54,12 +54,6 @@ impl Page {
     fn limit(&self) -> i64 {
         i64::try_from(self.size).unwrap_or(i64::MAX).saturating_add(1)
     }
-
-    /// That, rounded up to one of few: a statement with its limit in the text is kept once for each of them.
-    fn rounded_limit(&self) -> i64 {
-        let size = [1, 2, 3, 5, 10, 20, 50, 100, 200].into_iter().find(|size| self.size <= *size).unwrap_or(self.size);
-        Self { size, ..*self }.limit()
-    }
 }
 
 const NEWEST: DateTime<Utc> = match DateTime::from_timestamp(253_402_300_800, 0) {

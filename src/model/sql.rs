@@ -14,6 +14,9 @@ use diesel::sql_types::{BigInt, HasSqlType, Timestamptz, Uuid};
 use std::borrow::Cow;
 use std::marker::PhantomData;
 
+/// Sizes of pages that front ends ask for.
+const USUAL: [usize; 5] = [1, 10, 20, 50, 100];
+
 /// A text made of constants, with its binds; `C` is the tuple of its columns' SQL types.
 pub(super) struct Statement<C> {
     text: Cow<'static, str>,
@@ -43,10 +46,14 @@ impl<C> Statement<C> {
         self
     }
 
-    /// The next five marks: the place before, the place after and the limit of a page, which becomes part of the text.
+    /// The next five marks: the place before, the place after and the limit of a page. A usual one becomes part of the text, so that there
+    /// are few texts and most pages find a plan.
     pub(super) fn page(self, page: &Page) -> Self {
         let mut statement = self.bounds(page);
-        statement.binds.push(Box::new(Written(page.rounded_limit())));
+        if !USUAL.contains(&page.size) {
+            return statement.bind::<BigInt, _>(page.limit());
+        }
+        statement.binds.push(Box::new(Written(page.limit())));
         statement
     }
 

@@ -148,6 +148,11 @@ async fn l05_quiet_breaches_are_named() {
             named
         };
         assert_eq!(look().await, Vec::<String>::new(), "{model:?}");
+        // In production an old minor version is a wall that is down.
+        let version: i32 = superuser.query_one("select current_setting('server_version_num')::int", &[]).await.unwrap().get(0);
+        let session = app.router.lease(chart.tenant.id, chart.placement()).await.unwrap();
+        assert_eq!(walls::common(&session, BootCheck::On).await.unwrap(), walls::too_old(version).into_iter().collect::<Vec<_>>());
+        drop(session);
         for (down, up, said) in COMMON.iter().chain(&AROUND) {
             let [down, up] = [down, up].map(|sql| {
                 let sql = sql.replace("{s}", chart.schema()).replace("{app}", config.get_user().unwrap());

@@ -7,7 +7,9 @@ use crate::server::Server;
 use crate::site::{MODELS, Site};
 use cordon::db::cluster::{Cluster, Options};
 use serde_json::{Value, json};
+use std::time::Duration;
 
+/// One patient, the ten newest encounters, their notes with text, author and type.
 const CHART: &str = include_str!("chart.graphql");
 const CHARTS: Charts<'_> = Charts { mark: "pagezq", patients: 2, encounters: 12, notes: 3 };
 /// To PostgreSQL and back, at most, for the whole page.
@@ -61,7 +63,8 @@ async fn the_chart_page_takes_three_flights() {
 #[tokio::test]
 async fn nothing_is_planned_anew() {
     let options = options("plans");
-    let settings = options.settings.iter().cloned().chain([("log_planner_stats".into(), "on".into())]).collect();
+    let settings =
+        options.settings.iter().cloned().chain([("log_planner_stats".into(), "on".into()), ("autovacuum".into(), "off".into())]).collect();
     let cluster = Cluster::start(&Options { settings, ..options }).unwrap();
     let site = Site::make(&cluster, "plans-site").await;
     let tenant = site.tenant(MODELS[1]).await;
@@ -76,7 +79,7 @@ async fn nothing_is_planned_anew() {
     for (what, query, variables) in [
         ("a chart page", CHART, json!({ "patient": patient })),
         ("a note", "query ($note: ID!) { note(id: $note) { title body author { name } } }", json!({ "note": note })),
-        ("a page of patients", "{ patients(first: 7) { nodes { name { text } identifiers { value } } } }", json!({})),
+        ("a page of patients", "{ patients(first: 50) { nodes { name { text } identifiers { value } } } }", json!({})),
         ("a timeline", "{ notes(first: 20) { nodes { title author { name } } } }", json!({})),
     ] {
         for _ in 0..rounds {
@@ -91,6 +94,41 @@ async fn nothing_is_planned_anew() {
         // Settings, binding and audit row come as text, which is planned each time; now and then the catalog is looked at.
         assert!((3 * rounds..4 * rounds).contains(&planned), "{what}: {planned} plans in {rounds} rounds");
     }
+}
+
+/// A plan that was kept while there was little is not dear when there is much, even where nobody has analysed the tables since.
+#[tokio::test]
+async fn plans_kept_from_a_small_table_walk_no_large_one() {
+    let options = options("grown");
+    let settings = options.settings.iter().cloned().chain([("autovacuum".into(), "off".into())]).collect();
+    let cluster = Cluster::start(&Options { settings, ..options }).unwrap();
+    let site = Site::make(&cluster, "grown-site").await;
+    // In the same tables.
+    let (tenant, neighbour) = (site.tenant(MODELS[0]).await, site.tenant(MODELS[0]).await);
+    CHARTS.import(&site, &tenant).await;
+    let superuser = site.superuser("cordon_data").await;
+    superuser.batch_execute("analyze").await.unwrap();
+    let server = Server::of(&site);
+    let token = site.token(&[tenant.id], "clinician", "alice");
+    let variables = json!({ "patient": patient(&server, &token).await });
+    let before = server.data(&token, CHART, variables.clone()).await;
+    for _ in 0..12 {
+        server.data(&token, CHART, variables.clone()).await;
+    }
+    Charts { mark: "grownzq", patients: 200, encounters: 10, notes: 2 }.import(&site, &neighbour).await;
+    let walked = async || {
+        // A backend tells what it has read when it has been idle for a moment.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        let sum = "select coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0)::bigint from pg_stat_all_tables where schemaname = 'shared'";
+        superuser.query_one(sum, &[]).await.unwrap().get::<_, i64>(0)
+    };
+    let (rounds, began) = (5, walked().await);
+    for _ in 0..rounds {
+        assert_eq!(server.data(&token, CHART, variables.clone()).await, before);
+    }
+    let rows = (walked().await - began) / rounds;
+    println!("a chart page of 41 rows reads {rows}");
+    assert!(rows < 400, "a chart page reads {rows} rows");
 }
 
 /// However many patients are on a page, each level of it is one statement.
@@ -142,6 +180,15 @@ async fn lists_come_with_their_patient() {
         assert_eq!(seen.statements, statements, "{query}: {reply:?}");
         assert_eq!(reply.json()["data"]["patient"]["encounters"]["nodes"].as_array().map_or(0, Vec::len), encounters, "{reply:?}");
     }
+    // What was refused was not disclosed.
+    let refused = server.reply(&admin, lists, json!({ "id": id })).await;
+    let session = site.superuser("cordon_data").await;
+    let fields = format!(
+        "select fields from {}.audit_log where request_id = $1::text::uuid and outcome = 'success'",
+        tenant.placement.unwrap().schema
+    );
+    let rows = session.query(&fields, &[&refused.headers["x-request-id"]]).await.unwrap();
+    assert_eq!(rows.iter().map(|row| row.get(0)).collect::<Vec<Vec<String>>>(), [["sex"]]);
     let page = server.data(&clinician, lists, json!({ "id": id })).await;
     assert_eq!(page["patient"]["notes"]["nodes"], json!([{ "title": "pagezqtitle p0e0n0" }, { "title": "pagezqtitle p0loose" }]));
     let more = server.data(&clinician, twice, json!({ "id": id })).await;

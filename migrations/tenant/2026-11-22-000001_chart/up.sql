@@ -107,6 +107,8 @@ create table encounters (
 );
 create index on encounters (tenant_id, patient_id, ordered_at desc, id desc);
 create index on encounters (tenant_id, ordered_at desc, id desc);
+-- Of those that are to come or happening there are few: the work of the day.
+create index encounters_open on encounters (tenant_id, ordered_at desc, id desc) where status in ('PLANNED', 'IN_PROGRESS');
 create index on encounters (tenant_id, identifier_key) where identifier_key is not null;
 create index on encounters (tenant_id, changed_in);
 

@@ -81,6 +81,7 @@ impl Home {
 
     /// Points `settings` at this installation, and starts its PostgreSQL when nobody has; the command's run then owns it.
     pub fn enter(&self, settings: &mut Settings) -> Result<Option<Cluster>, OpsError> {
+        self.refuse_of_another_user()?;
         self.fill(settings)?;
         tracing::info!("Working on the installation of `cordon dev` in {}", self.dir.display());
         match self.start() {
