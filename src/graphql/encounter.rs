@@ -86,9 +86,11 @@ pub fn shown(
 ) -> Result<Connection<String, Encounter>> {
     let fields = Record::Encounter.selected_of_nodes(ctx);
     let encounters = connection::connection(list, tx.keys(), page, found, Encounter::Read);
-    for row in encounters.edges.iter().map(|edge| edge.node.row()) {
-        let row = row?;
-        Record::Encounter.found(tx, row.patient_id, vec![row.id.0], fields.clone());
+    let rows = encounters.edges.iter().map(|edge| edge.node.row()).collect::<Result<Vec<_>>>()?;
+    for of_one in rows.chunk_by(|row, next| row.patient_id == next.patient_id) {
+        if let [row, ..] = of_one {
+            Record::Encounter.found(tx, row.patient_id, of_one.iter().map(|row| row.id.0).collect(), fields.clone());
+        }
     }
     Ok(encounters)
 }

@@ -182,7 +182,7 @@ impl ClinicalNote {
         let fields = Record::Note.selected(ctx);
         let found = loaders(ctx)?.notes.load((id, text(&fields))).await?;
         match &found {
-            Some(row) => disclose(tx, [row.as_ref()], &fields),
+            Some(row) => disclose(tx, &[row.as_ref()], &fields),
             None => Record::Note.not_found(tx, vec![id.0]),
         }
         Ok(found.map(Self))
@@ -192,7 +192,7 @@ impl ClinicalNote {
 /// A page of notes on its way out, whosever they are.
 pub fn shown(tx: &TenantTx, list: &List, page: &Page, found: Vec<Arc<rows::Note>>, fields: &Fields) -> Connection<String, ClinicalNote> {
     let notes = connection::connection(list, tx.keys(), page, found, ClinicalNote);
-    disclose(tx, notes.edges.iter().map(|edge| edge.node.0.as_ref()), fields);
+    disclose(tx, &notes.edges.iter().map(|edge| edge.node.0.as_ref()).collect::<Vec<_>>(), fields);
     notes
 }
 
@@ -202,9 +202,11 @@ pub fn text(fields: &Fields) -> Text {
 }
 
 /// Notes go out.
-fn disclose<'a>(tx: &TenantTx, notes: impl IntoIterator<Item = &'a rows::Note>, fields: &Fields) {
-    for note in notes {
-        Record::Note.found(tx, note.patient_id, vec![note.id.0], fields.clone());
+fn disclose(tx: &TenantTx, notes: &[&rows::Note], fields: &Fields) {
+    for of_one in notes.chunk_by(|note, next| note.patient_id == next.patient_id) {
+        if let [note, ..] = of_one {
+            Record::Note.found(tx, note.patient_id, of_one.iter().map(|note| note.id.0).collect(), fields.clone());
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use async_graphql::parser::types::{
 use async_graphql::parser::{self, parse_schema};
 use async_graphql::{Name, Positioned, Value, Variables};
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
 /// Response key under which the type of an object is asked for; clients may not use it.
 const TYPE: &str = "__kind";
@@ -18,6 +19,17 @@ pub struct Shape {
     fields: HashMap<String, HashMap<String, Type>>,
     interfaces: HashMap<String, HashSet<String>>,
 }
+
+/// What an object has under one of its keys.
+struct Planned<'a> {
+    key: &'a Name,
+    /// What is asked of its value, where that is an object.
+    sets: Vec<&'a SelectionSet>,
+    ty: Option<&'a Type>,
+}
+
+/// Objects that are asked for in one place, of one type, are alike: all items of a list.
+type Plans<'a> = HashMap<(*const &'a SelectionSet, &'a str), Rc<[Planned<'a>]>>;
 
 impl Shape {
     /// Of a schema in its own language.
@@ -45,47 +57,70 @@ impl Shape {
             OperationType::Mutation => "Mutation",
             OperationType::Subscription => "Subscription",
         };
-        self.object(asked, root, &[&asked.operation.selection_set.node], data).unwrap_or_default()
+        self.object(asked, &mut Plans::new(), root, &[&asked.operation.selection_set.node], data).unwrap_or_default()
     }
 
     /// `None`: a field that must not be null is, so this object must be.
-    fn object(&self, asked: &Asked<'_>, declared: &str, sets: &[&SelectionSet], value: Value) -> Option<Value> {
+    fn object<'a>(
+        &'a self,
+        asked: &Asked<'a>,
+        plans: &mut Plans<'a>,
+        declared: &'a str,
+        sets: &[&'a SelectionSet],
+        value: Value,
+    ) -> Option<Value> {
         let mut found = match value {
             Value::Object(found) => found,
             _ => Default::default(),
         };
         let name = match found.get(TYPE) {
-            Some(Value::String(name)) => name.clone(),
-            _ => declared.to_owned(),
+            Some(Value::String(name)) => self.fields.get_key_value(name).map_or(declared, |(name, _)| name.as_str()),
+            _ => declared,
         };
-        let mut keys: Vec<(&Name, Vec<&Field>)> = Vec::new();
-        sets.iter().for_each(|set| self.collect(asked, &name, set, &mut keys));
-        let mut complete = async_graphql::indexmap::IndexMap::with_capacity(keys.len());
-        for (key, fields) in keys {
-            let value = found.get_mut(key).map(std::mem::take).unwrap_or_default();
-            let field = fields.first().map(|field| field.name.node.as_str()).unwrap_or_default();
-            let value = match self.fields.get(&name).and_then(|types| types.get(field)) {
-                Some(ty) => self.value(asked, ty, &fields, value)?,
+        let plan = Rc::clone(plans.entry((sets.as_ptr(), name)).or_insert_with(|| self.plan(asked, name, sets)));
+        let mut complete = async_graphql::indexmap::IndexMap::with_capacity(plan.len());
+        for Planned { key, sets, ty } in plan.iter() {
+            let value = found.get_mut(*key).map(std::mem::take).unwrap_or_default();
+            let value = match ty {
+                Some(ty) => self.value(asked, plans, ty, sets, value)?,
                 None => value,
             };
-            complete.insert(key.clone(), value);
+            complete.insert((*key).clone(), value);
         }
         Some(Value::Object(complete))
     }
 
-    fn value(&self, asked: &Asked<'_>, ty: &Type, fields: &[&Field], value: Value) -> Option<Value> {
+    fn value<'a>(
+        &'a self,
+        asked: &Asked<'a>,
+        plans: &mut Plans<'a>,
+        ty: &'a Type,
+        sets: &[&'a SelectionSet],
+        value: Value,
+    ) -> Option<Value> {
         let complete = match (&ty.base, value) {
             (_, Value::Null) => None,
             (BaseType::List(item), Value::List(values)) => {
-                values.into_iter().map(|value| self.value(asked, item, fields, value)).collect::<Option<_>>().map(Value::List)
+                values.into_iter().map(|value| self.value(asked, plans, item, sets, value)).collect::<Option<_>>().map(Value::List)
             }
             (BaseType::Named(name), value @ Value::Object(_)) if self.fields.contains_key(name.as_str()) => {
-                let sets: Vec<_> = fields.iter().map(|field| &field.selection_set.node).collect();
-                self.object(asked, name, &sets, value)
+                self.object(asked, plans, name, sets, value)
             }
             (_, value) => Some(value),
         };
         complete.or(ty.nullable.then_some(Value::Null))
+    }
+
+    fn plan<'a>(&'a self, asked: &Asked<'a>, name: &str, sets: &[&'a SelectionSet]) -> Rc<[Planned<'a>]> {
+        let mut keys: Vec<(&Name, Vec<&Field>)> = Vec::new();
+        sets.iter().for_each(|set| self.collect(asked, name, set, &mut keys));
+        let types = self.fields.get(name);
+        let planned = keys.into_iter().map(|(key, fields)| Planned {
+            key,
+            ty: fields.first().and_then(|field| types?.get(field.name.node.as_str())),
+            sets: fields.into_iter().map(|field| &field.selection_set.node).collect(),
+        });
+        planned.collect()
     }
 
     fn collect<'a>(&self, asked: &Asked<'a>, name: &str, set: &'a SelectionSet, keys: &mut Vec<(&'a Name, Vec<&'a Field>)>) {
@@ -259,6 +294,14 @@ mod tests {
         );
         assert_eq!(complete("{ patient { id } must { id } }", json!({}), json!({"patient": {"id": "1"}})), "null");
         assert_eq!(complete("{ patient { id } }", json!({}), json!(null)), r#"{"patient":null}"#);
+    }
+
+    #[test]
+    fn a_fragment_in_two_places_is_two_things() {
+        let query = "{ patient { ...F list { id } } must { ...F list { name } } } fragment F on Patient { list { id } }";
+        let data = json!({"patient": {"list": [{"id": "1", "name": "x"}]}, "must": {"list": [{"id": "2", "name": "y"}, {"id": "3", "name": "z"}]}});
+        let shaped = r#"{"patient":{"list":[{"id":"1"}]},"must":{"list":[{"id":"2","name":"y"},{"id":"3","name":"z"}]}}"#;
+        assert_eq!(complete(query, json!({}), data), shaped);
     }
 
     #[test]
