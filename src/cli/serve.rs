@@ -17,13 +17,13 @@ pub async fn run(context: Context) -> Result<ExitCode, OpsError> {
     if context.settings.auth.issuers.is_empty() {
         tracing::warn!("auth.issuers is empty: nobody can log in");
     }
+    let listeners = Listeners::bind(&context.settings)?;
     let check = context.boot_check();
     let app = App::new(context.settings, check)?;
-    let listeners = Listeners::bind(&app.settings)?;
     answer(app, check, listeners, Signals::listen()?, context.dropped, |_| Ok(())).await
 }
 
-/// Where it is to answer; what is taken already is said before a database is looked at or made.
+/// Where it is to answer, and what is taken already is said before anything else is done.
 pub struct Listeners {
     graphql: TcpListener,
     metrics: Option<TcpListener>,

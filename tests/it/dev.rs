@@ -1,6 +1,7 @@
 //! `cordon dev` through the binary: everything from nothing, found again the second time, shared with other commands.
 
 use crate::run_dir;
+use cordon::db::cluster::Binaries;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -20,6 +21,9 @@ struct Dev {
 fn cordon(home: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cordon"));
     command.current_dir(home.parent().unwrap()).env("CORDON_DEV_DIR", home).args(arguments).stdin(Stdio::null());
+    // Those of a checkout are found in a checkout only, and this is none.
+    let binaries = Binaries::find(std::env::var_os("CORDON_POSTGRES_BIN").as_deref().map(Path::new)).unwrap();
+    command.env("CORDON_POSTGRES_BIN", std::path::absolute(binaries.dir()).unwrap());
     command
 }
 
