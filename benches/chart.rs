@@ -13,6 +13,7 @@ mod rig;
 
 use cordon::crypto::TenantKeys;
 use cordon::tenant::{Model, Tenant};
+use rig::cell::Cell;
 use rig::floor::{Floor, Guarded, Recorded};
 use rig::load::{self, Request};
 use rig::{Outcome, Rig, Served, median, sized, spent};
@@ -34,16 +35,6 @@ struct Kind {
     name: &'static str,
     query: &'static str,
     variables: Vec<Value>,
-}
-
-/// What a cell of the table measured.
-#[derive(Default)]
-struct Cell {
-    rate: Vec<f64>,
-    p50: Vec<f64>,
-    p99: Vec<f64>,
-    server: Vec<f64>,
-    database: Vec<f64>,
 }
 
 fn main() -> Outcome<()> {
@@ -99,7 +90,7 @@ async fn measure(rig: &Rig) -> Outcome<()> {
             for _ in 0..rounds {
                 let run = floor.run(&recorded, Guarded::Audited, connections, time)?;
                 below.add(run.rate, run.quantile(0.5), run.quantile(0.99), run.cpu, 0.0);
-                above.measure(rig, &server, &requests, connections, time).await?;
+                above.measure(&server.address, [server.pid(), rig.cluster.pid()], &requests, connections, time).await?;
             }
             let flights = server.flights().await?;
             let (bottom, top) = (median(below.server.clone()), median(above.server.clone()) + median(above.database.clone()));
@@ -132,35 +123,6 @@ async fn measure(rig: &Rig) -> Outcome<()> {
 impl Kind {
     fn requests(&self, server: &Served, token: &str) -> Arc<Vec<Request>> {
         Arc::new(self.variables.iter().map(|variables| Request::new(&server.address, token, self.query, variables)).collect())
-    }
-}
-
-impl Cell {
-    fn add(&mut self, rate: f64, p50: f64, p99: f64, server: f64, database: f64) {
-        self.rate.push(rate);
-        self.p50.push(p50);
-        self.p99.push(p99);
-        self.server.push(server);
-        self.database.push(database);
-    }
-
-    async fn measure(
-        &mut self,
-        rig: &Rig,
-        server: &Served,
-        requests: &Arc<Vec<Request>>,
-        connections: usize,
-        time: Duration,
-    ) -> Outcome<()> {
-        let before = (spent::seconds(server.pid()), spent::seconds(rig.cluster.pid()));
-        let run = load::run(&server.address, requests, connections, time).await?;
-        let after = (spent::seconds(server.pid()), spent::seconds(rig.cluster.pid()));
-        if run.refused > 0 || run.answered == 0 {
-            return Err(format!("{} of {} requests were refused", run.refused, run.refused + run.answered).into());
-        }
-        let each = |from: f64, to: f64| (to - from) * 1e6 / run.answered as f64;
-        self.add(run.rate(), run.quantile(0.5), run.quantile(0.99), each(before.0, after.0), each(before.1, after.1));
-        Ok(())
     }
 }
 
@@ -217,13 +179,13 @@ async fn parts(
         for (guarded, runs) in ways.into_iter().zip(&mut runs) {
             runs.push(floor.run(recorded, guarded, 8, time)?.cpu);
         }
-        whole.measure(rig, server, requests, 8, time).await?;
+        whole.measure(&server.address, [server.pid(), rig.cluster.pid()], requests, 8, time).await?;
     }
     let costs: Vec<f64> = runs.into_iter().map(median).collect();
     let token = rig.token(tenant, "clinician", "bench")?;
     let nothing = Arc::new(vec![Request::new(&server.address, &token, "{ __typename }", &json!({}))]);
     let mut http = Cell::default();
-    http.measure(rig, server, &nothing, 8, time).await?;
+    http.measure(&server.address, [server.pid(), rig.cluster.pid()], &nothing, 8, time).await?;
     let answer = server.ask(&token, CHART, requests_variables(server, &token).await?).await?;
     let texts = answer.to_string().matches("\"body\":").count() * 2 + 4;
     println!("  a chart page, µs of processor time (8 connections):");
@@ -275,7 +237,7 @@ async fn models(rig: &Rig, server: &Served, tenants: &[Tenant], time: Duration, 
     }
     for _ in 0..rounds.max(3) {
         for (cell, requests) in &mut cells {
-            cell.measure(rig, server, requests, 8, time).await?;
+            cell.measure(&server.address, [server.pid(), rig.cluster.pid()], requests, 8, time).await?;
         }
     }
     println!("\n{:10} {:>9} {:>7} {:>9}   the chart page by model, 8 connections", "", "answers/s", "p50 ms", "total µs");

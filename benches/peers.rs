@@ -14,6 +14,7 @@
 mod rig;
 
 use cordon::tenant::Model;
+use rig::cell::Cell;
 use rig::load::{self, Request};
 use rig::{Outcome, Rig, Served, median, sized, spent};
 use serde_json::{Value, json};
@@ -68,16 +69,6 @@ struct Contender {
     kinds: Vec<(&'static str, Arc<Vec<Request>>)>,
 }
 
-/// A row of the table in the making.
-#[derive(Default)]
-struct Cell {
-    rate: Vec<f64>,
-    p50: Vec<f64>,
-    p99: Vec<f64>,
-    server: Vec<f64>,
-    database: Vec<f64>,
-}
-
 fn main() -> Outcome<()> {
     let Some(directory) = std::env::var_os("CORDON_BENCH_PEERS").map(PathBuf::from) else {
         println!("CORDON_BENCH_PEERS names no directory of peers: nothing to compare with");
@@ -126,7 +117,7 @@ async fn measure(rig: &Rig, directory: &Path) -> Outcome<()> {
         }
         for _ in 0..rounds {
             for ((of, requests), cell) in asked.iter().zip(&mut cells) {
-                cell.measure(of, requests, connections, time).await?;
+                cell.measure(&of.address, of.processes, requests, connections, time).await?;
             }
         }
         for ((of, _), cell) in asked.iter().zip(cells) {
@@ -143,23 +134,6 @@ async fn measure(rig: &Rig, directory: &Path) -> Outcome<()> {
         }
     }
     Ok(())
-}
-
-impl Cell {
-    async fn measure(&mut self, of: &Contender, requests: &Arc<Vec<Request>>, connections: usize, time: Duration) -> Outcome<()> {
-        let before = of.processes.map(spent::seconds);
-        let run = load::run(&of.address, requests, connections, time).await?;
-        let after = of.processes.map(spent::seconds);
-        if run.refused > 0 || run.answered == 0 {
-            return Err(format!("{}: {} of {} requests were refused", of.name, run.refused, run.refused + run.answered).into());
-        }
-        self.rate.push(run.rate());
-        self.p50.push(run.quantile(0.5));
-        self.p99.push(run.quantile(0.99));
-        self.server.push((after[0] - before[0]) * 1e6 / run.answered as f64);
-        self.database.push((after[1] - before[1]) * 1e6 / run.answered as f64);
-        Ok(())
-    }
 }
 
 /// The others' data: one organisation's patients, and for each an encounter and a note.

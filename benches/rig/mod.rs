@@ -1,5 +1,6 @@
 //! What the benches of the server share: a private PostgreSQL, organisations with sample charts, `cordon serve` as a process of its own, a
 //! client that keeps connections busy, and what each side spent of the processor. Everything ends with the bench.
+pub mod cell;
 pub mod floor;
 pub mod load;
 pub mod spent;
