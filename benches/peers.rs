@@ -160,6 +160,11 @@ impl Peers {
         let postmaster = std::fs::read_to_string(home.join("data/postmaster.pid"))?.lines().next().unwrap_or_default().parse()?;
         let (database, connection) = tokio_postgres::connect("postgres://postgres@127.0.0.1:55403/notes", NoTls).await?;
         tokio::spawn(connection);
+        // What an earlier run wrote would be in the charts of this one; ids of the data itself are smaller.
+        database
+            .batch_execute("truncate app.audit_log; delete from app.clinical_notes where id > '01900000-0000-0000-0000-000000000000'")
+            .await?;
+        database.batch_execute("vacuum app.clinical_notes").await?;
         let found = "select p.tenant_id::text, p.id::text, p.mrn, n.encounter_id::text, n.id::text from app.patients p
             cross join lateral (select id, encounter_id from app.clinical_notes c where c.tenant_id = p.tenant_id and c.patient_id = p.id limit 1) n
             where p.tenant_id = (select tenant_id from app.bench_tenant_range where k = 1) order by p.id limit $1";
