@@ -7,7 +7,6 @@ use crate::error::{Error, Result};
 use crate::ids::StaffId;
 use chrono::{Duration, Utc};
 use diesel::prelude::*;
-use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 /// How long a key is remembered.
@@ -39,9 +38,9 @@ pub(super) async fn claim(tx: &TenantTx, principal: StaffId, once: &Once) -> Res
     let old = keys::created_at.lt(Utc::now() - Duration::hours(HOURS));
     let own = keys::principal_id.eq(principal).and(keys::key_hash.eq(key_hash.as_slice()));
     let forgotten = keys::table.select(keys::id).filter(old).order(keys::created_at).limit(SWEEP).for_update().skip_locked();
-    let forgotten: Vec<Uuid> = tx.run(forgotten.load(&mut tx.conn())).await?;
-    tx.run(diesel::delete(keys::table).filter(keys::id.eq_any(forgotten)).execute(&mut tx.conn())).await?;
-    tx.run(diesel::delete(keys::table).filter(old).filter(own).execute(&mut tx.conn())).await?;
+    let forgotten: Vec<Uuid> = tx.load(forgotten).await?;
+    tx.execute(diesel::delete(keys::table).filter(keys::id.eq_any(forgotten))).await?;
+    tx.execute(diesel::delete(keys::table).filter(old).filter(own)).await?;
 
     let id = Uuid::now_v7();
     let row = (
@@ -52,11 +51,11 @@ pub(super) async fn claim(tx: &TenantTx, principal: StaffId, once: &Once) -> Res
         keys::body_hash.eq(&body_hash),
     );
     let added = diesel::insert_into(keys::table).values(row).on_conflict_do_nothing();
-    if tx.run(added.execute(&mut tx.conn())).await? == 1 {
+    if tx.execute(added).await? == 1 {
         return Ok(Claim::Mine(id));
     }
     let there = keys::table.filter(own).select((keys::body_hash, keys::made));
-    let (body, made): (Vec<u8>, Option<Uuid>) = tx.run(there.first(&mut tx.conn())).await?;
+    let (body, made): (Vec<u8>, Option<Uuid>) = tx.first(there).await?;
     if body != body_hash {
         return Err(Error::Conflict { current_version: None, reason: "this Idempotency-Key was used for another request" });
     }
@@ -66,5 +65,5 @@ pub(super) async fn claim(tx: &TenantTx, principal: StaffId, once: &Once) -> Res
 /// Keeps the id of what was made.
 pub(super) async fn fulfil(tx: &TenantTx, claim: Uuid, made: Uuid) -> Result<()> {
     let row = diesel::update(keys::table.filter(keys::id.eq(claim))).set(keys::made.eq(made));
-    tx.run(row.execute(&mut tx.conn())).await.map(|_| ())
+    tx.execute(row).await.map(|_| ())
 }

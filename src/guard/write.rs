@@ -8,7 +8,6 @@ use crate::error::{Error, Result};
 use crate::flags::Flag;
 use chrono::Utc;
 use diesel::prelude::*;
-use diesel_async::RunQueryDsl;
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
 use uuid::Uuid;
@@ -105,7 +104,7 @@ impl Guard {
     /// The caller's row among the staff: there from the first write on, with the roles of the latest. A trigger audits a change of roles.
     async fn introduce(&self, tx: &TenantTx) -> Result<()> {
         let me = staff::table.filter(staff::id.eq(self.actor.id)).select((staff::roles, staff::name));
-        let known: Option<(Option<Vec<String>>, Option<String>)> = tx.run(async { me.first(&mut tx.conn()).await.optional() }).await?;
+        let known: Option<(Option<Vec<String>>, Option<String>)> = tx.optional(me).await?;
         let (roles, name) = (Some(&self.actor.roles), self.actor.name.as_ref());
         match known {
             Some((before, called)) if same(before.as_ref(), roles) && (name.is_none() || called.as_ref() == name) => {}
@@ -117,7 +116,7 @@ impl Guard {
                     staff::updated_at.eq(Utc::now()),
                     staff::version.eq(staff::version + 1),
                 ));
-                tx.run(row.execute(&mut tx.conn())).await?;
+                tx.execute(row).await?;
             }
             None => {
                 let row = (
@@ -130,7 +129,7 @@ impl Guard {
                 );
                 // Two first writes at once: the second finds the row of the first.
                 let row = diesel::insert_into(staff::table).values(row).on_conflict_do_nothing();
-                tx.run(row.execute(&mut tx.conn())).await?;
+                tx.execute(row).await?;
             }
         }
         Ok(())

@@ -12,7 +12,6 @@ use crate::ids::{EncounterId, PatientId};
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel::sql_types::{Array, Binary, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
-use diesel_async::RunQueryDsl;
 
 text_enum!(
     /// Where an encounter stands.
@@ -84,7 +83,7 @@ macro_rules! columns {
 /// The encounters of these ids, in no order; absent ones are left out.
 pub async fn by_ids(tx: &TenantTx, ids: &[EncounterId]) -> Result<Vec<Encounter>> {
     let query = Statement::<Columns>::new(concat!(columns!(), "encounters e where id = any((select ?)::uuid[])"));
-    tx.run(query.bind::<Array<SqlUuid>, _>(ids.to_vec()).load(&mut tx.conn())).await
+    tx.load(query.bind::<Array<SqlUuid>, _>(ids.to_vec())).await
 }
 
 /// One page of the encounters of each parent.
@@ -109,7 +108,7 @@ pub async fn of_patients(tx: &TenantTx, patients: Vec<PatientId>, page: Page) ->
         From::Oldest => page_of_each!("asc"),
     };
     let query = Statement::<Columns>::new(text).bind::<Array<SqlUuid>, _>(patients).page(&page);
-    tx.run(query.load(&mut tx.conn())).await
+    tx.load(query).await
 }
 
 /// Which encounters are wanted; what is not said does not matter.
@@ -146,7 +145,7 @@ pub async fn page(tx: &TenantTx, filter: Filter, page: Page) -> Result<Vec<Encou
         From::Oldest => " and (ordered_at, id) < (?, ?) and (ordered_at, id) > (?, ?) order by ordered_at, id limit ?",
     };
     let query = if all { query.and(order).page(&page) } else { query.and(order).page_of_many_forms(&page) };
-    tx.run(query.load(&mut tx.conn())).await
+    tx.load(query).await
 }
 
 type Columns = (

@@ -14,7 +14,6 @@ use crate::ids::{EncounterId, NoteId, PatientId, StaffId, VersionId};
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel::sql_types::{Array, Binary, Bool, Integer, Nullable, Text as SqlText, Timestamptz, Uuid as SqlUuid};
-use diesel_async::RunQueryDsl;
 
 /// Whether a note may be seen by the person who is bound: drafts by their author, who typed them and who is named to sign them, what was
 /// discarded by nobody.
@@ -167,7 +166,7 @@ pub async fn by_ids(tx: &TenantTx, ids: Vec<NoteId>, reading: Reading) -> Result
     .bind::<Array<SqlUuid>, _>(ids)
     .bind::<SqlUuid, _>(reading.reader)
     .bind::<Bool, _>(reading.text == Text::Read);
-    tx.run(query.load(&mut tx.conn())).await
+    tx.load(query).await
 }
 
 /// The same page of the notes of each of these patients, and one row more where there is more, in no order.
@@ -181,7 +180,7 @@ pub async fn of_patients(tx: &TenantTx, patients: Vec<PatientId>, page: Page, re
         .bind::<SqlUuid, _>(reading.reader)
         .page(&page)
         .bind::<Bool, _>(reading.text == Text::Read);
-    tx.run(query.load(&mut tx.conn())).await
+    tx.load(query).await
 }
 
 /// The same page of the notes of each of these encounters, and one row more where there is more, in no order.
@@ -195,7 +194,7 @@ pub async fn of_encounters(tx: &TenantTx, encounters: Vec<EncounterId>, page: Pa
         .bind::<SqlUuid, _>(reading.reader)
         .page(&page)
         .bind::<Bool, _>(reading.text == Text::Read);
-    tx.run(query.load(&mut tx.conn())).await
+    tx.load(query).await
 }
 
 /// Which notes are wanted; what is not said does not matter.
@@ -259,7 +258,7 @@ pub async fn page(tx: &TenantTx, filter: Filter, page: Page, reading: Reading) -
     };
     let query = if all { query.and(order).page(&page) } else { query.and(order).page_of_many_forms(&page) };
     let query = query.and(") n").and(note!()).bind::<Bool, _>(reading.text == Text::Read);
-    tx.run(query.load(&mut tx.conn())).await
+    tx.load(query).await
 }
 
 /// A draft of mine, or a note that I am named to sign, that nobody has signed for good and that I have not signed. The statuses come first, as

@@ -14,7 +14,6 @@ use crate::ids::PatientId;
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel::sql_types::{Array, Binary, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
-use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 text_enum!(
@@ -101,7 +100,7 @@ use columns;
 /// The patients of these ids, in no order; absent ones are left out.
 pub async fn by_ids(tx: &TenantTx, ids: &[PatientId]) -> Result<Vec<Patient>> {
     let query = Statement::<Columns>::new(concat!(columns!(), "patients p where id = any((select ?)::uuid[])"));
-    tx.run(query.bind::<Array<SqlUuid>, _>(ids.to_vec()).load(&mut tx.conn())).await
+    tx.load(query.bind::<Array<SqlUuid>, _>(ids.to_vec())).await
 }
 
 /// The one patient who carries this identifier. Where several do, the one for whom the organisation issued it;
@@ -110,7 +109,7 @@ pub async fn by_identifier(tx: &TenantTx, system: &str, value: &str) -> Result<O
     let query = Statement::<(SqlUuid, Bool)>::new(CARRIERS)
         .bind::<Binary, _>(tx.keys().blind("identifier", &[system, value]).to_vec())
         .bind::<Text, _>(system.to_owned());
-    let carriers: Vec<Carrier> = tx.run(query.load(&mut tx.conn())).await?;
+    let carriers: Vec<Carrier> = tx.load(query).await?;
     match carriers.as_slice() {
         [] => Ok(None),
         [only] => Ok(Some(only.patient)),
@@ -122,7 +121,7 @@ pub async fn by_identifier(tx: &TenantTx, system: &str, value: &str) -> Result<O
 /// The identifiers in use of these patients, each patient's in the order of the chart.
 pub async fn identifiers(tx: &TenantTx, ids: &[PatientId]) -> Result<Vec<Identifier>> {
     let query = Statement::<(SqlUuid, SqlUuid, Text, Binary)>::new(IDENTIFIERS).bind::<Array<SqlUuid>, _>(ids.to_vec());
-    tx.run(query.load(&mut tx.conn())).await
+    tx.load(query).await
 }
 
 const IDENTIFIERS: &str = "select id, patient_id, system, value_sealed from patient_identifiers \

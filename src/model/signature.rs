@@ -18,7 +18,6 @@ use crate::ids::{EncounterId, NoteId, PatientId, SignatureId, StaffId, TenantId}
 use aws_lc_rs::digest;
 use chrono::{DateTime, SecondsFormat, Utc};
 use diesel::prelude::*;
-use diesel_async::RunQueryDsl;
 
 text_enum!(
     /// What a signature says.
@@ -99,7 +98,7 @@ pub async fn add(tx: &TenantTx, content: &Content<'_>, signing: Signing) -> Resu
         signatures::signature.eq(signature.to_vec()),
         signatures::verify_key.eq(keys.verify_key().to_vec()),
     );
-    tx.run(diesel::insert_into(signatures::table).values(row).execute(&mut tx.conn())).await.map(|_| ())
+    tx.execute(diesel::insert_into(signatures::table).values(row)).await.map(|_| ())
 }
 
 /// The signatures under these notes, each note's in the order of their making.
@@ -110,7 +109,7 @@ pub async fn of_notes(tx: &TenantTx, notes: &[NoteId]) -> Result<Vec<Signature>>
         .filter(signatures::note_id.eq_any(notes))
         .order((signatures::signed_at, signatures::id))
         .select((signatures::note_id, signatures::signer_id, staff::name, signatures::meaning, signatures::signed_at));
-    tx.run(query.load(&mut tx.conn())).await
+    tx.load(query).await
 }
 
 fn hash(salt: &[u8], content: &Content<'_>) -> [u8; 32] {

@@ -11,7 +11,6 @@ use crate::tenant::Tenant;
 use crate::tenant::catalog::Catalog;
 use crate::tenant::keys::KeyRing;
 use diesel::prelude::*;
-use diesel_async::RunQueryDsl;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +48,6 @@ pub async fn add(operator: &Operator, server: &ServerRow, tenant: &Tenant) -> Re
         .iter()
         .map(|(code, display)| (note_types::tenant_id.eq(tenant.id.0), note_types::code.eq(*code), note_types::display.eq(*display)))
         .collect();
-    tx.run(diesel::insert_into(note_types::table).values(rows).on_conflict_do_nothing().execute(&mut tx.conn())).await?;
+    tx.execute(diesel::insert_into(note_types::table).values(rows).on_conflict_do_nothing()).await?;
     Ok(tx.commit().await?)
 }

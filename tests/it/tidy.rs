@@ -41,7 +41,7 @@ const RAW_CONNECTIONS: [&str; 11] = [
     "src/db/connect.rs",
     "src/db/migrate.rs",
     "src/db/pool.rs",
-    "src/guard/tx.rs",
+    "src/guard/tx/query.rs",
     "src/ops/log.rs",
     "src/ops/migrate.rs",
     "src/ops/operator.rs",

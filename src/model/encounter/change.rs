@@ -8,7 +8,6 @@ use crate::guard::{TenantTx, expect};
 use crate::ids::{EncounterId, PatientId};
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
-use diesel_async::RunQueryDsl;
 
 /// An encounter that begins.
 #[derive(Debug, Clone)]
@@ -26,7 +25,7 @@ pub struct NewEncounter {
 /// Begins an encounter.
 pub async fn start(tx: &mut TenantTx, new: NewEncounter) -> Result<EncounterId> {
     let patient = patients::table.filter(patients::id.eq(new.patient)).select(patients::id);
-    let _: PatientId = tx.run(patient.first(&mut tx.conn())).await?;
+    let _: PatientId = tx.first(patient).await?;
     let id = EncounterId::new();
     let row = (
         encounters::tenant_id.eq(tx.tenant()),
@@ -38,7 +37,7 @@ pub async fn start(tx: &mut TenantTx, new: NewEncounter) -> Result<EncounterId> 
         encounters::started_at.eq(new.started_at),
         encounters::ordered_at.eq(new.started_at),
     );
-    tx.run(diesel::insert_into(encounters::table).values(row).execute(&mut tx.conn())).await?;
+    tx.execute(diesel::insert_into(encounters::table).values(row)).await?;
     Ok(id)
 }
 
@@ -54,7 +53,7 @@ pub async fn finish(tx: &mut TenantTx, id: EncounterId, expected: i32, ended_at:
         encounters::version.eq(before.version + 1),
         encounters::updated_at.eq(Utc::now()),
     ));
-    tx.run(row.execute(&mut tx.conn())).await?;
+    tx.execute(row).await?;
     Ok(id)
 }
 
@@ -67,7 +66,7 @@ pub async fn cancel(tx: &mut TenantTx, id: EncounterId, expected: i32, reason: O
         encounters::version.eq(before.version + 1),
         encounters::updated_at.eq(Utc::now()),
     ));
-    tx.run(row.execute(&mut tx.conn())).await?;
+    tx.execute(row).await?;
     Ok(id)
 }
 
@@ -82,7 +81,7 @@ struct Held {
 /// The row, in the version the client saw and not over yet; nobody else changes it before this transaction ends.
 async fn held(tx: &TenantTx, id: EncounterId, expected: i32) -> Result<Held> {
     let row = encounters::table.filter(encounters::id.eq(id)).select(Held::as_select()).for_update();
-    let row: Held = tx.run(row.first(&mut tx.conn())).await?;
+    let row: Held = tx.first(row).await?;
     expect(expected, row.version)?;
     match row.status {
         EncounterStatus::Planned | EncounterStatus::InProgress | EncounterStatus::Unknown => Ok(row),

@@ -13,7 +13,6 @@ use crate::model::signature::{self, Content, Meaning, Signing};
 use chrono::{DateTime, SubsecRound, Utc};
 use diesel::dsl::exists;
 use diesel::prelude::*;
-use diesel_async::RunQueryDsl;
 use std::collections::BTreeSet;
 
 /// A note to be begun.
@@ -66,18 +65,18 @@ pub enum Standing {
 /// Begins a note.
 pub async fn draft(tx: &mut TenantTx, new: NewNote) -> Result<NoteId> {
     let patient = patients::table.filter(patients::id.eq(new.patient)).select(patients::id);
-    let _: PatientId = tx.run(patient.first(&mut tx.conn())).await?;
+    let _: PatientId = tx.first(patient).await?;
     if let Some(encounter) = new.encounter {
         let own = encounters::id.eq(encounter).and(encounters::patient_id.eq(new.patient));
-        let _: EncounterId = tx.run(encounters::table.filter(own).select(encounters::id).first(&mut tx.conn())).await?;
+        let _: EncounterId = tx.first(encounters::table.filter(own).select(encounters::id)).await?;
     }
     let known = diesel::select(exists(note_types::table.filter(note_types::code.eq(&new.kind))));
-    if !tx.run(known.get_result::<bool>(&mut tx.conn())).await? {
+    if !tx.first(known).await? {
         return Err(Error::invalid("input.type", "not a note type of this organisation"));
     }
     let others: BTreeSet<_> = new.signers.iter().chain([&new.author]).filter(|id| **id != new.writer).copied().collect();
     let people = staff::table.filter(staff::id.eq_any(&others)).count();
-    let people: i64 = tx.run(people.get_result(&mut tx.conn())).await?;
+    let people: i64 = tx.first(people).await?;
     if usize::try_from(people) != Ok(others.len()) {
         return Err(Error::NotFound);
     }
@@ -93,12 +92,12 @@ pub async fn draft(tx: &mut TenantTx, new: NewNote) -> Result<NoteId> {
         notes::type_code.eq(&new.kind),
         notes::authored_at.eq(now()),
     );
-    tx.run(diesel::insert_into(notes::table).values(row).execute(&mut tx.conn())).await?;
+    tx.execute(diesel::insert_into(notes::table).values(row)).await?;
     add_version(tx, id, 1, new.writer, new.title.as_ref(), &new.body).await?;
     let named = new.signers.iter().filter(|signer| **signer != new.author);
     let named: Vec<_> =
         named.map(|signer| (signers::tenant_id.eq(tx.tenant()), signers::note_id.eq(id), signers::staff_id.eq(*signer))).collect();
-    tx.run(diesel::insert_into(signers::table).values(named).execute(&mut tx.conn())).await?;
+    tx.execute(diesel::insert_into(signers::table).values(named)).await?;
     Ok(id)
 }
 
@@ -121,7 +120,7 @@ pub async fn revise(
     add_version(tx, id, number, me, title.as_ref(), &edit.body.unwrap_or(text.body)).await?;
     let row = diesel::update(notes::table.filter(notes::id.eq(id)));
     let row = row.set((notes::current_version.eq(number), notes::version.eq(before.version + 1), notes::updated_at.eq(Utc::now())));
-    tx.run(row.execute(&mut tx.conn())).await?;
+    tx.execute(row).await?;
     Ok(id)
 }
 
@@ -133,7 +132,7 @@ pub async fn discard(tx: &mut TenantTx, id: NoteId, expected: i32, me: StaffId) 
     }
     let row = diesel::update(notes::table.filter(notes::id.eq(id)));
     let row = row.set((notes::status.eq("DISCARDED"), notes::version.eq(before.version + 1), notes::updated_at.eq(Utc::now())));
-    tx.run(row.execute(&mut tx.conn())).await?;
+    tx.execute(row).await?;
     Ok(id)
 }
 
@@ -173,7 +172,7 @@ pub async fn sign(
     };
     let row = diesel::update(notes::table.filter(notes::id.eq(id)));
     let row = row.set((notes::status.eq(status), notes::signed_at.eq(at), notes::version.eq(before.version + 1), notes::updated_at.eq(at)));
-    tx.run(row.execute(&mut tx.conn())).await?;
+    tx.execute(row).await?;
     Ok(id)
 }
 
@@ -199,7 +198,7 @@ struct Text {
 /// The row of a draft that is mine to change, in the version I saw; nobody else changes it before this transaction ends.
 async fn held(tx: &TenantTx, id: NoteId, expected: i32, me: StaffId) -> Result<Held> {
     let row = notes::table.filter(notes::id.eq(id)).select(Held::as_select()).for_update();
-    let row: Held = tx.run(row.first(&mut tx.conn())).await?;
+    let row: Held = tx.first(row).await?;
     match row.status.as_str() {
         "DISCARDED" => return Err(Error::NotFound),
         "DRAFT" if row.author_id != Some(me) && row.entered_by != Some(me) && !is_signer(tx, id, me).await? => {
@@ -215,14 +214,14 @@ async fn held(tx: &TenantTx, id: NoteId, expected: i32, me: StaffId) -> Result<H
 
 async fn is_signer(tx: &TenantTx, id: NoteId, me: StaffId) -> Result<bool> {
     let named = signers::note_id.eq(id).and(signers::staff_id.eq(me));
-    tx.run(diesel::select(exists(signers::table.filter(named))).get_result(&mut tx.conn())).await
+    tx.first(diesel::select(exists(signers::table.filter(named)))).await
 }
 
 async fn text(tx: &TenantTx, id: NoteId, number: i32) -> Result<Text> {
     type Row = (VersionId, Option<Sealed<NoteTitle>>, Sealed<NoteBody>);
     let row = versions::table.filter(versions::note_id.eq(id).and(versions::number.eq(number)));
     let row = row.select((versions::id, versions::title_sealed, versions::body_sealed));
-    let (version, title, body): Row = tx.run(row.first(&mut tx.conn())).await?;
+    let (version, title, body): Row = tx.first(row).await?;
     let title = title.map(|sealed| tx.keys().open(version.0, &sealed)).transpose()?;
     Ok(Text { title, body: tx.keys().open(version.0, &body)? })
 }
@@ -238,7 +237,7 @@ async fn add_version(tx: &TenantTx, id: NoteId, number: i32, writer: StaffId, ti
         versions::title_sealed.eq(title.map(|title| keys.seal::<NoteTitle>(version.0, title)).transpose()?),
         versions::body_sealed.eq(keys.seal::<NoteBody>(version.0, body)?),
     );
-    tx.run(diesel::insert_into(versions::table).values(row).execute(&mut tx.conn())).await.map(|_| ())
+    tx.execute(diesel::insert_into(versions::table).values(row)).await.map(|_| ())
 }
 
 /// As the database keeps it: to the microsecond.

@@ -11,7 +11,6 @@ use crate::guard::{TenantTx, expect};
 use crate::ids::PatientId;
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
-use diesel_async::RunQueryDsl;
 use std::collections::HashSet;
 use uuid::Uuid;
 
@@ -62,7 +61,7 @@ pub async fn register(tx: &mut TenantTx, new: NewPatient) -> Result<PatientId> {
         patients::name_sealed.eq(sealed_name(keys, id, new.name.as_ref())?),
         patients::birth_date_sealed.eq(sealed_date(keys, id, new.birth_date.as_ref())?),
     );
-    tx.run(diesel::insert_into(patients::table).values(row).execute(&mut tx.conn())).await?;
+    tx.execute(diesel::insert_into(patients::table).values(row)).await?;
     put_on(tx, id, &new.identifiers, &[]).await?;
     index(tx, id, new.name.as_ref(), new.birth_date.as_deref()).await?;
     Ok(id)
@@ -85,7 +84,7 @@ pub async fn update(tx: &mut TenantTx, id: PatientId, expected: i32, edit: Patie
         patients::version.eq(before.version + 1),
         patients::updated_at.eq(Utc::now()),
     ));
-    tx.run(row.execute(&mut tx.conn())).await?;
+    tx.execute(row).await?;
     if let Some(wanted) = &edit.identifiers {
         replace(tx, id, wanted).await?;
     }
@@ -112,7 +111,7 @@ struct Held {
 /// The row, which nobody else changes before this transaction ends.
 async fn held(tx: &TenantTx, id: PatientId) -> Result<Held> {
     let row = patients::table.filter(patients::id.eq(id)).select(Held::as_select()).for_update();
-    tx.run(row.first(&mut tx.conn())).await
+    tx.first(row).await
 }
 
 fn sealed_name(keys: &TenantKeys, id: PatientId, name: Option<&PersonName>) -> Result<Option<Sealed<PatientName>>> {
@@ -127,17 +126,17 @@ fn sealed_date(keys: &TenantKeys, id: PatientId, date: Option<&String>) -> Resul
 async fn replace(tx: &TenantTx, id: PatientId, wanted: &[NewIdentifier]) -> Result<()> {
     let own = identifiers::patient_id.eq(id).and(identifiers::retired_at.is_null());
     let there = identifiers::table.filter(own).select((identifiers::id, identifiers::value_hash));
-    let there: Vec<(Uuid, Vec<u8>)> = tx.run(there.load(&mut tx.conn())).await?;
+    let there: Vec<(Uuid, Vec<u8>)> = tx.load(there).await?;
     let hashes: HashSet<_> = wanted.iter().map(|number| hash(tx.keys(), number)).collect();
     let (kept, gone): (Vec<_>, Vec<_>) = there.into_iter().partition(|(_, hash)| hashes.contains(hash));
     let gone = identifiers::id.eq_any(gone.into_iter().map(|(id, _)| id).collect::<Vec<_>>());
     let retired = diesel::update(identifiers::table).filter(gone).set(identifiers::retired_at.eq(Utc::now()));
-    tx.run(retired.execute(&mut tx.conn())).await?;
+    tx.execute(retired).await?;
     for (number, position) in wanted.iter().zip(0..) {
         let hash = hash(tx.keys(), number);
         if let Some((row, _)) = kept.iter().find(|(_, known)| *known == hash) {
             let moved = diesel::update(identifiers::table.filter(identifiers::id.eq(row))).set(identifiers::position.eq(position));
-            tx.run(moved.execute(&mut tx.conn())).await?;
+            tx.execute(moved).await?;
         }
     }
     put_on(tx, id, wanted, &kept.into_iter().map(|(_, hash)| hash).collect::<Vec<_>>()).await
@@ -150,7 +149,7 @@ async fn put_on(tx: &TenantTx, id: PatientId, wanted: &[NewIdentifier], there: &
     let new: Vec<_> = new.into_iter().filter(|(_, _, hash)| !there.contains(hash)).collect();
     let hashes: Vec<_> = new.iter().map(|(_, _, hash)| hash).collect();
     let taken = identifiers::value_hash.eq_any(hashes).and(identifiers::retired_at.is_null());
-    let taken: i64 = tx.run(identifiers::table.filter(taken).count().get_result(&mut tx.conn())).await?;
+    let taken: i64 = tx.first(identifiers::table.filter(taken).count()).await?;
     if taken > 0 {
         return Err(Error::Conflict { current_version: None, reason: "an identifier is in use" });
     }
@@ -169,7 +168,7 @@ async fn put_on(tx: &TenantTx, id: PatientId, wanted: &[NewIdentifier], there: &
         ))
     });
     let rows = rows.collect::<Result<Vec<_>>>()?;
-    tx.run(diesel::insert_into(identifiers::table).values(rows).execute(&mut tx.conn())).await.map(|_| ())
+    tx.execute(diesel::insert_into(identifiers::table).values(rows)).await.map(|_| ())
 }
 
 fn hash(keys: &TenantKeys, number: &NewIdentifier) -> Vec<u8> {
@@ -179,12 +178,12 @@ fn hash(keys: &TenantKeys, number: &NewIdentifier) -> Vec<u8> {
 /// Makes the patient found by this name and birth date and by the identifiers now on the chart.
 async fn index(tx: &TenantTx, id: PatientId, name: Option<&PersonName>, birth_date: Option<&str>) -> Result<()> {
     let own = identifiers::patient_id.eq(id).and(identifiers::retired_at.is_null());
-    let numbers: Vec<Vec<u8>> = tx.run(identifiers::table.filter(own).select(identifiers::value_hash).load(&mut tx.conn())).await?;
+    let numbers: Vec<Vec<u8>> = tx.load(identifiers::table.filter(own).select(identifiers::value_hash)).await?;
     let terms = tx.keys().patient_terms(name, birth_date, numbers.iter().map(Vec::as_slice));
     let known = diesel::update(patient_terms::table.filter(patient_terms::patient_id.eq(id))).set(patient_terms::terms.eq(&terms));
-    if tx.run(known.execute(&mut tx.conn())).await? == 0 {
+    if tx.execute(known).await? == 0 {
         let row = (patient_terms::tenant_id.eq(tx.tenant()), patient_terms::patient_id.eq(id), patient_terms::terms.eq(&terms));
-        tx.run(diesel::insert_into(patient_terms::table).values(row).execute(&mut tx.conn())).await?;
+        tx.execute(diesel::insert_into(patient_terms::table).values(row)).await?;
     }
     Ok(())
 }

@@ -9,7 +9,6 @@ use crate::model::sql::Statement;
 use crate::model::{From, Page};
 use chrono::NaiveDate;
 use diesel::sql_types::{Array, BigInt, Bool, Integer};
-use diesel_async::RunQueryDsl;
 use std::collections::BTreeSet;
 
 /// Characters of a search.
@@ -88,7 +87,7 @@ pub async fn page(tx: &TenantTx, search: Option<Search>, page: Page) -> Result<V
             From::Oldest => Statement::new(all!("asc")).page(&page),
         },
     };
-    tx.run(query.load(&mut tx.conn())).await
+    tx.load(query).await
 }
 
 const FOUND: &str = concat!(

@@ -11,7 +11,6 @@ use crate::ids::{EncounterId, PatientId, TenantId};
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel::sql_types::{self, Binary, Integer, Nullable, Timestamptz};
-use diesel_async::RunQueryDsl;
 use futures_util::try_join;
 use std::collections::HashMap;
 
@@ -91,7 +90,7 @@ impl Store {
                     let content = content(keys, encounter, before.id, (hash, version), before.ordered_at)?;
                     let row = encounters::table.filter(encounters::id.eq(before.id).and(encounters::version.eq(before.version)));
                     let bump = (encounters::version.eq(version), encounters::updated_at.eq(diesel::dsl::now));
-                    at_its_version(tx.run(diesel::update(row).set((content, bump)).execute(&mut tx.conn())).await?)?;
+                    at_its_version(tx.execute(diesel::update(row).set((content, bump))).await?)?;
                     stored.updated += 1;
                 }
                 None => {
@@ -103,7 +102,7 @@ impl Store {
         }
         if !new.is_empty() {
             stored.new = new.len() as u64;
-            tx.run(diesel::insert_into(encounters::table).values(new).execute(&mut tx.conn())).await?;
+            tx.execute(diesel::insert_into(encounters::table).values(new)).await?;
         }
         Ok(stored)
     }

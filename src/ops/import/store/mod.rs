@@ -32,7 +32,6 @@ use chrono::{DateTime, Utc};
 use diesel::pg::Pg;
 use diesel::sql_types::{self, Array, Binary, Nullable, Timestamptz};
 use diesel::{QueryableByName, sql_query};
-use diesel_async::RunQueryDsl;
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::Arc;
@@ -180,7 +179,7 @@ where
         return Ok(Vec::new());
     }
     let query = sql_query(text).bind::<Array<Binary>, _>(keys).bind::<sql_types::Uuid, _>(tx.tenant());
-    tx.run(query.load(&mut tx.conn())).await
+    tx.load(query).await
 }
 
 /// A row that somebody changed after this batch looked at it is not overwritten: the batch looks again.

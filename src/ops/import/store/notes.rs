@@ -11,7 +11,6 @@ use crate::ids::{EncounterId, NoteId, PatientId, StaffId, TenantId, VersionId};
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel::sql_types::{self, Binary, Integer, Nullable};
-use diesel_async::RunQueryDsl;
 use futures_util::try_join;
 use std::collections::{BTreeMap, HashMap};
 
@@ -152,16 +151,16 @@ impl Store {
                 stored.updated += 1;
                 let row = clinical_notes::table.filter(clinical_notes::id.eq(id).and(clinical_notes::version.eq(before.version)));
                 let bump = (clinical_notes::version.eq(before.version + 1), clinical_notes::updated_at.eq(diesel::dsl::now));
-                at_its_version(tx.run(diesel::update(row).set((content, bump)).execute(&mut tx.conn())).await?)?;
+                at_its_version(tx.execute(diesel::update(row).set((content, bump))).await?)?;
             } else {
                 stored.new += 1;
                 rows.push(NewRow { tenant_id: tenant, id, patient_id: placed.patient, source_key: placed.key.clone(), content });
             }
         }
         if !rows.is_empty() {
-            tx.run(diesel::insert_into(clinical_notes::table).values(rows).execute(&mut tx.conn())).await?;
+            tx.execute(diesel::insert_into(clinical_notes::table).values(rows)).await?;
         }
-        tx.run(diesel::insert_into(note_versions::table).values(versions).execute(&mut tx.conn())).await?;
+        tx.execute(diesel::insert_into(note_versions::table).values(versions)).await?;
         Ok(stored)
     }
 }
@@ -188,7 +187,7 @@ async fn add_types(tx: &TenantTx, placed: &[Placed<'_>]) -> Result<()> {
         .into_iter()
         .map(|(code, display)| (note_types::tenant_id.eq(tx.tenant()), note_types::code.eq(code), note_types::display.eq(display)))
         .collect();
-    tx.run(diesel::insert_into(note_types::table).values(rows).on_conflict_do_nothing().execute(&mut tx.conn())).await?;
+    tx.execute(diesel::insert_into(note_types::table).values(rows).on_conflict_do_nothing()).await?;
     Ok(())
 }
 

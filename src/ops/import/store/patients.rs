@@ -13,7 +13,6 @@ use crate::ids::{PatientId, TenantId};
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel::sql_types::{self, Binary, Integer, Nullable};
-use diesel_async::RunQueryDsl;
 use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
 
@@ -177,14 +176,14 @@ impl Store {
             .iter()
             .map(|plan| Ok(NewRow { tenant_id: tenant, id: plan.id, source_key: plan.key.clone(), content: content(keys, plan)? }))
             .collect::<Result<Vec<_>>>()?;
-        tx.run(diesel::insert_into(patients::table).values(rows).execute(&mut tx.conn())).await?;
+        tx.execute(diesel::insert_into(patients::table).values(rows)).await?;
         let mut identifiers = Vec::new();
         for plan in new {
             identifiers.extend(identifier_rows(tenant, keys, plan)?);
         }
         add_identifiers(tx, &identifiers).await?;
         let terms: Vec<_> = new.iter().map(|plan| TermsRow { tenant_id: tenant, patient_id: plan.id, terms: terms(keys, plan) }).collect();
-        tx.run(diesel::insert_into(patient_terms::table).values(terms).execute(&mut tx.conn())).await?;
+        tx.execute(diesel::insert_into(patient_terms::table).values(terms)).await?;
         Ok(())
     }
 
@@ -192,14 +191,14 @@ impl Store {
         let keys = tx.keys();
         let row = patients::table.filter(patients::id.eq(plan.id).and(patients::version.eq(plan.version)));
         let bump = (patients::version.eq(plan.version + 1), patients::updated_at.eq(diesel::dsl::now));
-        at_its_version(tx.run(diesel::update(row).set((content(keys, plan)?, bump)).execute(&mut tx.conn())).await?)?;
+        at_its_version(tx.execute(diesel::update(row).set((content(keys, plan)?, bump))).await?)?;
 
         let stay: HashSet<_> = plan.before.unwrap_or_default().iter().map(|number| (&number.hash, number.exclusive)).collect();
         let mut rows = identifier_rows(tx.tenant(), keys, plan)?;
         rows.retain(|row| !stay.contains(&(&row.value_hash, row.exclusive)));
         add_identifiers(tx, &rows).await?;
         let named = diesel::update(patient_terms::table.filter(patient_terms::patient_id.eq(plan.id)));
-        tx.run(named.set(patient_terms::terms.eq(terms(keys, plan))).execute(&mut tx.conn())).await?;
+        tx.execute(named.set(patient_terms::terms.eq(terms(keys, plan)))).await?;
         Ok(())
     }
 }
@@ -212,7 +211,7 @@ async fn faces(tx: &TenantTx, ids: &[PatientId]) -> Result<HashMap<PatientId, Fa
     let columns = (patients::id, patients::name_sealed, patients::birth_date_sealed);
     let query = patients::table.select(columns).filter(patients::id.eq_any(ids));
     type Row = (PatientId, Option<Sealed<PatientName>>, Option<Sealed<PatientBirthDate>>);
-    let rows: Vec<Row> = tx.run(query.load(&mut tx.conn())).await?;
+    let rows: Vec<Row> = tx.load(query).await?;
     let open = |(id, name, birth_date): (PatientId, Option<Sealed<PatientName>>, Option<Sealed<PatientBirthDate>>)| {
         let name = name.map(|sealed| tx.keys().open(id.0, &sealed)).transpose()?;
         let birth_date = birth_date.map(|sealed| tx.keys().open(id.0, &sealed)).transpose()?;
@@ -229,7 +228,7 @@ async fn living(tx: &TenantTx, ids: &[PatientId]) -> Result<HashMap<PatientId, V
         (patient_identifiers::patient_id, patient_identifiers::id, patient_identifiers::value_hash, patient_identifiers::exclusive);
     let now = patient_identifiers::patient_id.eq_any(ids).and(patient_identifiers::retired_at.is_null());
     let rows: Vec<(PatientId, Uuid, Vec<u8>, bool)> =
-        tx.run(patient_identifiers::table.select(columns).filter(now).load(&mut tx.conn())).await?;
+        tx.load(patient_identifiers::table.select(columns).filter(now)).await?;
     let mut found: HashMap<_, Vec<_>> = HashMap::new();
     for (patient, id, hash, exclusive) in rows {
         found.entry(patient).or_default().push(Living { id, hash, exclusive });
@@ -278,7 +277,7 @@ async fn retire(tx: &TenantTx, plans: &[Planned<'_>]) -> Result<()> {
     }
     if !gone.is_empty() {
         let retired = diesel::update(patient_identifiers::table.filter(patient_identifiers::id.eq_any(gone)));
-        tx.run(retired.set(patient_identifiers::retired_at.eq(Utc::now())).execute(&mut tx.conn())).await?;
+        tx.execute(retired.set(patient_identifiers::retired_at.eq(Utc::now()))).await?;
     }
     Ok(())
 }
@@ -286,7 +285,7 @@ async fn retire(tx: &TenantTx, plans: &[Planned<'_>]) -> Result<()> {
 async fn add_identifiers(tx: &TenantTx, rows: &[IdentifierRow<'_>]) -> Result<()> {
     // A statement has 65,535 parameters at most.
     for some in rows.chunks(5_000) {
-        tx.run(diesel::insert_into(patient_identifiers::table).values(some).execute(&mut tx.conn())).await?;
+        tx.execute(diesel::insert_into(patient_identifiers::table).values(some)).await?;
     }
     Ok(())
 }

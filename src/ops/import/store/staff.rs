@@ -11,7 +11,6 @@ use crate::guard::TenantTx;
 use crate::ids::{StaffId, TenantId};
 use diesel::prelude::*;
 use diesel::sql_types::{self, Binary, Nullable};
-use diesel_async::RunQueryDsl;
 use std::collections::HashMap;
 
 #[derive(Insertable)]
@@ -172,7 +171,7 @@ fn row(tenant_id: TenantId, id: StaffId, person: &Person) -> NewRow {
 
 async fn add(tx: &TenantTx, new: Vec<NewRow>) -> Result<()> {
     if !new.is_empty() {
-        tx.run(diesel::insert_into(staff::table).values(new).execute(&mut tx.conn())).await?;
+        tx.execute(diesel::insert_into(staff::table).values(new)).await?;
     }
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! The tenant transaction: the one thing through which a chart can be read or written. Only the guard makes one.
 //! Its head (BEGIN, settings, binding) travels with the first query; its audit rows and COMMIT travel together at the end.
 
+mod query;
+
 use super::ticket::{Actor, Event, Purpose, Ticket};
 use crate::audit::{Disclosure, Pending, Whereabouts};
 use crate::crypto::TenantKeys;
@@ -13,15 +15,28 @@ use crate::telemetry::span::{self, Statement};
 use crate::tenant::keys::BindingKey;
 use crate::tenant::{Placement, SchemaName};
 use diesel::QueryResult;
-use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
+use diesel_async::SimpleAsyncConnection;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
-use std::panic::Location;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tracing::Instrument;
 
 /// A transaction bound to one tenant, one person and one purpose.
+///
+/// Its connection is private: every statement goes through `load`, `first`, `optional` or `execute`, behind the head.
+///
+/// ```compile_fail,E0616
+/// # fn reach(tx: &cordon::guard::TenantTx) {
+/// let _ = &tx.session;
+/// # }
+/// ```
+///
+/// ```compile_fail,E0599
+/// # fn reach(tx: &cordon::guard::TenantTx) {
+/// let _ = tx.conn();
+/// # }
+/// ```
 ///
 /// Dropped before `commit` or `rollback` has answered, its session is cancelled and closed.
 pub struct TenantTx {
@@ -79,11 +94,6 @@ impl TenantTx {
         Self { session, head, keys, tenant, schema, whereabouts, effort, pending, failed, over }
     }
 
-    /// Through which queries are built and sent, always inside `run`.
-    pub fn conn(&self) -> &AsyncPgConnection {
-        self.session.pg()
-    }
-
     /// The tenant's keys.
     pub fn keys(&self) -> &TenantKeys {
         &self.keys
@@ -92,13 +102,6 @@ impl TenantTx {
     /// The tenant this is bound to.
     pub fn tenant(&self) -> TenantId {
         self.tenant
-    }
-
-    /// Runs a query made with `conn`. What comes back was bound: if the head failed, its error wins and no row is returned.
-    /// Queries run at once are pipelined. After an error the transaction can only be rolled back.
-    #[track_caller]
-    pub fn run<T>(&self, query: impl Future<Output = QueryResult<T>>) -> impl Future<Output = Result<T>> {
-        self.send(Statement::At(Location::caller()), query)
     }
 
     async fn send<T>(&self, statement: Statement, query: impl Future<Output = QueryResult<T>>) -> Result<T> {
@@ -153,7 +156,7 @@ impl TenantTx {
             (audit, pending.len())
         };
         // `send` refuses after an error: a COMMIT of a failed transaction would answer ROLLBACK and look like success.
-        self.send(Statement::Commit, async { (&mut self.conn()).batch_execute(&format!("{audit}COMMIT")).await }).await?;
+        self.send(Statement::Commit, async { (&mut self.session.pg()).batch_execute(&format!("{audit}COMMIT")).await }).await?;
         self.ended();
         self.effort.audited(rows);
         Ok(())
@@ -165,7 +168,7 @@ impl TenantTx {
             return Ok(());
         }
         let _ = self.head.clone().await;
-        match (&mut self.conn()).batch_execute("ROLLBACK").await {
+        match (&mut self.session.pg()).batch_execute("ROLLBACK").await {
             Ok(()) => {
                 self.ended();
                 Ok(())
