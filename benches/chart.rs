@@ -12,7 +12,7 @@
 mod rig;
 
 use cordon::crypto::TenantKeys;
-use cordon::tenant::{Model, Tenant};
+use cordon::tenant::{TenancyModel, Tenant};
 use rig::cell::Cell;
 use rig::floor::{Floor, Guarded, Recorded};
 use rig::load::{self, Request};
@@ -31,7 +31,7 @@ const TIMELINE: &str = "query ($after: String) { notes(first: 50, after: $after)
 const DRAFT: &str = "mutation ($input: DraftNoteInput!) { draftNote(input: $input) { note { id status version } } }";
 
 /// One kind of request.
-struct Kind {
+struct OperationKind {
     name: &'static str,
     query: &'static str,
     variables: Vec<Value>,
@@ -46,7 +46,9 @@ async fn measure(rig: &Rig) -> Outcome<()> {
         (sized("CORDON_BENCH_PATIENTS", 60)?, sized("CORDON_BENCH_SECONDS", 1)?, sized("CORDON_BENCH_ROUNDS", 1)?);
     let time = Duration::from_secs(seconds.try_into()?);
     let mut tenants = Vec::new();
-    for (slug, model) in [("schema", Model::Schema), ("shared", Model::Shared), ("database", Model::Database)] {
+    for (slug, model) in
+        [("schema", TenancyModel::Schema), ("shared", TenancyModel::Shared), ("database", TenancyModel::Database)]
+    {
         let tenant = rig.tenant(slug, model).await?;
         let notes = rig.fill(&tenant, 1, patients).await?;
         rig.settle(&tenant.placement.as_ref().ok_or("no placement")?.database).await?;
@@ -82,7 +84,9 @@ async fn measure(rig: &Rig) -> Outcome<()> {
         warm(&server, &requests).await?;
         let mut recorded = Vec::new();
         for request in requests.iter() {
-            let ask = async || -> Outcome<()> { load::Connection::open(&server.address).await?.ask(request).await.map(|_| ()) };
+            let ask = async || -> Outcome<()> {
+                load::Connection::open(&server.address).await?.ask(request).await.map(|_| ())
+            };
             recorded.push(floor.record(rig, ask).await?);
         }
         for connections in limits {
@@ -93,7 +97,8 @@ async fn measure(rig: &Rig) -> Outcome<()> {
                 above.measure(&server.address, [server.pid(), rig.cluster.pid()], &requests, connections, time).await?;
             }
             let flights = server.flights().await?;
-            let (bottom, top) = (median(below.server.clone()), median(above.server.clone()) + median(above.database.clone()));
+            let (bottom, top) =
+                (median(below.server.clone()), median(above.server.clone()) + median(above.database.clone()));
             println!(
                 "{:10} {connections:>5} | {:>8.0} {:>7.2} {:>7.2} {bottom:>7.0} | {:>8.0} {:>7.2} {:>7.2} {:>7.0} {:>7.0} {top:>7.0} | {:>6.2} {flights:>7.1}",
                 kind.name,
@@ -120,18 +125,32 @@ async fn measure(rig: &Rig) -> Outcome<()> {
     Ok(())
 }
 
-impl Kind {
+impl OperationKind {
     fn requests(&self, server: &Served, token: &str) -> Arc<Vec<Request>> {
-        Arc::new(self.variables.iter().map(|variables| Request::new(&server.address, token, self.query, variables)).collect())
+        Arc::new(
+            self.variables
+                .iter()
+                .map(|variables| Request::new(&server.address, token, self.query, variables))
+                .collect(),
+        )
     }
 }
 
-async fn kinds(server: &Served, token: &str) -> Outcome<Vec<Kind>> {
+async fn kinds(server: &Served, token: &str) -> Outcome<Vec<OperationKind>> {
     let list = |data: &Value, name: &str, field: &str| -> Vec<Value> {
-        data[name]["edges"].as_array().into_iter().flatten().map(|edge| edge.pointer(field).cloned().unwrap_or_default()).collect()
+        data[name]["edges"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|edge| edge.pointer(field).cloned().unwrap_or_default())
+            .collect()
     };
     let data = server
-        .ask(token, "{ patients(first: 200) { edges { cursor node { id encounters(first: 10) { edges { node { id } } } } } } }", json!({}))
+        .ask(
+            token,
+            "{ patients(first: 200) { edges { cursor node { id encounters(first: 10) { edges { node { id } } } } } } }",
+            json!({}),
+        )
         .await?;
     let mut edges = data["patients"]["edges"].as_array().cloned().unwrap_or_default();
     // Patients with as full a chart page as there are.
@@ -143,19 +162,30 @@ async fn kinds(server: &Served, token: &str) -> Outcome<Vec<Kind>> {
     // The beginning of the first word of each name, as someone at a desk types it.
     let data = server.ask(token, "{ patients(first: 200) { edges { node { name { text } } } } }", json!({})).await?;
     let names = list(&data, "patients", "/node/name/text");
-    let prefixes =
-        names.iter().filter_map(|name| name.as_str()?.split_whitespace().next().map(|word| word.chars().take(4).collect::<String>()));
-    let searches: Vec<Value> =
-        prefixes.filter(|prefix| prefix.chars().count() > 2).take(SAMPLES).map(|search| json!({ "search": search })).collect();
+    let prefixes = names.iter().filter_map(|name| {
+        name.as_str()?.split_whitespace().next().map(|word| word.chars().take(4).collect::<String>())
+    });
+    let searches: Vec<Value> = prefixes
+        .filter(|prefix| prefix.chars().count() > 2)
+        .take(SAMPLES)
+        .map(|search| json!({ "search": search }))
+        .collect();
     let body = "Patient seen and examined. ".repeat(60);
-    let of = |name, query, variables: Vec<Value>| Kind { name, query, variables };
+    let of = |name, query, variables: Vec<Value>| OperationKind { name, query, variables };
     Ok(vec![
         of("chart", CHART, patients.iter().map(|id| json!({ "patient": id })).collect()),
         of("note", NOTE, notes.iter().take(SAMPLES).map(|id| json!({ "id": id })).collect()),
         of("patients", PATIENTS, cursors.iter().take(SAMPLES.min(8)).map(|after| json!({ "after": after })).collect()),
         of("search", SEARCH, searches),
         of("timeline", TIMELINE, places.iter().take(SAMPLES).map(|after| json!({ "after": after })).collect()),
-        of("draft", DRAFT, patients.iter().map(|id| json!({ "input": { "patientId": id, "type": "34117-2", "body": body } })).collect()),
+        of(
+            "draft",
+            DRAFT,
+            patients
+                .iter()
+                .map(|id| json!({ "input": { "patientId": id, "type": "34117-2", "body": body } }))
+                .collect(),
+        ),
     ])
 }
 
@@ -189,9 +219,12 @@ async fn parts(
     let answer = server.ask(&token, CHART, requests_variables(server, &token).await?).await?;
     let texts = answer.to_string().matches("\"body\":").count() * 2 + 4;
     println!("  a chart page, µs of processor time (8 connections):");
-    let step =
-        |n: usize| costs.get(n).copied().unwrap_or_default() - if n == 0 { 0.0 } else { costs.get(n - 1).copied().unwrap_or_default() };
-    for (nth, name) in ["the statements alone", "head and binding", "row security", "audit row"].into_iter().enumerate() {
+    let step = |n: usize| {
+        costs.get(n).copied().unwrap_or_default()
+            - if n == 0 { 0.0 } else { costs.get(n - 1).copied().unwrap_or_default() }
+    };
+    for (nth, name) in ["the statements alone", "head and binding", "row security", "audit row"].into_iter().enumerate()
+    {
         println!("    {name:32} {:>7.0}", step(nth));
     }
     println!("    {:32} {:>7.0}", "HTTP, token, parsing ({ __typename })", median(http.server.clone()));
@@ -207,7 +240,7 @@ async fn requests_variables(server: &Served, token: &str) -> Outcome<Value> {
 
 /// Microseconds to open that many sealed texts of a note's length.
 fn opening(texts: usize) -> f64 {
-    use cordon::crypto::fields::NoteBody;
+    use cordon::model::fields::NoteBody;
     let made = TenantKeys::assemble(
         cordon::ids::TenantId::new(),
         vec![(1, cordon::crypto::fresh_key())],
@@ -240,7 +273,10 @@ async fn models(rig: &Rig, server: &Served, tenants: &[Tenant], time: Duration, 
             cell.measure(&server.address, [server.pid(), rig.cluster.pid()], requests, 8, time).await?;
         }
     }
-    println!("\n{:10} {:>9} {:>7} {:>9}   the chart page by model, 8 connections", "", "answers/s", "p50 ms", "total µs");
+    println!(
+        "\n{:10} {:>9} {:>7} {:>9}   the chart page by model, 8 connections",
+        "", "answers/s", "p50 ms", "total µs"
+    );
     for (tenant, (cell, _)) in tenants.iter().zip(cells) {
         let total = median(cell.server) + median(cell.database);
         println!("{:10} {:>9.0} {:>7.2} {total:>9.0}", tenant.slug, median(cell.rate), median(cell.p50));

@@ -11,7 +11,7 @@
 #[expect(dead_code, reason = "what the benches share is made for more than is used here")]
 mod rig;
 
-use cordon::tenant::{Model, Tenant};
+use cordon::tenant::{TenancyModel, Tenant};
 use rig::load::{self, Request};
 use rig::{Outcome, Rig, Served, median, sized, spent};
 use serde_json::json;
@@ -45,7 +45,8 @@ async fn measure(rig: &Rig) -> Outcome<()> {
     for size in [FEW.min(many), many] {
         while tenants.len() < size {
             let began = Instant::now();
-            let tenant = rig.tenant(&format!("clinic-{}", tenants.len()), model(tenants.len(), many, databases)).await?;
+            let tenant =
+                rig.tenant(&format!("clinic-{}", tenants.len()), model(tenants.len(), many, databases)).await?;
             made.push(began.elapsed().as_secs_f64() * 1e3);
             let began = Instant::now();
             requests.push(open(rig, &server, &tenant).await?);
@@ -92,11 +93,11 @@ async fn measure(rig: &Rig) -> Outcome<()> {
 }
 
 /// The first of every so many has a database of its own, the others take turns.
-fn model(number: usize, of: usize, databases: usize) -> Model {
+fn model(number: usize, of: usize, databases: usize) -> TenancyModel {
     match number {
-        number if number.is_multiple_of((of / databases.max(1)).max(1)) => Model::Database,
-        number if number.is_multiple_of(2) => Model::Schema,
-        _ => Model::Shared,
+        number if number.is_multiple_of((of / databases.max(1)).max(1)) => TenancyModel::Database,
+        number if number.is_multiple_of(2) => TenancyModel::Schema,
+        _ => TenancyModel::Shared,
     }
 }
 

@@ -1,15 +1,19 @@
 //! How fast charts come in, and how much memory that takes: `cordon import` of generated NDJSON into a sealed schema tenant on a durable
 //! PostgreSQL, beside the floor of the same run: the same rows written by INSERT … SELECT, without client, walls and sealing.
 //! `CORDON_BENCH_NOTES` or `CORDON_BENCH_BYTES` set the size. The input is a file of the same seed every time, removed afterwards.
-#![expect(clippy::print_stdout, clippy::indexing_slicing, reason = "a bench prints its table, and stops when a report lacks a figure")]
+#![expect(
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    reason = "a bench prints its table, and stops when a report lacks a figure"
+)]
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use cordon::db::cluster::{Cluster, Durability, Options};
+use cordon::cluster::{Cluster, Durability, Options};
 use cordon::ops::init;
 use cordon::ops::operator::Operator;
 use cordon::ops::provision::{self, NewTenant};
-use cordon::tenant::Model;
+use cordon::tenant::TenancyModel;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use std::fs::File;
@@ -25,7 +29,12 @@ const NOTES_EACH: u64 = 28;
 
 fn main() -> Outcome<()> {
     let directory = std::env::temp_dir().join(format!("cordon-bench-{}", std::process::id()));
-    let options = Options { dir: directory.join("cluster"), durability: Durability::Durable, binaries: None, settings: Vec::new() };
+    let options = Options {
+        dir: directory.join("cluster"),
+        durability: Durability::Durable,
+        binaries: None,
+        settings: Vec::new(),
+    };
     std::fs::create_dir(&directory)?;
     let outcome = tokio::runtime::Runtime::new()?.block_on(measure(&directory, &options));
     std::fs::remove_dir_all(&directory)?;
@@ -36,12 +45,13 @@ async fn measure(directory: &Path, options: &Options) -> Outcome<()> {
     let cluster = Cluster::start(options)?;
     let admin = cordon::db::connect::parse(&cluster.superuser_url("postgres"))?;
     let made = init::run(&admin, &directory.join("site")).await?;
-    let variables: Vec<(String, String)> = [&made.server_env, &made.operator_env].into_iter().flat_map(settings_of).collect();
-    let profile =
-        json!({ "catalog": { "operator_url": value(&variables, "CORDON__CATALOG__OPERATOR_URL") }, "keys": { "file": made.key_file } });
+    let variables: Vec<(String, String)> =
+        [&made.server_env, &made.operator_env].into_iter().flat_map(settings_of).collect();
+    let profile = json!({ "catalog": { "operator_url": value(&variables, "CORDON__CATALOG__OPERATOR_URL") }, "keys": { "file": made.key_file } });
     std::fs::write(directory.join("bench.yaml"), profile.to_string())?;
     let operator = Operator::new(&cordon::config::Settings::load(Some(directory), Some("bench"))?)?;
-    let new = NewTenant { slug: "bench".into(), name: "Bench".into(), model: Model::Schema, server: None, plan: None };
+    let new =
+        NewTenant { slug: "bench".into(), name: "Bench".into(), model: TenancyModel::Schema, server: None, plan: None };
     let tenant = provision::create(&operator, &new).await?;
 
     let input = directory.join("charts.ndjson");
@@ -56,7 +66,12 @@ async fn measure(directory: &Path, options: &Options) -> Outcome<()> {
 
     let seconds = report["seconds"].as_f64().unwrap_or_default();
     let rate = |seconds: f64| notes as f64 / seconds;
-    println!("{notes} notes of {} patients, {:.0} MB of NDJSON, durable, {} cores", notes.div_ceil(NOTES_EACH), mega(bytes), cores());
+    println!(
+        "{notes} notes of {} patients, {:.0} MB of NDJSON, durable, {} cores",
+        notes.div_ceil(NOTES_EACH),
+        mega(bytes),
+        cores()
+    );
     println!("{:34} {:>9} {:>10}", "", "seconds", "notes/s");
     println!("{:34} {seconds:>9.1} {:>10.0}", "cordon import, schema tenant", rate(seconds));
     println!("{:34} {floor:>9.1} {:>10.0}", "floor: the same rows, bare INSERT", rate(floor));
@@ -88,7 +103,8 @@ fn import(input: &Path, variables: &[(String, String)]) -> Outcome<(Value, u32)>
 
 /// Seconds to write the notes and their versions once more, in batches of the importer's size, into tables with nothing but the same keys.
 async fn floor(cluster: &Cluster, schema: &str) -> Outcome<f64> {
-    let (client, connection) = tokio_postgres::connect(cluster.superuser_url("cordon_data").expose_secret(), tokio_postgres::NoTls).await?;
+    let (client, connection) =
+        tokio_postgres::connect(cluster.superuser_url("cordon_data").expose_secret(), tokio_postgres::NoTls).await?;
     tokio::spawn(connection);
     let make = format!(
         "set search_path = {schema}; create schema floor;
@@ -137,7 +153,8 @@ fn generate(path: &Path) -> Outcome<(u64, u64)> {
                 out.file.flush()?;
                 return Ok((notes, out.bytes));
             }
-            let (subject, encounter) = (json!({ "reference": format!("Patient/p{patient}") }), format!("p{patient}-e{visit}"));
+            let (subject, encounter) =
+                (json!({ "reference": format!("Patient/p{patient}") }), format!("p{patient}-e{visit}"));
             let date = format!("20{:02}-{:02}-{:02}T10:00:00Z", visit % 24, visit % 12 + 1, patient % 28 + 1);
             writeln!(
                 out,
@@ -209,7 +226,10 @@ impl Chance {
 /// The variables in a file that `init` wrote.
 fn settings_of(path: impl AsRef<Path>) -> Vec<(String, String)> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines().filter_map(|line| line.split_once('=')).map(|(name, value)| (name.into(), value.trim_matches('\'').into())).collect()
+    text.lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, value)| (name.into(), value.trim_matches('\'').into()))
+        .collect()
 }
 
 fn value<'v>(variables: &'v [(String, String)], name: &str) -> Option<&'v str> {

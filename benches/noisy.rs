@@ -11,7 +11,7 @@
 #[expect(dead_code, reason = "what the benches share is made for more than is used here")]
 mod rig;
 
-use cordon::tenant::{Model, Tenant};
+use cordon::tenant::{TenancyModel, Tenant};
 use rig::load::{self, Request};
 use rig::{Outcome, Rig, Served, median, sized};
 use serde_json::json;
@@ -35,9 +35,12 @@ async fn measure(rig: &Rig) -> Outcome<()> {
     let time = Duration::from_secs(sized("CORDON_BENCH_SECONDS", 2)?.try_into()?);
     let rounds = sized("CORDON_BENCH_ROUNDS", 1)?;
     let mut tenants = Vec::new();
-    for (slug, model) in
-        [("noisy", Model::Shared), ("quiet-shared", Model::Shared), ("quiet-schema", Model::Schema), ("quiet-database", Model::Database)]
-    {
+    for (slug, model) in [
+        ("noisy", TenancyModel::Shared),
+        ("quiet-shared", TenancyModel::Shared),
+        ("quiet-schema", TenancyModel::Schema),
+        ("quiet-database", TenancyModel::Database),
+    ] {
         let tenant = rig.tenant(slug, model).await?;
         rig.fill(&tenant, 1, 50).await?;
         rig.settle(&tenant.placement.as_ref().ok_or("no placement")?.database).await?;
@@ -57,7 +60,10 @@ async fn measure(rig: &Rig) -> Outcome<()> {
         for (nth, run) in neighbours(&server, quiet, time).await?.into_iter().enumerate() {
             alone.get_mut(nth).map(|runs| runs.push(run)).unwrap_or_default();
         }
-        let (said, heard) = tokio::join!(load::paced(&server.address, noise, SHARE * TIMES, 64, time), neighbours(&server, quiet, time));
+        let (said, heard) = tokio::join!(
+            load::paced(&server.address, noise, SHARE * TIMES, 64, time),
+            neighbours(&server, quiet, time)
+        );
         let said = said?;
         noisy.answered += said.answered;
         noisy.refused += said.refused;
@@ -102,9 +108,12 @@ async fn charts(rig: &Rig, server: &Served, tenant: &Tenant) -> Outcome<Arc<Vec<
     let data = server.ask(&token, "{ patients(first: 20) { edges { node { id } } } }", json!({})).await?;
     let patients = data["patients"]["edges"].as_array().cloned().unwrap_or_default();
     // Of several people: the limit of one would hide that of the organisation.
-    let tokens = (0..8).map(|person| rig.token(tenant, "clinician", &format!("bench-{person}"))).collect::<Outcome<Vec<_>>>()?;
+    let tokens =
+        (0..8).map(|person| rig.token(tenant, "clinician", &format!("bench-{person}"))).collect::<Outcome<Vec<_>>>()?;
     let pairs = patients.iter().zip(tokens.iter().cycle());
     Ok(Arc::new(
-        pairs.map(|(edge, token)| Request::new(&server.address, token, CHART, &json!({ "patient": edge["node"]["id"] }))).collect(),
+        pairs
+            .map(|(edge, token)| Request::new(&server.address, token, CHART, &json!({ "patient": edge["node"]["id"] })))
+            .collect(),
     ))
 }

@@ -13,7 +13,7 @@
 #[expect(dead_code, reason = "what the benches share is made for more than is used here")]
 mod rig;
 
-use cordon::tenant::Model;
+use cordon::tenant::TenancyModel;
 use rig::cell::Cell;
 use rig::load::{self, Request};
 use rig::{Outcome, Rig, Served, median, sized, spent};
@@ -35,8 +35,7 @@ const SAMPLES: usize = 64;
 const CHART: &str =
     "query ($id: ID!) { patient(id: $id) { id identifiers { value } name { family given } birthDate encounters(first: 10) { edges { node {
     id class status startedAt notes(first: 20) { edges { node { id type { code } status author { id } authoredAt body } } } } } } } }";
-const NOTE: &str =
-    "query ($id: ID!) { note(id: $id) { id type { code } status author { id } authoredAt body patient { id } encounter { id } } }";
+const NOTE: &str = "query ($id: ID!) { note(id: $id) { id type { code } status author { id } authoredAt body patient { id } encounter { id } } }";
 const DRAFT: &str = "mutation ($i: DraftNoteInput!) { draftNote(input: $i) { note { id status authoredAt } } }";
 /// Charts of the peers' largest organisation as FHIR: patients, who wrote, encounters, notes.
 const CHARTS: [&str; 4] = [
@@ -85,7 +84,7 @@ async fn measure(rig: &Rig, directory: &Path) -> Outcome<()> {
     let (seconds, rounds) = (sized("CORDON_BENCH_SECONDS", 1)?, sized("CORDON_BENCH_ROUNDS", 1)?);
     let (time, connections) = (Duration::from_secs(seconds.try_into()?), sized("CORDON_BENCH_CONNECTIONS", 8)?);
     let peers = Peers::find(directory, sized("CORDON_BENCH_PATIENTS", 100)?).await?;
-    let tenant = rig.tenant("peers", Model::Schema).await?;
+    let tenant = rig.tenant("peers", TenancyModel::Schema).await?;
     let report = rig.import(&tenant, peers.charts(&rig.directory).await?).await?;
     println!("{} patients with {} notes, the same for all", report.patients.new, report.notes.new);
     rig.settle(&tenant.placement.as_ref().ok_or("no placement")?.database).await?;
@@ -109,8 +108,10 @@ async fn measure(rig: &Rig, directory: &Path) -> Outcome<()> {
         "", "", "per s", "p50 ms", "p99 ms", "server", "PG", "total", "MB"
     );
     for kind in ["chart", "chart read", "note", "draft"] {
-        let asked: Vec<_> =
-            contenders.iter().filter_map(|of| Some((of, of.kinds.iter().find(|(name, _)| *name == kind)?.1.clone()))).collect();
+        let asked: Vec<_> = contenders
+            .iter()
+            .filter_map(|of| Some((of, of.kinds.iter().find(|(name, _)| *name == kind)?.1.clone())))
+            .collect();
         let mut cells: Vec<Cell> = asked.iter().map(|_| Cell::default()).collect();
         for (of, requests) in &asked {
             load::run(&of.address, requests, 4, Duration::from_secs(1)).await?;
@@ -156,9 +157,12 @@ struct Patient {
 
 impl Peers {
     async fn find(directory: &Path, patients: usize) -> Outcome<Self> {
-        let home = std::env::var_os("BENCH_HOME").map_or_else(|| std::env::temp_dir().join("chart-bench"), PathBuf::from);
-        let postmaster = std::fs::read_to_string(home.join("data/postmaster.pid"))?.lines().next().unwrap_or_default().parse()?;
-        let (database, connection) = tokio_postgres::connect("postgres://postgres@127.0.0.1:55403/notes", NoTls).await?;
+        let home =
+            std::env::var_os("BENCH_HOME").map_or_else(|| std::env::temp_dir().join("chart-bench"), PathBuf::from);
+        let postmaster =
+            std::fs::read_to_string(home.join("data/postmaster.pid"))?.lines().next().unwrap_or_default().parse()?;
+        let (database, connection) =
+            tokio_postgres::connect("postgres://postgres@127.0.0.1:55403/notes", NoTls).await?;
         tokio::spawn(connection);
         // What an earlier run wrote would be in the charts of this one; ids of the data itself are smaller.
         database
@@ -170,10 +174,14 @@ impl Peers {
             where p.tenant_id = (select tenant_id from app.bench_tenant_range where k = 1) order by p.id limit $1";
         let rows = database.query(found, &[&i64::try_from(patients)?]).await?;
         let tenant = rows.first().ok_or("no patient")?.get(0);
-        let patients =
-            rows.iter().map(|row| Patient { id: row.get(1), record: row.get(2), encounter: row.get(3), note: row.get(4) }).collect();
-        let body =
-            database.query_one("select left(body, 2000) from app.clinical_notes where length(body) > 2000 limit 1", &[]).await?.get(0);
+        let patients = rows
+            .iter()
+            .map(|row| Patient { id: row.get(1), record: row.get(2), encounter: row.get(3), note: row.get(4) })
+            .collect();
+        let body = database
+            .query_one("select left(body, 2000) from app.clinical_notes where length(body) > 2000 limit 1", &[])
+            .await?
+            .get(0);
         Ok(Self { directory: directory.to_owned(), home, database, postmaster, tenant, patients, body })
     }
 
@@ -206,12 +214,19 @@ impl Peers {
             drafts.push(request(DRAFT, json!({ "i": input })));
         }
         let charts = Arc::new(charts);
-        Ok(vec![("chart", Arc::clone(&charts)), ("chart read", charts), ("note", Arc::new(notes)), ("draft", Arc::new(drafts))])
+        Ok(vec![
+            ("chart", Arc::clone(&charts)),
+            ("chart read", charts),
+            ("note", Arc::new(notes)),
+            ("draft", Arc::new(drafts)),
+        ])
     }
 
     /// Starts a peer and waits until it answers.
     async fn start(&self, name: &str) -> Outcome<(Peer, Contender)> {
-        let about: Value = serde_json::from_slice(&std::fs::read(self.directory.join("contenders").join(name).with_extension("json"))?)?;
+        let about: Value = serde_json::from_slice(&std::fs::read(
+            self.directory.join("contenders").join(name).with_extension("json"),
+        )?)?;
         let text = |value: &Value| value.as_str().map(str::to_owned).unwrap_or_default();
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let mut words = about["cmd"].as_array().into_iter().flatten().map(text);
@@ -226,13 +241,20 @@ impl Peers {
         for (kind, op) in [("chart", "Q1"), ("chart read", "Q1a"), ("note", "Q3"), ("draft", "M1")] {
             let about_op = &about["ops"][op];
             if about_op.is_object() {
-                let more = about_op["headers"].as_object().into_iter().flatten().map(|(name, value)| (name.clone(), text(value)));
-                let headers: Vec<_> =
-                    [("x-tenant", self.tenant.clone()), ("x-user", USER.to_owned()), ("accept", "application/json".to_owned())]
-                        .map(|(name, value)| (name.to_owned(), value))
-                        .into_iter()
-                        .chain(more)
-                        .collect();
+                let more = about_op["headers"]
+                    .as_object()
+                    .into_iter()
+                    .flatten()
+                    .map(|(name, value)| (name.clone(), text(value)));
+                let headers: Vec<_> = [
+                    ("x-tenant", self.tenant.clone()),
+                    ("x-user", USER.to_owned()),
+                    ("accept", "application/json".to_owned()),
+                ]
+                .map(|(name, value)| (name.to_owned(), value))
+                .into_iter()
+                .chain(more)
+                .collect();
                 let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
                 let of = |patient: &Patient| {
                     Request::with(
@@ -252,7 +274,9 @@ impl Peers {
             let asked = async { load::Connection::open(&address).await?.ask(&first).await };
             match tokio::time::timeout(Duration::from_secs(5), asked).await {
                 Ok(Ok((200, _))) => break,
-                outcome if began.elapsed() > Duration::from_secs(30) => return Err(format!("{name} does not answer: {outcome:?}").into()),
+                outcome if began.elapsed() > Duration::from_secs(30) => {
+                    return Err(format!("{name} does not answer: {outcome:?}").into());
+                }
                 _ => tokio::time::sleep(Duration::from_millis(200)).await,
             }
         }
@@ -263,7 +287,9 @@ impl Peers {
     /// The variables of a peer's request: a word that begins with a dollar stands for something of the patient's.
     fn filled(&self, variables: &Value, patient: &Patient) -> Value {
         match variables {
-            Value::Object(members) => members.iter().map(|(name, value)| (name.clone(), self.filled(value, patient))).collect(),
+            Value::Object(members) => {
+                members.iter().map(|(name, value)| (name.clone(), self.filled(value, patient))).collect()
+            }
             Value::String(word) => match word.as_str() {
                 "$tenant" => json!(self.tenant),
                 "$patient" => json!(patient.id),

@@ -11,7 +11,7 @@
 #[expect(dead_code, reason = "what the benches share is made for more than is used here")]
 mod rig;
 
-use cordon::tenant::Model;
+use cordon::tenant::TenancyModel;
 use rig::floor::{Floor, Guarded};
 use rig::load::{self, Request};
 use rig::{Outcome, Rig, median, sized};
@@ -30,7 +30,7 @@ fn main() -> Outcome<()> {
 async fn measure(rig: &Rig) -> Outcome<()> {
     let time = Duration::from_secs(sized("CORDON_BENCH_SECONDS", 1)?.try_into()?);
     let rounds = sized("CORDON_BENCH_ROUNDS", 1)?;
-    let tenant = rig.tenant("search", Model::Schema).await?;
+    let tenant = rig.tenant("search", TenancyModel::Schema).await?;
     let patients = rig.register(&tenant, 1, sized("CORDON_BENCH_PATIENTS", 2000)?).await?;
     rig.settle(&tenant.placement.as_ref().ok_or("no placement")?.database).await?;
     let server = rig.serve(rig::UNLIMITED)?;
@@ -57,11 +57,15 @@ async fn measure(rig: &Rig) -> Outcome<()> {
             let data = server.ask(&token, SEARCH, json!({ "search": search })).await?;
             found.push(data["patients"]["edges"].as_array().map_or(0, Vec::len) as f64);
         }
-        let requests: Vec<_> =
-            searches.iter().map(|search| Request::new(&server.address, &token, SEARCH, &json!({ "search": search }))).collect();
+        let requests: Vec<_> = searches
+            .iter()
+            .map(|search| Request::new(&server.address, &token, SEARCH, &json!({ "search": search })))
+            .collect();
         let mut recorded = Vec::new();
         for request in &requests {
-            let ask = async || -> Outcome<()> { load::Connection::open(&server.address).await?.ask(request).await.map(|_| ()) };
+            let ask = async || -> Outcome<()> {
+                load::Connection::open(&server.address).await?.ask(request).await.map(|_| ())
+            };
             recorded.push(floor.record(rig, ask).await?);
         }
         let requests = Arc::new(requests);

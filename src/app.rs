@@ -1,5 +1,6 @@
 //! What is built once at start and shared by every worker. Nothing here belongs to a tenant; caches in it are keyed by tenant id.
 
+use crate::admission::Admission;
 use crate::auth::{self, Verifier};
 use crate::config::Settings;
 use crate::crypto::{self, KeyFile, Kms};
@@ -7,15 +8,17 @@ use crate::db::connect;
 use crate::db::pool::{self, Limits};
 use crate::error::{Error, Result};
 use crate::flags::Flags;
-use crate::guard::readiness::Readiness;
-use crate::guard::{Admission, BootCheck, Door, Parts, Policy, Timeouts, walls};
-use crate::telemetry::{Backends, Metrics, Sources, Work};
+use crate::guard::{GuardFactory, GuardParts, Policy, Timeouts};
+use crate::isolation::{self, BootCheck};
+use crate::readiness::Readiness;
+use crate::telemetry::{BackendStats, MetricSources, Metrics, SealingStats};
 use crate::tenant::SchemaName;
 use crate::tenant::catalog::Catalog;
 use crate::tenant::events::SecurityEvents;
 use crate::tenant::keys::KeyRing;
 use crate::tenant::router::Router;
-use std::sync::{Arc, Mutex, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
@@ -34,7 +37,7 @@ pub struct App {
     /// Tokens to principals.
     pub verifier: Verifier,
     /// Principals to tenants.
-    pub door: Arc<Door>,
+    pub guards: Arc<GuardFactory>,
     /// The catalog.
     pub catalog: Arc<Catalog>,
     /// Keys in memory.
@@ -56,9 +59,14 @@ impl App {
     /// Builds everything; connects to nothing yet.
     pub fn new(settings: Settings, boot_check: BootCheck) -> Result<Arc<Self>, StartError> {
         let wrong = |text: String| StartError::Settings(text);
-        let url = settings.catalog.url.as_ref().ok_or_else(|| wrong("catalog.url is not set (CORDON__CATALOG__URL)".into()))?;
+        let url = settings
+            .catalog
+            .url
+            .as_ref()
+            .ok_or_else(|| wrong("catalog.url is not set (CORDON__CATALOG__URL)".into()))?;
         let config = connect::parse(url).map_err(|error| wrong(format!("catalog.url: {error}")))?;
-        let file = settings.keys.file.as_ref().ok_or_else(|| wrong("keys.file is not set (CORDON__KEYS__FILE)".into()))?;
+        let file =
+            settings.keys.file.as_ref().ok_or_else(|| wrong("keys.file is not set (CORDON__KEYS__FILE)".into()))?;
         let kms: Arc<dyn Kms> = Arc::new(KeyFile::new(file));
         let verifier = Verifier::new(&settings.auth).map_err(|error| wrong(error.to_string()))?;
         let policy = Policy::built_in().map_err(|error| wrong(error.to_string()))?;
@@ -69,8 +77,11 @@ impl App {
         let metrics = Metrics::new(&settings.telemetry).map_err(|error| wrong(error.to_string()))?;
         metrics.watch(sources(&router, &keys));
         let events = Arc::new(SecurityEvents::default());
-        let timeouts = Timeouts { statement_ms: settings.database.statement_timeout_ms, lock_ms: settings.database.lock_timeout_ms };
-        let parts = Parts {
+        let timeouts = Timeouts {
+            statement_ms: settings.database.statement_timeout_ms,
+            lock_ms: settings.database.lock_timeout_ms,
+        };
+        let parts = GuardParts {
             catalog: Arc::clone(&catalog),
             keys: Arc::clone(&keys),
             router: Arc::clone(&router),
@@ -80,13 +91,13 @@ impl App {
             policy,
             timeouts,
         };
-        let door = Door::new(parts, boot_check);
+        let guards = GuardFactory::new(parts, boot_check);
         let admission = Admission::new(settings.admission.clone());
         let readiness = Readiness::new(Arc::clone(&catalog), Arc::clone(&keys), Arc::clone(&router));
         Ok(Arc::new(Self {
             settings,
             verifier,
-            door,
+            guards,
             catalog,
             keys,
             router,
@@ -105,7 +116,7 @@ impl App {
         let mut down = Vec::new();
         for (server, id, database) in self.catalog.shared_schemas().await? {
             // Its tenants are unavailable, the others are not; what stands there is looked at when it is first used.
-            let session = match self.router.lease_shared(id, &database).await {
+            let session = match self.router.checkout_shared(id, &database).await {
                 Ok(session) => session,
                 Err(Error::KeyUnavailable) => {
                     tracing::error!(server = %server, "The keys are not available; no tenant of this server is served until they are");
@@ -116,7 +127,10 @@ impl App {
                     continue;
                 }
             };
-            let walls = walls::common(&session, check).await?.into_iter().chain(walls::around(&session, &SchemaName::shared()).await?);
+            let walls = isolation::common(&session, check)
+                .await?
+                .into_iter()
+                .chain(isolation::around(&session, &SchemaName::shared()).await?);
             down.extend(walls.map(|wall| format!("{server}: {wall}")));
         }
         Ok(down)
@@ -125,7 +139,7 @@ impl App {
     /// Starts what runs beside requests: listening to the catalog, following flags, writing security events.
     pub fn run_beside(self: &Arc<Self>) {
         let keys = Arc::clone(&self.keys);
-        let mut beside = self.beside.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut beside = self.beside.lock();
         beside.spawn(Arc::clone(&self.catalog).listen(move |changed| keys.forget(changed)));
         beside.spawn(Arc::clone(&self.flags).follow());
         beside.spawn(Arc::clone(&self.events).run(Arc::clone(&self.catalog)));
@@ -134,20 +148,20 @@ impl App {
     /// What is left to do when the last request is answered: write what was counted, end what runs beside, let go of sessions.
     pub async fn close(&self) {
         self.events.flush(&self.catalog).await;
-        self.beside.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+        self.beside.lock().abort_all();
         self.router.close();
     }
 }
 
 /// What the parts count for themselves.
-fn sources(router: &Arc<Router>, keys: &Arc<KeyRing>) -> Sources {
-    fn work([values, bytes]: [u64; 2]) -> Work {
-        Work { values, bytes }
+fn sources(router: &Arc<Router>, keys: &Arc<KeyRing>) -> MetricSources {
+    fn work([values, bytes]: [u64; 2]) -> SealingStats {
+        SealingStats { values, bytes }
     }
     let (router, keys) = (Arc::clone(router), Arc::clone(keys));
     let backends = move || {
         let used = router.used().into_iter();
-        let used = used.map(|(server, pool::Used { limit, busy, idle, waiting })| Backends {
+        let used = used.map(|(server, pool::Used { limit, busy, idle, waiting })| BackendStats {
             server: server.to_string(),
             limit,
             busy,
@@ -156,7 +170,7 @@ fn sources(router: &Arc<Router>, keys: &Arc<KeyRing>) -> Sources {
         });
         used.collect()
     };
-    Sources {
+    MetricSources {
         backends: Box::new(backends),
         closed_unclean: pool::closed_unclean,
         sealed: || work(crypto::sealed()),
@@ -172,12 +186,17 @@ pub fn refuse_unfit(settings: &Settings, profile: Option<&str>) -> Result<(), St
         return Err(StartError::Settings("the development issuer is for profile dev only".into()));
     }
     if settings.catalog.operator_url.is_some() {
-        return Err(StartError::Settings("catalog.operator_url must not be set for serve: it holds the reader's login only".into()));
+        return Err(StartError::Settings(
+            "catalog.operator_url must not be set for serve: it holds the reader's login only".into(),
+        ));
     }
     let Some(url) = &settings.catalog.url else { return Ok(()) };
     let config = connect::parse(url).map_err(|error| StartError::Settings(format!("catalog.url: {error}")))?;
     match config.get_user() {
         Some("cordon_catalog_reader") => Ok(()),
-        other => Err(StartError::Settings(format!("catalog.url logs in as {}, not as cordon_catalog_reader", other.unwrap_or("nobody")))),
+        other => Err(StartError::Settings(format!(
+            "catalog.url logs in as {}, not as cordon_catalog_reader",
+            other.unwrap_or("nobody")
+        ))),
     }
 }

@@ -307,7 +307,8 @@ impl Settings {
                 false => return Err(ConfigError::Profile { profile: profile.to_owned(), file }),
             };
         }
-        let variables = Env::prefixed("CORDON__").filter(|key| SECRETS.iter().all(|secret| *key != file_variable(secret).as_str()));
+        let variables =
+            Env::prefixed("CORDON__").filter(|key| SECRETS.iter().all(|secret| *key != file_variable(secret).as_str()));
         figment = figment.merge(variables.split("__"));
         for (key, value) in secret_files()? {
             figment = figment.merge((key, value));

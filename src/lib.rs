@@ -25,10 +25,12 @@
 //! binding (`guard`, `migrations/database`), and keys (`crypto`). Nothing is ambient: a tenant transaction is a value that only the
 //! guard makes, and nothing that was read through it leaves before its audit rows are committed.
 
+pub mod admission;
 pub mod app;
 pub mod audit;
 pub mod auth;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod crypto;
 pub mod db;
@@ -39,7 +41,11 @@ pub mod graphql;
 pub mod guard;
 pub mod http;
 pub mod ids;
+pub mod import;
+pub mod isolation;
 pub mod model;
 pub mod ops;
+pub mod readiness;
+pub mod sample;
 pub mod telemetry;
 pub mod tenant;

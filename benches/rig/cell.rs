@@ -37,10 +37,18 @@ impl Cell {
         let run = load::run(address, requests, connections, time).await?;
         let after = [server, database].map(spent::seconds);
         if run.refused > 0 || run.answered == 0 {
-            return Err(format!("{address}: {} of {} requests were refused", run.refused, run.refused + run.answered).into());
+            return Err(
+                format!("{address}: {} of {} requests were refused", run.refused, run.refused + run.answered).into()
+            );
         }
         let each = |from: f64, to: f64| (to - from) * 1e6 / run.answered as f64;
-        self.add(run.rate(), run.quantile(0.5), run.quantile(0.99), each(before[0], after[0]), each(before[1], after[1]));
+        self.add(
+            run.rate(),
+            run.quantile(0.5),
+            run.quantile(0.99),
+            each(before[0], after[0]),
+            each(before[1], after[1]),
+        );
         Ok(())
     }
 }

@@ -102,7 +102,8 @@ impl Floor {
         let before = std::fs::metadata(&log)?.len();
         let outcome = request().await;
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let text = String::from_utf8_lossy(std::fs::read(&log)?.get(usize::try_from(before)?..).unwrap_or_default()).into_owned();
+        let text = String::from_utf8_lossy(std::fs::read(&log)?.get(usize::try_from(before)?..).unwrap_or_default())
+            .into_owned();
         superuser.batch_execute("alter system reset log_statement").await?;
         superuser.batch_execute("select pg_reload_conf()").await?;
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -170,7 +171,11 @@ impl Floor {
                 ),
             };
             for statement in statements {
-                let _ = writeln!(body, "{};", if *write { self.anew(statement, &mut fresh) } else { self.known(statement, &fresh) });
+                let _ = writeln!(
+                    body,
+                    "{};",
+                    if *write { self.anew(statement, &mut fresh) } else { self.known(statement, &fresh) }
+                );
             }
             if let (Guarded::Audited, Some(audit)) = (guarded, audit) {
                 let _ = writeln!(body, "{audit};");
@@ -186,7 +191,11 @@ impl Floor {
         let insert = statement.to_ascii_uppercase().starts_with("INSERT INTO");
         for id in uuids(statement) {
             // The second id of an insert is the row's; what comes earlier was there before.
-            if insert && uuids(statement).nth(1) == Some(id) && !statement.contains("idempotency") && !fresh.contains_key(id) {
+            if insert
+                && uuids(statement).nth(1) == Some(id)
+                && !statement.contains("idempotency")
+                && !fresh.contains_key(id)
+            {
                 let next = fresh.len();
                 fresh.insert(id.to_owned(), next);
             }
@@ -216,7 +225,11 @@ impl Recorded {
         let mut records: Vec<String> = Vec::new();
         for line in text.lines() {
             match line.strip_prefix('\t') {
-                Some(more) => records.iter_mut().last().map(|record| *record = format!("{record} {}", more.trim())).unwrap_or_default(),
+                Some(more) => records
+                    .iter_mut()
+                    .last()
+                    .map(|record| *record = format!("{record} {}", more.trim()))
+                    .unwrap_or_default(),
                 None => records.push(line.to_owned()),
             }
         }
@@ -232,8 +245,10 @@ impl Recorded {
             } else if let Some(said) = after("LOG:  execute ") {
                 let (_, sql) = said.split_once(": ").ok_or("no statement")?;
                 // PostgreSQL 16 began to write it large.
-                let parameters =
-                    records.get(nth + 1).and_then(|next| next.split_once("DETAIL:  ")?.1.split_once("arameters: ")).map(|(_, list)| list);
+                let parameters = records
+                    .get(nth + 1)
+                    .and_then(|next| next.split_once("DETAIL:  ")?.1.split_once("arameters: "))
+                    .map(|(_, list)| list);
                 let sql = filled(sql, &values(parameters.unwrap_or_default()));
                 transactions.iter_mut().last().map(|last| last.statements.push(sql)).unwrap_or_default();
             }
@@ -278,7 +293,8 @@ fn values(list: &str) -> Vec<String> {
 /// The type a value looks like.
 fn kind(value: &str) -> &'static str {
     let is_uuid = |text: &str| text.len() == 36 && text.split('-').map(str::len).eq([8, 4, 4, 4, 12]);
-    let is_number = |text: &str| !text.is_empty() && text.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit());
+    let is_number =
+        |text: &str| !text.is_empty() && text.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit());
     if let Some(list) = value.strip_prefix('{') {
         let first = list.trim_end_matches('}').split(',').next().unwrap_or_default();
         return if is_uuid(first) {
@@ -294,7 +310,11 @@ fn kind(value: &str) -> &'static str {
         text if text.starts_with("\\x") => "bytea",
         "t" | "f" => "boolean",
         text if is_number(text) => "integer",
-        text if text.len() > 18 && text.len() < 40 && text.starts_with(|first: char| first.is_ascii_digit()) && text.contains("+00") => {
+        text if text.len() > 18
+            && text.len() < 40
+            && text.starts_with(|first: char| first.is_ascii_digit())
+            && text.contains("+00") =>
+        {
             "timestamptz"
         }
         _ => "text",
@@ -302,7 +322,11 @@ fn kind(value: &str) -> &'static str {
 }
 
 fn filled(sql: &str, values: &[String]) -> String {
-    values.iter().enumerate().rev().fold(sql.to_owned(), |text, (nth, value)| text.replace(&format!("${}", nth + 1), value))
+    values
+        .iter()
+        .enumerate()
+        .rev()
+        .fold(sql.to_owned(), |text, (nth, value)| text.replace(&format!("${}", nth + 1), value))
 }
 
 fn uuids(statement: &str) -> impl Iterator<Item = &str> {
@@ -314,7 +338,9 @@ fn latencies(place: &Path) -> Outcome<Vec<f64>> {
     for entry in std::fs::read_dir(place)?.flatten() {
         if entry.file_name().to_string_lossy().starts_with("run.") {
             let text = std::fs::read_to_string(entry.path())?;
-            found.extend(text.lines().filter_map(|line| line.split(' ').nth(2)?.parse::<f64>().ok()).map(|micros| micros / 1e3));
+            found.extend(
+                text.lines().filter_map(|line| line.split(' ').nth(2)?.parse::<f64>().ok()).map(|micros| micros / 1e3),
+            );
         }
     }
     Ok(found)
@@ -322,7 +348,7 @@ fn latencies(place: &Path) -> Outcome<Vec<f64>> {
 
 /// One of PostgreSQL's client programs, beside its server.
 fn program(name: &str) -> Outcome<PathBuf> {
-    let found = cordon::db::cluster::Binaries::find(None)?;
+    let found = cordon::cluster::Binaries::find(None)?;
     let path = found.dir().join(name);
     if path.exists() {
         Ok(path)

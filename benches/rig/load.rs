@@ -69,7 +69,9 @@ fn complete(bytes: &[u8]) -> Option<(u16, usize, usize)> {
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
     let head = std::str::from_utf8(bytes.get(..end)?).ok()?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
-    let length = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.trim().parse().ok())?;
+    let length = head
+        .lines()
+        .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.trim().parse().ok())?;
     (bytes.len() >= end + length).then_some((status, end, length))
 }
 
@@ -131,7 +133,13 @@ pub async fn run(address: &str, requests: &Arc<Vec<Request>>, connections: usize
 
 /// Sends `per_second` requests a second for `time`, whether or not earlier ones were answered, over at most `connections`. Latency counts
 /// from when a request was due, so that a server that stalls is not spared what it kept waiting.
-pub async fn paced(address: &str, requests: &Arc<Vec<Request>>, per_second: u32, connections: usize, time: Duration) -> Outcome<Run> {
+pub async fn paced(
+    address: &str,
+    requests: &Arc<Vec<Request>>,
+    per_second: u32,
+    connections: usize,
+    time: Duration,
+) -> Outcome<Run> {
     let every = Duration::from_secs(1) / per_second.max(1);
     let began = Instant::now();
     let turn = Arc::new(AtomicUsize::new(0));

@@ -7,23 +7,24 @@ pub mod spent;
 
 use cordon::app::App;
 use cordon::auth::dev::{Claims, DevIssuer};
+use cordon::cluster::{Cluster, Durability, Options};
 use cordon::config::Settings;
-use cordon::db::cluster::{Cluster, Durability, Options};
 use cordon::db::connect;
-use cordon::guard::BootCheck;
-use cordon::ops::import::source::Source;
-use cordon::ops::import::{self, Report, Store};
+use cordon::import::source::Source;
+use cordon::import::{self, Report, Store};
+use cordon::isolation::BootCheck;
 use cordon::ops::init;
 use cordon::ops::operator::Operator;
 use cordon::ops::provision::{self, NewTenant};
-use cordon::ops::sample::Charts;
-use cordon::tenant::{Model, Tenant};
+use cordon::sample::Charts;
+use cordon::tenant::{TenancyModel, Tenant};
+use parking_lot::Mutex;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -63,7 +64,8 @@ impl Rig {
         let directory = std::env::temp_dir().join(format!("cordon-bench-{name}-{}", std::process::id()));
         std::fs::create_dir(&directory)?;
         let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let options = Options { dir: directory.join("cluster"), durability: Durability::Durable, binaries: None, settings };
+        let options =
+            Options { dir: directory.join("cluster"), durability: Durability::Durable, binaries: None, settings };
         let cluster = Cluster::start(&options)?;
         let admin = connect::parse(&cluster.superuser_url("postgres"))?;
         let made = init::run(&admin, &directory.join("site")).await?;
@@ -84,7 +86,8 @@ impl Rig {
 
     /// The same with a PostgreSQL whose log tells all that a floor needs, for as long as `measure` takes.
     pub async fn with_floor(name: &str, measure: impl AsyncFnOnce(&Self) -> Outcome<()>) -> Outcome<()> {
-        let settings = [("log_error_verbosity", "default"), ("log_parameter_max_length", "-1"), ("shared_buffers", "1GB")];
+        let settings =
+            [("log_error_verbosity", "default"), ("log_parameter_max_length", "-1"), ("shared_buffers", "1GB")];
         let rig = Self::make(name, &settings).await?;
         let outcome = measure(&rig).await;
         rig.clear().and(outcome)
@@ -98,7 +101,7 @@ impl Rig {
     }
 
     /// An organisation.
-    pub async fn tenant(&self, slug: &str, model: Model) -> Outcome<Tenant> {
+    pub async fn tenant(&self, slug: &str, model: TenancyModel) -> Outcome<Tenant> {
         let new = NewTenant { slug: slug.into(), name: "Bench".into(), model, server: None, plan: None };
         Ok(provision::create(&self.operator, &new).await?)
     }
@@ -118,7 +121,8 @@ impl Rig {
     /// Those lines of sample charts that are `wanted`, in a file.
     fn sample(&self, seed: u64, patients: usize, wanted: fn(&[u8]) -> bool) -> Outcome<PathBuf> {
         let file = self.directory.join("sample.ndjson");
-        let mut out = Sieve { wanted, line: Vec::new(), out: BufWriter::with_capacity(1 << 20, std::fs::File::create(&file)?) };
+        let mut out =
+            Sieve { wanted, line: Vec::new(), out: BufWriter::with_capacity(1 << 20, std::fs::File::create(&file)?) };
         Charts::new(seed, patients.try_into()?).write_to(&mut out, |_| ())?;
         out.flush()?;
         Ok(file)
@@ -130,7 +134,7 @@ impl Rig {
         settings.catalog.operator_url = None;
         let app = App::new(settings, BootCheck::Dev)?;
         let input = Source::open(std::slice::from_ref(&file)).map_err(|error| error.to_string())?;
-        let report = import::run(input, Store::new(Arc::clone(&app.door), tenant.id, "sample"), None, |_| ()).await?;
+        let report = import::run(input, Store::new(Arc::clone(&app.guards), tenant.id, "sample"), None, |_| ()).await?;
         std::fs::remove_file(file)?;
         match report.rejects {
             0 => Ok(report),
@@ -148,7 +152,8 @@ impl Rig {
     /// A superuser's session.
     pub async fn superuser(&self, database: &str) -> Outcome<tokio_postgres::Client> {
         let (client, connection) =
-            tokio_postgres::connect(self.cluster.superuser_url(database).expose_secret(), tokio_postgres::NoTls).await?;
+            tokio_postgres::connect(self.cluster.superuser_url(database).expose_secret(), tokio_postgres::NoTls)
+                .await?;
         tokio::spawn(connection);
         Ok(client)
     }
@@ -180,8 +185,12 @@ impl Rig {
             said.push(line);
             found
         });
-        let metrics = lines.by_ref().find_map(|line| line.split("Metrics at http://").nth(1)?.split('/').next().map(str::to_owned));
-        let Some(address) = address else { return Err(format!("cordon serve did not start: {}", said.join("\n")).into()) };
+        let metrics = lines
+            .by_ref()
+            .find_map(|line| line.split("Metrics at http://").nth(1)?.split('/').next().map(str::to_owned));
+        let Some(address) = address else {
+            return Err(format!("cordon serve did not start: {}", said.join("\n")).into());
+        };
         // Whoever logs must be read.
         std::thread::spawn(move || lines.for_each(|line| eprintln!("server: {line}")));
         Ok(Served { child, address, metrics: metrics.ok_or("no metrics")?, flown: Mutex::default() })
@@ -231,7 +240,11 @@ impl Served {
     /// Flights to PostgreSQL of a request, on average since they were last asked for, as the server counts them.
     pub async fn flights(&self) -> Outcome<f64> {
         let mut socket = TcpStream::connect(&self.metrics).await?;
-        socket.write_all(format!("GET /metrics HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.metrics).as_bytes()).await?;
+        socket
+            .write_all(
+                format!("GET /metrics HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.metrics).as_bytes(),
+            )
+            .await?;
         let mut text = String::new();
         socket.read_to_string(&mut text).await?;
         let sum = |name: &str| -> f64 {
@@ -239,7 +252,7 @@ impl Served {
             lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
         };
         let now = (sum("cordon_request_flights_sum"), sum("cordon_request_flights_count"));
-        let before = std::mem::replace(&mut *self.flown.lock().unwrap_or_else(PoisonError::into_inner), now);
+        let before = std::mem::replace(&mut *self.flown.lock(), now);
         Ok((now.0 - before.0) / (now.1 - before.1))
     }
 
@@ -265,7 +278,10 @@ impl Drop for Served {
 /// The variables in a file that `init` wrote.
 fn settings_of(path: impl AsRef<Path>) -> Vec<(String, String)> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines().filter_map(|line| line.split_once('=')).map(|(name, value)| (name.into(), value.trim_matches('\'').into())).collect()
+    text.lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, value)| (name.into(), value.trim_matches('\'').into()))
+        .collect()
 }
 
 fn value<'v>(variables: &'v [(String, String)], name: &str) -> Option<&'v str> {

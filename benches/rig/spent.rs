@@ -29,7 +29,8 @@ pub fn seconds(root: u32) -> f64 {
 /// Megabytes that a process holds in memory.
 pub fn megabytes(pid: u32) -> f64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let kilobytes: Option<f64> = text.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB")?.parse().ok());
+    let kilobytes: Option<f64> =
+        text.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB")?.parse().ok());
     kilobytes.unwrap_or_default() / 1024.0
 }
 
@@ -45,7 +46,11 @@ fn process(pid: u32) -> Option<Process> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields: Vec<_> = text.rsplit_once(") ")?.1.split(' ').collect();
     let sum = |fields: &[&str]| fields.iter().filter_map(|field| field.parse::<f64>().ok()).sum::<f64>();
-    Some(Process { parent: fields.get(1)?.parse().ok()?, ticks: sum(fields.get(11..15)?), of_children: sum(fields.get(13..15)?) })
+    Some(Process {
+        parent: fields.get(1)?.parse().ok()?,
+        ticks: sum(fields.get(11..15)?),
+        of_children: sum(fields.get(13..15)?),
+    })
 }
 
 /// Seconds that the children spent which `run` started and waited for.

@@ -20,7 +20,7 @@ pub enum Outcome {
 
 /// One reading of one patient's records of one kind.
 #[derive(Debug, Clone)]
-pub struct Disclosure {
+pub struct AccessRecord {
     /// `patient.read`, `note.read`, …
     pub action: &'static str,
     /// Whose record; none where the patient is not known.
@@ -37,7 +37,7 @@ pub struct Disclosure {
 
 /// From where a request came.
 #[derive(Debug, Clone, Default)]
-pub struct Whereabouts {
+pub struct ClientInfo {
     /// The caller's address.
     pub ip: Option<IpAddr>,
     /// The caller's software, as it names itself.
@@ -48,11 +48,11 @@ pub struct Whereabouts {
 
 /// Disclosures of one transaction, one row per action, patient and kind of record.
 #[derive(Debug, Default)]
-pub struct Pending(Vec<Row>);
+pub struct AccessRecords(Vec<Row>);
 
 #[derive(Debug)]
 struct Row {
-    of: Disclosure,
+    of: AccessRecord,
     ids: BTreeSet<Uuid>,
     fields: BTreeSet<&'static str>,
 }
@@ -70,9 +70,9 @@ struct Wire<'a> {
     trace_id: Option<&'a str>,
 }
 
-impl Pending {
+impl AccessRecords {
     /// Adds a disclosure to the row it belongs to.
-    pub fn add(&mut self, disclosure: Disclosure) {
+    pub fn add(&mut self, disclosure: AccessRecord) {
         let same = |row: &&mut Row| {
             (row.of.action, row.of.patient, row.of.resource_type, row.of.outcome)
                 == (disclosure.action, disclosure.patient, disclosure.resource_type, disclosure.outcome)
@@ -82,7 +82,8 @@ impl Pending {
             row.fields.extend(disclosure.fields);
             return;
         }
-        let (ids, fields) = (disclosure.resource_ids.iter().copied().collect(), disclosure.fields.iter().copied().collect());
+        let (ids, fields) =
+            (disclosure.resource_ids.iter().copied().collect(), disclosure.fields.iter().copied().collect());
         self.0.push(Row { of: disclosure, ids, fields });
     }
 
@@ -97,15 +98,15 @@ impl Pending {
     }
 
     /// The rows as hex of JSON: the argument of the schema's `audit(text)`, safe to stand in any statement.
-    pub fn to_hex(&self, whereabouts: &Whereabouts) -> String {
-        let rows: Vec<_> = self.0.iter().map(|row| row.wire(whereabouts)).collect();
+    pub fn to_hex(&self, client: &ClientInfo) -> String {
+        let rows: Vec<_> = self.0.iter().map(|row| row.wire(client)).collect();
         // Strings and ids only: serialisation cannot fail, and an empty text would make the database refuse.
         hex(&serde_json::to_vec(&rows).unwrap_or_default())
     }
 }
 
 impl Row {
-    fn wire<'a>(&'a self, whereabouts: &'a Whereabouts) -> Wire<'a> {
+    fn wire<'a>(&'a self, client: &'a ClientInfo) -> Wire<'a> {
         Wire {
             action: self.of.action,
             outcome: self.of.outcome,
@@ -113,9 +114,9 @@ impl Row {
             patient_id: self.of.patient,
             resource_ids: &self.ids,
             fields: &self.fields,
-            ip: whereabouts.ip,
-            user_agent: whereabouts.user_agent.as_deref(),
-            trace_id: whereabouts.trace_id.as_deref(),
+            ip: client.ip,
+            user_agent: client.user_agent.as_deref(),
+            trace_id: client.trace_id.as_deref(),
         }
     }
 }

@@ -77,11 +77,20 @@ impl Rules {
         let acting = match claims.0.get("act") {
             None => None,
             Some(act) => {
-                let subject = act.get("sub").and_then(Value::as_str).filter(|subject| is_line(subject, LONGEST_SUBJECT));
+                let subject =
+                    act.get("sub").and_then(Value::as_str).filter(|subject| is_line(subject, LONGEST_SUBJECT));
                 Some(subject.ok_or("act")?.to_owned())
             }
         };
-        Ok(Principal { issuer: issuer.to_owned(), subject: subject.to_owned(), name, tenants, roles, acting, expires_at })
+        Ok(Principal {
+            issuer: issuer.to_owned(),
+            subject: subject.to_owned(),
+            name,
+            tenants,
+            roles,
+            acting,
+            expires_at,
+        })
     }
 
     /// Whether `aud`, one or an array, names us.

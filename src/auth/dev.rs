@@ -59,7 +59,8 @@ impl DevIssuer {
         let (_, pem) = private_file::read(&path).map_err(fault)?;
         let unusable = |error: &dyn fmt::Display| Error::internal("The development issuer's key is unusable", error);
         let der = PrivatePkcs8KeyDer::from_pem_slice(&pem).map_err(|error| unusable(&error))?;
-        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der.secret_pkcs8_der()).map_err(|error| unusable(&error))?;
+        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der.secret_pkcs8_der())
+            .map_err(|error| unusable(&error))?;
         let (key_id, set) = public_set(&key).ok_or_else(|| unusable(&"not an uncompressed point"))?;
         private_file::replace(&jwks, set.to_string().as_bytes()).map_err(fault)?;
         Ok(Self { audience: audience.to_owned(), key, key_id, jwks })
@@ -105,8 +106,10 @@ impl DevIssuer {
     /// Signs a header and claims as they are given, whether or not they make sense.
     pub fn sign(&self, header: &str, claims: &str) -> Result<String> {
         let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
-        let signature =
-            self.key.sign(&SystemRandom::new(), message.as_bytes()).map_err(|error| Error::internal("Signing failed", error))?;
+        let signature = self
+            .key
+            .sign(&SystemRandom::new(), message.as_bytes())
+            .map_err(|error| Error::internal("Signing failed", error))?;
         Ok(format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 }
@@ -131,6 +134,7 @@ fn public_set(key: &EcdsaKeyPair) -> Option<(String, Value)> {
     let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
     let canonical = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
     let id = URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, canonical.as_bytes()));
-    let set = json!({ "keys": [{ "kty": "EC", "crv": "P-256", "x": x, "y": y, "kid": id, "alg": "ES256", "use": "sig" }] });
+    let set =
+        json!({ "keys": [{ "kty": "EC", "crv": "P-256", "x": x, "y": y, "kid": id, "alg": "ES256", "use": "sig" }] });
     Some((id, set))
 }

@@ -6,11 +6,12 @@ use crate::config;
 use crate::crypto::private_file::Stamp;
 use aws_lc_rs::digest::{SHA256, digest};
 use jsonwebtoken::{Algorithm, DecodingKey, crypto};
+use parking_lot::RwLock;
 use reqwest::{Client, Url};
 use serde::Deserialize;
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 use tracing::{info, warn};
@@ -67,24 +68,24 @@ struct Key {
 pub(super) struct VerifyKey {
     key: DecodingKey,
     /// SHA-256 of whole tokens.
-    signed: std::sync::Mutex<HashSet<[u8; 32]>>,
+    signed: parking_lot::Mutex<HashSet<[u8; 32]>>,
 }
 
 impl VerifyKey {
     fn new(key: DecodingKey) -> Self {
-        Self { key, signed: std::sync::Mutex::default() }
+        Self { key, signed: parking_lot::Mutex::default() }
     }
 
     /// Whether this key made the signature of a token: header and claims, a dot, and the signature. The header names the algorithm.
     pub(super) fn signed(&self, token: &str, algorithm: Algorithm) -> bool {
         let Ok(digest) = digest(&SHA256, token.as_bytes()).as_ref().try_into() else { return false };
-        if self.signed.lock().unwrap_or_else(PoisonError::into_inner).contains(&digest) {
+        if self.signed.lock().contains(&digest) {
             return true;
         }
         let Some((message, signature)) = token.rsplit_once('.') else { return false };
         let genuine = crypto::verify(signature, message.as_bytes(), &self.key, algorithm).unwrap_or(false);
         if genuine {
-            let mut signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut signed = self.signed.lock();
             // Tokens end, and what is asked often is soon back.
             if signed.len() >= KNOWN {
                 signed.clear();
@@ -103,11 +104,21 @@ impl KeySet {
             (None, Some(url)) => Source::Url(client()?, trusted(url)?),
             _ => return Err("needs either jwks_file or jwks_url"),
         };
-        Ok(Self { issuer: issuer.issuer.clone(), source, floor: FLOOR, current: RwLock::default(), last: Mutex::default() })
+        Ok(Self {
+            issuer: issuer.issuer.clone(),
+            source,
+            floor: FLOOR,
+            current: RwLock::default(),
+            last: Mutex::default(),
+        })
     }
 
     /// The key with this id, if it verifies this algorithm.
-    pub(super) async fn find(self: &Arc<Self>, id: &str, algorithm: Algorithm) -> Result<Option<Arc<VerifyKey>>, KeysAway> {
+    pub(super) async fn find(
+        self: &Arc<Self>,
+        id: &str,
+        algorithm: Algorithm,
+    ) -> Result<Option<Arc<VerifyKey>>, KeysAway> {
         if let Source::File(path) = &self.source {
             self.read(path).await;
             return self.loaded().map(|loaded| loaded.find(id, algorithm)).ok_or(KeysAway);
@@ -128,7 +139,7 @@ impl KeySet {
 
     /// The last good set: a file's for ever, a URL's for a day.
     fn loaded(&self) -> Option<Loaded> {
-        let loaded = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let loaded = self.current.read().clone();
         loaded.filter(|loaded| matches!(self.source, Source::File(_)) || loaded.at.elapsed() < STALE)
     }
 
@@ -161,7 +172,7 @@ impl KeySet {
         match content.and_then(|content| parse(&content)) {
             Ok(keys) => {
                 info!(auth.issuer = self.issuer, keys = keys.len(), "Loaded the issuer's keys");
-                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Loaded { keys, at: Instant::now() });
+                *self.current.write() = Some(Loaded { keys, at: Instant::now() });
             }
             Err(error) => warn!(auth.issuer = self.issuer, error, "The issuer's keys cannot be loaded"),
         }
@@ -176,7 +187,11 @@ impl Loaded {
 
 fn client() -> Result<Client, &'static str> {
     // No idle connections: they would belong to the runtime of the worker that opened them.
-    let client = Client::builder().timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none()).pool_max_idle_per_host(0).build();
+    let client = Client::builder()
+        .timeout(TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none())
+        .pool_max_idle_per_host(0)
+        .build();
     client.map_err(|_| "needs an HTTP client, and none can be made here")
 }
 
@@ -184,7 +199,11 @@ fn client() -> Result<Client, &'static str> {
 fn trusted(url: &str) -> Result<Url, &'static str> {
     let url = Url::parse(url).map_err(|_| "has a jwks_url that is not a URL")?;
     let here = matches!(url.host_str(), Some("127.0.0.1" | "[::1]" | "localhost"));
-    if url.scheme() == "https" || (url.scheme() == "http" && here) { Ok(url) } else { Err("has a jwks_url that is not https") }
+    if url.scheme() == "https" || (url.scheme() == "http" && here) {
+        Ok(url)
+    } else {
+        Err("has a jwks_url that is not https")
+    }
 }
 
 async fn get(client: &Client, url: &Url) -> Result<Vec<u8>, String> {
@@ -230,18 +249,26 @@ struct Jwk {
 
 impl Jwk {
     fn key(self) -> Option<Key> {
-        let verifies = self.usage.is_none_or(|usage| usage == "sig") && self.key_ops.is_none_or(|ops| ops.iter().any(|op| op == "verify"));
+        let verifies = self.usage.is_none_or(|usage| usage == "sig")
+            && self.key_ops.is_none_or(|ops| ops.iter().any(|op| op == "verify"));
         let (mut algorithms, key) = match (self.kty.as_str(), self.crv.as_deref()) {
             ("EC", Some("P-256")) => (vec![Algorithm::ES256], DecodingKey::from_ec_components(&self.x?, &self.y?)),
             ("EC", Some("P-384")) => (vec![Algorithm::ES384], DecodingKey::from_ec_components(&self.x?, &self.y?)),
             ("OKP", Some("Ed25519")) => (vec![Algorithm::EdDSA], DecodingKey::from_ed_components(&self.x?)),
-            ("RSA", _) => (jsonwebtoken::AlgorithmFamily::Rsa.algorithms().to_vec(), DecodingKey::from_rsa_components(&self.n?, &self.e?)),
+            ("RSA", _) => (
+                jsonwebtoken::AlgorithmFamily::Rsa.algorithms().to_vec(),
+                DecodingKey::from_rsa_components(&self.n?, &self.e?),
+            ),
             _ => return None,
         };
         if let Some(only) = self.alg {
             algorithms.retain(|algorithm| only.parse().ok() == Some(*algorithm));
         }
-        (verifies && !algorithms.is_empty()).then_some(Key { id: self.kid, algorithms, key: Arc::new(VerifyKey::new(key.ok()?)) })
+        (verifies && !algorithms.is_empty()).then_some(Key {
+            id: self.kid,
+            algorithms,
+            key: Arc::new(VerifyKey::new(key.ok()?)),
+        })
     }
 }
 
@@ -264,7 +291,7 @@ mod tests {
                 count.fetch_add(1, Ordering::SeqCst);
                 let _ = stream.read(&mut [0; 4096]).await;
                 tokio::time::sleep(Duration::from_millis(50)).await;
-                let body = body.read().unwrap().clone();
+                let body = body.read().clone();
                 let status = if body.is_some() { "200 OK" } else { "500 Internal Server Error" };
                 let body = body.unwrap_or_default();
                 let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
@@ -309,10 +336,10 @@ mod tests {
         let keys = key_set(&url, Duration::ZERO);
         let find = async || keys.find(issuer.key_id(), Algorithm::ES256).await.map(|key| key.is_some()).ok();
         assert_eq!(find().await, None);
-        *body.write().unwrap() = Some(std::fs::read(issuer.jwks_path()).unwrap());
+        *body.write() = Some(std::fs::read(issuer.jwks_path()).unwrap());
         assert_eq!(find().await, Some(true));
         for bad in [None, Some(b"<html>".to_vec()), Some(vec![b' '; LARGEST + 1])] {
-            *body.write().unwrap() = bad;
+            *body.write() = bad;
             assert!(keys.find("rotated", Algorithm::ES256).await.unwrap().is_none());
             assert_eq!(find().await, Some(true));
         }
@@ -324,7 +351,10 @@ mod tests {
         let ec = r#""kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0""#;
         let count = |entry: String| parse(format!("{{\"keys\":[{entry}]}}").as_bytes()).unwrap().len();
         assert_eq!(count(format!("{{\"kid\":\"a\",{ec}}}, {{\"kty\":\"new\"}}, 7")), 1);
-        assert_eq!(count(format!("{{\"kid\":\"a\",\"alg\":\"ES256\",\"use\":\"sig\",\"key_ops\":[\"verify\"],{ec}}}")), 1);
+        assert_eq!(
+            count(format!("{{\"kid\":\"a\",\"alg\":\"ES256\",\"use\":\"sig\",\"key_ops\":[\"verify\"],{ec}}}")),
+            1
+        );
         for wrong in ["\"alg\":\"ES384\"", "\"alg\":\"HS256\"", "\"use\":\"enc\"", "\"key_ops\":[\"sign\"]"] {
             assert_eq!(count(format!("{{\"kid\":\"a\",{wrong},{ec}}}")), 0, "{wrong}");
         }

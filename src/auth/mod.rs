@@ -81,8 +81,10 @@ impl Verifier {
             if entry.issuer.is_empty() || issuers.iter().any(|known| known.name == entry.issuer) {
                 return Err(problem("needs a name of its own"));
             }
-            let algorithms =
-                entry.algorithms.iter().map(|name| asymmetric(name).ok_or_else(|| problem("has an algorithm that is not accepted")));
+            let algorithms = entry
+                .algorithms
+                .iter()
+                .map(|name| asymmetric(name).ok_or_else(|| problem("has an algorithm that is not accepted")));
             let algorithms = algorithms.collect::<Result<Vec<_>, _>>()?;
             if algorithms.is_empty() {
                 return Err(problem("has no algorithms"));
@@ -91,9 +93,10 @@ impl Verifier {
             let (name, claims) = (entry.issuer.clone(), entry.claims.clone());
             issuers.push(Issuer { name, algorithms, allow_typ_jwt: entry.allow_typ_jwt, claims, keys });
         }
-        let leeway = i64::try_from(settings.leeway_seconds).map_err(|_| ConfigProblem("leeway_seconds is too large".into()))?;
-        let max_lifetime =
-            i64::try_from(settings.max_lifetime_seconds).map_err(|_| ConfigProblem("max_lifetime_seconds is too large".into()))?;
+        let leeway =
+            i64::try_from(settings.leeway_seconds).map_err(|_| ConfigProblem("leeway_seconds is too large".into()))?;
+        let max_lifetime = i64::try_from(settings.max_lifetime_seconds)
+            .map_err(|_| ConfigProblem("max_lifetime_seconds is too large".into()))?;
         Ok(Self { rules: Rules { audience: settings.audience.clone(), leeway, max_lifetime }, issuers })
     }
 
@@ -113,13 +116,18 @@ impl Verifier {
             return Err("too long".into());
         }
         let (message, _) = bearer.rsplit_once('.').ok_or("not three parts")?;
-        let (header, claims) = message.split_once('.').filter(|(_, claims)| !claims.contains('.')).ok_or("not three parts")?;
+        let (header, claims) =
+            message.split_once('.').filter(|(_, claims)| !claims.contains('.')).ok_or("not three parts")?;
         let header = decode(header).ok_or("header unreadable")?;
         let claims = decode(claims).ok_or("claims unreadable")?;
 
         // Not believed yet: `iss` only chooses whose rules and keys apply.
-        let issuer = claims.text("iss").and_then(|name| self.issuers.iter().find(|issuer| issuer.name == name)).ok_or("unknown issuer")?;
-        let algorithm = header.text("alg").and_then(asymmetric).filter(|algorithm| issuer.algorithms.contains(algorithm));
+        let issuer = claims
+            .text("iss")
+            .and_then(|name| self.issuers.iter().find(|issuer| issuer.name == name))
+            .ok_or("unknown issuer")?;
+        let algorithm =
+            header.text("alg").and_then(asymmetric).filter(|algorithm| issuer.algorithms.contains(algorithm));
         let algorithm = algorithm.ok_or("algorithm")?;
         if !issuer.accepts_type(header.text("typ").ok_or("no typ")?) {
             return Err("typ".into());

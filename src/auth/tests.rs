@@ -35,11 +35,15 @@ impl Desk {
     }
 
     async fn with_claims(&self, change: Value) -> Result<Principal> {
-        self.verifier.verify(&self.issuer.sign(&self.header().to_string(), &merged(self.claims(), change).to_string()).unwrap()).await
+        self.verifier
+            .verify(&self.issuer.sign(&self.header().to_string(), &merged(self.claims(), change).to_string()).unwrap())
+            .await
     }
 
     async fn with_header(&self, change: Value) -> Result<Principal> {
-        self.verifier.verify(&self.issuer.sign(&merged(self.header(), change).to_string(), &self.claims().to_string()).unwrap()).await
+        self.verifier
+            .verify(&self.issuer.sign(&merged(self.header(), change).to_string(), &self.claims().to_string()).unwrap())
+            .await
     }
 
     /// Claims with more text at their end, as JSON that no `Value` could hold.
@@ -78,7 +82,11 @@ async fn a_genuine_token_names_its_principal() {
     assert_eq!((principal.issuer.as_str(), principal.acting), (ISSUER, claims.acting));
     assert!(principal.expires_at > Utc::now() + Duration::from_secs(43190));
     assert!(desk.with_claims(json!({ "aud": ["other", "cordon"], "nbf": Utc::now().timestamp() + 20 })).await.is_ok());
-    assert!(desk.with_header(json!({ "typ": "application/at+jwt", "jku": "https://evil.example", "jwk": {} })).await.is_ok());
+    assert!(
+        desk.with_header(json!({ "typ": "application/at+jwt", "jku": "https://evil.example", "jwk": {} }))
+            .await
+            .is_ok()
+    );
 }
 
 #[tokio::test]
@@ -103,7 +111,10 @@ async fn forged_headers_are_refused() {
     }
     let mut lenient = desk.issuer.settings();
     lenient.allow_typ_jwt = true;
-    let token = desk.issuer.sign(&merged(desk.header(), json!({ "typ": "JWT" })).to_string(), &desk.claims().to_string()).unwrap();
+    let token = desk
+        .issuer
+        .sign(&merged(desk.header(), json!({ "typ": "JWT" })).to_string(), &desk.claims().to_string())
+        .unwrap();
     assert!(Verifier::new(&auth(vec![lenient])).unwrap().verify(&token).await.is_ok());
 }
 
@@ -121,7 +132,8 @@ async fn forged_signatures_are_refused() {
     let set = std::fs::read(desk.issuer.jwks_path()).unwrap();
     let hmac_header = URL_SAFE_NO_PAD.encode(merged(desk.header(), json!({ "alg": "HS256" })).to_string());
     let hmac_message = format!("{hmac_header}.{claims}");
-    let hmac = crypto::sign(hmac_message.as_bytes(), &jsonwebtoken::EncodingKey::from_secret(&set), Algorithm::HS256).unwrap();
+    let hmac =
+        crypto::sign(hmac_message.as_bytes(), &jsonwebtoken::EncodingKey::from_secret(&set), Algorithm::HS256).unwrap();
     let none_header = URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"at+jwt"}"#);
 
     // Another key that says it is ours.
@@ -211,10 +223,26 @@ async fn claims_that_break_a_rule_are_refused() {
 #[tokio::test]
 async fn no_system_tenant_can_be_named() {
     let desk = desk();
-    for name in ["__system__", "system", "default", "public", "DEFAULT", "pg_catalog", "shared", "*", "", "null", "riverside", "ｒiverside"]
-    {
+    for name in [
+        "__system__",
+        "system",
+        "default",
+        "public",
+        "DEFAULT",
+        "pg_catalog",
+        "shared",
+        "*",
+        "",
+        "null",
+        "riverside",
+        "ｒiverside",
+    ] {
         assert_eq!(desk.with_claims(json!({ "tenants": [name] })).await, Err(Error::Unauthenticated), "{name}");
-        assert_eq!(desk.with_claims(json!({ "tenants": [desk.tenant, name] })).await, Err(Error::Unauthenticated), "{name}");
+        assert_eq!(
+            desk.with_claims(json!({ "tenants": [desk.tenant, name] })).await,
+            Err(Error::Unauthenticated),
+            "{name}"
+        );
     }
 }
 
@@ -235,10 +263,20 @@ async fn json_that_two_readers_could_read_differently_is_refused() {
         assert_eq!(desk.with_text(more).await, Err(Error::Unauthenticated), "{more}");
     }
     let claims = desk.claims().to_string().replace("\"ada\"", "\"a\\ud800da\"");
-    assert_eq!(desk.verifier.verify(&desk.issuer.sign(&desk.header().to_string(), &claims).unwrap()).await, Err(Error::Unauthenticated));
-    assert_eq!(desk.with_text(&format!(r#""x":"{}""#, "x".repeat(8192))).await, Err(Error::Unauthenticated), "oversize");
+    assert_eq!(
+        desk.verifier.verify(&desk.issuer.sign(&desk.header().to_string(), &claims).unwrap()).await,
+        Err(Error::Unauthenticated)
+    );
+    assert_eq!(
+        desk.with_text(&format!(r#""x":"{}""#, "x".repeat(8192))).await,
+        Err(Error::Unauthenticated),
+        "oversize"
+    );
     let twice = desk.header().to_string().replacen('{', r#"{"alg":"none","#, 1);
-    assert_eq!(desk.verifier.verify(&desk.issuer.sign(&twice, &desk.claims().to_string()).unwrap()).await, Err(Error::Unauthenticated));
+    assert_eq!(
+        desk.verifier.verify(&desk.issuer.sign(&twice, &desk.claims().to_string()).unwrap()).await,
+        Err(Error::Unauthenticated)
+    );
 }
 
 #[tokio::test]

@@ -2,10 +2,10 @@
 
 use super::Context;
 use crate::app::App;
+use crate::import::rejects::Rejects;
+use crate::import::source::Source;
+use crate::import::{self, Counts, Progress, Store};
 use crate::ops::OpsError;
-use crate::ops::import::rejects::Rejects;
-use crate::ops::import::source::Source;
-use crate::ops::import::{self, Counts, Progress, Store};
 use crate::telemetry::Metrics;
 use crate::tenant::State;
 use std::cell::Cell;
@@ -43,10 +43,13 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, OpsError> {
     if tenant.state != State::Active {
         return Err(OpsError::Refused(format!("tenant {slug} is {}", tenant.state)));
     }
-    let rejects = rejects.map(|path| Rejects::create(&path).map_err(|error| OpsError::file(&path, &error))).transpose()?;
-    let input = tokio::task::spawn_blocking(move || Source::open(&files)).await.map_err(|error| OpsError::Failed(error.to_string()))?;
+    let rejects =
+        rejects.map(|path| Rejects::create(&path).map_err(|error| OpsError::file(&path, &error))).transpose()?;
+    let input = tokio::task::spawn_blocking(move || Source::open(&files))
+        .await
+        .map_err(|error| OpsError::Failed(error.to_string()))?;
     let input = input.map_err(|error| OpsError::Usage(error.to_string()))?;
-    let store = Store::new(Arc::clone(&app.door), tenant.id, &source);
+    let store = Store::new(Arc::clone(&app.guards), tenant.id, &source);
     let told = Cell::new(Instant::now());
     let report = import::run(input, store, rejects, |progress| {
         count(&app.metrics, progress);
@@ -88,6 +91,7 @@ fn count(metrics: &Metrics, progress: Progress) {
 fn tell(told: &Cell<Instant>, progress: Progress) {
     if told.get().elapsed() >= Duration::from_secs(1) {
         told.set(Instant::now());
-        let _ = writeln!(std::io::stderr().lock(), "import: {} of {} {}", progress.done, progress.of, progress.kind.name());
+        let _ =
+            writeln!(std::io::stderr().lock(), "import: {} of {} {}", progress.done, progress.of, progress.kind.name());
     }
 }

@@ -50,9 +50,14 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, OpsError> {
                 }
             }
             context.answer(&json!({ "ran": runs, "failures": failures }), || {
-                let ran: String =
-                    runs.iter().map(|run| format!("{}.{} {} in {} ms\n", run.database, run.schema, run.version, run.ms)).collect();
-                format!("{ran}{}", if runs.is_empty() && failures.is_empty() { "Nothing to do.".into() } else { failures.join("\n") })
+                let ran: String = runs
+                    .iter()
+                    .map(|run| format!("{}.{} {} in {} ms\n", run.database, run.schema, run.version, run.ms))
+                    .collect();
+                format!(
+                    "{ran}{}",
+                    if runs.is_empty() && failures.is_empty() { "Nothing to do.".into() } else { failures.join("\n") }
+                )
             })?;
             Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(3) })
         }
@@ -86,7 +91,8 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, OpsError> {
 async fn chosen(operator: &Operator, tenant: Option<&str>) -> Result<Vec<Target>, OpsError> {
     let all = migrate::targets(operator).await?;
     let Some(slug) = tenant else { return Ok(all) };
-    let mine: Vec<_> = all.into_iter().filter(|target| target.set == Set::Tenant && target.slug.as_deref() == Some(slug)).collect();
+    let mine: Vec<_> =
+        all.into_iter().filter(|target| target.set == Set::Tenant && target.slug.as_deref() == Some(slug)).collect();
     if mine.is_empty() {
         provision::find(&mut operator.control().await?, slug).await?;
         return Err(OpsError::Usage(format!("tenant {slug} has no schema of its own")));

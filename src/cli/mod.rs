@@ -12,9 +12,9 @@ mod tenant;
 mod token;
 
 use crate::app::StartError;
+use crate::cluster::ClusterError;
 use crate::config::{ConfigError, Settings};
-use crate::db::cluster::ClusterError;
-use crate::guard::BootCheck;
+use crate::isolation::BootCheck;
 use crate::ops::OpsError;
 use crate::ops::operator::Operator;
 use crate::telemetry::{self, Dropped, TelemetryError};

@@ -2,7 +2,7 @@
 
 use super::Context;
 use crate::ops::OpsError;
-use crate::ops::sample::{Charts, ENCOUNTERS, UNTIL, Written};
+use crate::sample::{Charts, ENCOUNTERS, UNTIL, Written};
 use chrono::NaiveDate;
 use serde::Serialize;
 use std::fs::File;

@@ -3,8 +3,8 @@
 use super::Context;
 use crate::app::{App, refuse_unfit};
 use crate::config::Settings;
-use crate::guard::BootCheck;
 use crate::http::{self, Ended, Signals};
+use crate::isolation::BootCheck;
 use crate::ops::OpsError;
 use crate::telemetry::Dropped;
 use std::net::{SocketAddr, TcpListener};
@@ -69,7 +69,10 @@ pub async fn answer(
     app.metrics.watch_export(dropped);
     app.run_beside();
     let Listeners { graphql, metrics } = listeners;
-    let addresses = Addresses { graphql: graphql.local_addr()?, metrics: metrics.as_ref().map(TcpListener::local_addr).transpose()? };
+    let addresses = Addresses {
+        graphql: graphql.local_addr()?,
+        metrics: metrics.as_ref().map(TcpListener::local_addr).transpose()?,
+    };
     let scraped = metrics.map(|listener| http::metrics::serve(Arc::clone(&app.metrics), listener)).transpose()?;
     let scheme = if app.settings.http.tls.is_some() { "https" } else { "http" };
     let mut server = http::serve(Arc::clone(&app), graphql)?;

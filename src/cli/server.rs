@@ -31,7 +31,9 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, OpsError> {
     match args {
         Args::Add { name, admin_url_env } => {
             if name == init::FIRST_SERVER {
-                return Err(OpsError::Refused(format!("server {name} is made by `cordon init`, which can be run again")));
+                return Err(OpsError::Refused(format!(
+                    "server {name} is made by `cordon init`, which can be run again"
+                )));
             }
             let admin = super::init::admin(&admin_url_env)?;
             let id = server::add(&operator, &name, &admin, &fresh_password()).await?;
@@ -39,8 +41,9 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, OpsError> {
         }
         Args::Locate { name, region } => {
             let id = server::locate(&operator, &name, &region).await?;
-            context
-                .answer(&serde_json::json!({ "id": id, "name": name, "region": region }), || format!("Server {name} is in {region}."))?;
+            context.answer(&serde_json::json!({ "id": id, "name": name, "region": region }), || {
+                format!("Server {name} is in {region}.")
+            })?;
         }
         Args::List => {
             let all = operator.servers().await?;
@@ -48,8 +51,9 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, OpsError> {
                 let ServerRow { id, name, address, region, .. } = server;
                 serde_json::json!({ "id": id, "name": name, "address": address, "region": region })
             };
-            let line =
-                |server: &ServerRow| format!("{:20} {:15} {}\n", server.name, server.region.as_deref().unwrap_or("-"), server.address);
+            let line = |server: &ServerRow| {
+                format!("{:20} {:15} {}\n", server.name, server.region.as_deref().unwrap_or("-"), server.address)
+            };
             context.answer(&all.iter().map(document).collect::<Vec<_>>(), || all.iter().map(line).collect())?;
         }
     }

@@ -4,7 +4,7 @@ use super::Context;
 use crate::ops::OpsError;
 use crate::ops::provision::{self, NewTenant};
 use crate::ops::terms::{self, Change, Value};
-use crate::tenant::{Model, Origin, Tenant, Terms};
+use crate::tenant::{Origin, TenancyModel, Tenant, TenantSettings};
 use serde_json::json;
 use std::process::ExitCode;
 
@@ -19,7 +19,7 @@ pub enum Args {
         name: String,
         /// shared: common tables; schema: a schema of its own; database: a database of its own
         #[arg(long, default_value = "schema")]
-        model: Model,
+        model: TenancyModel,
         /// Server that keeps it; the first one where none is named
         #[arg(long)]
         server: Option<String>,
@@ -100,7 +100,7 @@ fn document(tenant: &Tenant) -> serde_json::Value {
                 "schema": placement.schema.as_str(), "generation": placement.generation })
     });
     json!({ "id": tenant.id, "slug": tenant.slug, "name": tenant.name, "plan": tenant.plan, "state": tenant.state,
-            "terms": tenant.terms, "placement": placement })
+            "terms": tenant.settings, "placement": placement })
 }
 
 fn line(tenant: &Tenant) -> String {
@@ -110,12 +110,18 @@ fn line(tenant: &Tenant) -> String {
 
 /// What differs from the server's settings.
 fn terms_in_words(tenant: &Tenant) -> String {
-    let Tenant { plan, terms: Terms { origins, statement_timeout_ms, requests_per_second, concurrency }, .. } = tenant;
+    let Tenant {
+        plan,
+        settings: TenantSettings { origins, statement_timeout_ms, requests_per_second, concurrency },
+        ..
+    } = tenant;
     let mut said = vec![format!("plan {plan}")];
     said.extend(origins.iter().map(|origin| format!("origin {origin}")));
-    for (what, value) in
-        [("statement-timeout-ms", statement_timeout_ms), ("requests-per-second", requests_per_second), ("concurrency", concurrency)]
-    {
+    for (what, value) in [
+        ("statement-timeout-ms", statement_timeout_ms),
+        ("requests-per-second", requests_per_second),
+        ("concurrency", concurrency),
+    ] {
         said.extend(value.map(|value| format!("{what} {value}")));
     }
     said.iter().map(|line| format!("  {line}\n")).collect()

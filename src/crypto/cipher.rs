@@ -11,7 +11,9 @@ pub(super) struct Cipher(RandomizedNonceKey);
 impl Cipher {
     /// From the 32 bytes of the key.
     pub(super) fn new(key: &[u8]) -> Result<Self> {
-        RandomizedNonceKey::new(&AES_256_GCM, key).map(Self).map_err(|error| Error::internal("A data key is not an AES-256 key", error))
+        RandomizedNonceKey::new(&AES_256_GCM, key)
+            .map(Self)
+            .map_err(|error| Error::internal("A data key is not an AES-256 key", error))
     }
 
     /// `header`, in clear and not covered by itself, then `plain` under this key and `associated` data.
@@ -22,8 +24,10 @@ impl Cipher {
         sealed.extend_from_slice(&[0; NONCE_LEN]);
         sealed.extend_from_slice(plain);
         let (head, body) = sealed.split_at_mut(header.len() + NONCE_LEN);
-        let (nonce, tag) =
-            self.0.seal_in_place_separate_tag(Aad::from(associated), body).map_err(|error| Error::internal("Sealing failed", error))?;
+        let (nonce, tag) = self
+            .0
+            .seal_in_place_separate_tag(Aad::from(associated), body)
+            .map_err(|error| Error::internal("Sealing failed", error))?;
         for (to, from) in head.iter_mut().skip(header.len()).zip(nonce.as_ref()) {
             *to = *from;
         }

@@ -11,11 +11,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use tracing::error;
 use zeroize::Zeroizing;
 
@@ -58,7 +59,10 @@ impl KeyFile {
     }
 
     /// Runs `work`, which waits for the disk, on a thread that may.
-    fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Shared) -> Result<T> + Send + 'static) -> BoxFuture<'static, Result<T>> {
+    fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T>> {
         let shared = self.0.clone();
         let task = tokio::task::spawn_blocking(move || work(&shared));
         async { task.await.map_err(|error| Error::internal("The key file's thread failed", error))? }.boxed()
@@ -75,11 +79,19 @@ impl Kms for KeyFile {
         self.blocking(move |shared| shared.cipher(kek)?.seal(&[FORMAT], &associated, &plain))
     }
 
-    fn unwrap<'a>(&'a self, kek: KekId, context: &'a [u8], wrapped: &'a [u8]) -> BoxFuture<'a, Result<Zeroizing<Vec<u8>>>> {
+    fn unwrap<'a>(
+        &'a self,
+        kek: KekId,
+        context: &'a [u8],
+        wrapped: &'a [u8],
+    ) -> BoxFuture<'a, Result<Zeroizing<Vec<u8>>>> {
         let (associated, wrapped) = (associated(kek, context), wrapped.to_vec());
         self.blocking(move |shared| {
             let cipher = shared.cipher(kek)?;
-            let plain = wrapped.split_first().filter(|(format, _)| **format == FORMAT).and_then(|(_, body)| cipher.open(&associated, body));
+            let plain = wrapped
+                .split_first()
+                .filter(|(format, _)| **format == FORMAT)
+                .and_then(|(_, body)| cipher.open(&associated, body));
             plain.ok_or_else(|| {
                 count_integrity_failure();
                 error!(kek.id = %kek, "A wrapped key does not open");
@@ -118,7 +130,7 @@ impl Shared {
 
     /// The keys as they are in the file now.
     fn current(&self) -> Result<Arc<Keks>> {
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut read = self.read.lock();
         let now = Stamp::of(&self.path).map_err(|error| {
             *read = None;
             self.away(error)
@@ -135,14 +147,16 @@ impl Shared {
     fn load(&self) -> Result<(Stamp, Keks)> {
         let (stamp, content) = private_file::read(&self.path).map_err(|error| self.away(error))?;
         // Where it is wrong, not what is there: the parser quotes what it reads.
-        let keks = serde_json::from_slice(&content)
-            .map_err(|error| self.away(io::Error::other(format!("not a key file, line {} column {}", error.line(), error.column()))))?;
+        let keks = serde_json::from_slice(&content).map_err(|error| {
+            self.away(io::Error::other(format!("not a key file, line {} column {}", error.line(), error.column())))
+        })?;
         Ok((stamp, keks))
     }
 
     fn write(&self, keks: &Keks) -> Result<()> {
-        let content =
-            serde_json::to_vec_pretty(keks).map(Zeroizing::new).map_err(|error| Error::internal("A key file cannot be written", error))?;
+        let content = serde_json::to_vec_pretty(keks)
+            .map(Zeroizing::new)
+            .map_err(|error| Error::internal("A key file cannot be written", error))?;
         private_file::replace(&self.path, &content).map_err(|error| self.away(error))
     }
 
@@ -169,7 +183,8 @@ impl Serialize for Kek {
 
 impl<'de> Deserialize<'de> for Kek {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let key = STANDARD.decode(<&str>::deserialize(deserializer)?).map(Zeroizing::new).ok().filter(|key| key.len() == 32);
+        let key =
+            STANDARD.decode(<&str>::deserialize(deserializer)?).map(Zeroizing::new).ok().filter(|key| key.len() == 32);
         key.map(Self).ok_or_else(|| serde::de::Error::custom("not 32 bytes in base64"))
     }
 }

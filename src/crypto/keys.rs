@@ -2,13 +2,12 @@
 //! not clonable, wiped when dropped (AWS-LC wipes what it holds), never printed. Sealing and opening are in `seal.rs`.
 
 use super::cipher::Cipher;
-use super::fields::PersonName;
-use super::{frame, terms};
+use super::frame;
 use crate::error::{Error, Result};
 use crate::ids::TenantId;
 use aws_lc_rs::hmac;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use zeroize::Zeroizing;
 
@@ -41,14 +40,16 @@ impl TenantKeys {
         search: Zeroizing<Vec<u8>>,
         signing: Zeroizing<Vec<u8>>,
     ) -> Result<Self> {
-        let mut older = data.iter().map(|(version, key)| Ok((*version, Cipher::new(key)?))).collect::<Result<BTreeMap<_, _>>>()?;
-        let current = older.pop_last().ok_or_else(|| Error::internal("A tenant's data keys are unusable", "there is none"))?;
+        let mut older =
+            data.iter().map(|(version, key)| Ok((*version, Cipher::new(key)?))).collect::<Result<BTreeMap<_, _>>>()?;
+        let current =
+            older.pop_last().ok_or_else(|| Error::internal("A tenant's data keys are unusable", "there is none"))?;
         if search.len() != KEY_LENGTH {
             return Err(Error::internal("A tenant's search key is unusable", "its length is wrong"));
         }
         let search = hmac::Key::new(hmac::HMAC_SHA256, &search);
-        let signing =
-            Ed25519KeyPair::from_seed_unchecked(&signing).map_err(|error| Error::internal("A tenant's signing key is unusable", error))?;
+        let signing = Ed25519KeyPair::from_seed_unchecked(&signing)
+            .map_err(|error| Error::internal("A tenant's signing key is unusable", error))?;
         Ok(Self { tenant, current, older, search, signing })
     }
 
@@ -71,39 +72,6 @@ impl TenantKeys {
     /// A word as it is searched for.
     pub fn term(&self, domain: &str, word: &str) -> i64 {
         i64::from_be_bytes(truncated(&self.mac("term", domain, &[word.as_bytes()])))
-    }
-
-    /// The terms by which a patient is found: those of the name, of the whole birth date, of the identifiers by their blind indexes.
-    /// Sorted, distinct.
-    pub fn patient_terms<'a>(
-        &self,
-        name: Option<&PersonName>,
-        birth_date: Option<&str>,
-        identifiers: impl IntoIterator<Item = &'a [u8]>,
-    ) -> Vec<i64> {
-        let name = name.map(|name| self.name_terms(name)).unwrap_or_default();
-        let birth_date = birth_date.map(|date| self.birth_date_term(date));
-        let identifiers = identifiers.into_iter().map(identifier_term);
-        name.into_iter().chain(birth_date).chain(identifiers).collect::<BTreeSet<_>>().into_iter().collect()
-    }
-
-    /// A prefix of a word of a name, as it is searched for.
-    pub fn name_term(&self, prefix: &str) -> i64 {
-        self.term("patient.name", prefix)
-    }
-
-    /// A birth date, as it is searched for.
-    pub fn birth_date_term(&self, date: &str) -> i64 {
-        self.term("patient.birthDate", date)
-    }
-
-    /// Every prefix of every word of a name. Sorted, distinct.
-    fn name_terms(&self, name: &PersonName) -> Vec<i64> {
-        let texts = name.family.iter().chain(&name.given).chain([&name.text]);
-        let words: BTreeSet<String> = texts.flat_map(|text| terms::words(text)).collect();
-        let prefixes: BTreeSet<&str> = words.iter().flat_map(|word| terms::prefixes(word)).collect();
-        let terms: BTreeSet<i64> = prefixes.into_iter().map(|prefix| self.name_term(prefix)).collect();
-        terms.into_iter().collect()
     }
 
     /// Proves that a cursor was made here, for this tenant.
@@ -147,13 +115,6 @@ impl fmt::Debug for TenantKeys {
     }
 }
 
-/// An identifier, as it is searched for: the beginning of its blind index.
-pub fn identifier_term(blind: &[u8]) -> i64 {
-    let mut bytes = [0; 8];
-    bytes.iter_mut().zip(blind).for_each(|(to, from)| *to = *from);
-    i64::from_be_bytes(bytes)
-}
-
 /// The first bytes of a tag.
 fn truncated<const N: usize>(tag: &hmac::Tag) -> [u8; N] {
     let mut bytes = [0; N];
@@ -167,6 +128,7 @@ fn truncated<const N: usize>(tag: &hmac::Tag) -> [u8; N] {
 mod tests {
     use super::*;
     use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+    use std::collections::BTreeSet;
 
     fn keys(search: u8) -> TenantKeys {
         let key = |byte: u8| Zeroizing::new(vec![byte; KEY_LENGTH]);
@@ -187,22 +149,6 @@ mod tests {
         ];
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
         assert_ne!(keys.term("note", "pain"), keys.term("patient.name", "pain"));
-    }
-
-    #[test]
-    fn a_name_is_found_by_its_beginnings() {
-        let keys = keys(2);
-        let name = |text: &str| keys.name_terms(&PersonName { family: None, given: vec![], text: text.into() });
-        let term = |prefix| keys.term("patient.name", prefix);
-        assert!(name("Zoë O’Brien").contains(&term("zo")));
-        assert!(name("Zoë O’Brien").contains(&term("obri")));
-        assert!(name("Zoë O’Brien").contains(&term("brien")));
-        assert!(!name("Zoë").contains(&term("z")));
-        assert!(name("山田 太郎").contains(&term("山")));
-        assert!(name("").is_empty());
-        let terms = name("Anna Anna");
-        assert_eq!(terms.len(), 3);
-        assert!(terms.is_sorted());
     }
 
     #[test]

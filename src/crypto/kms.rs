@@ -25,7 +25,12 @@ pub trait Kms: Send + Sync {
     fn wrap<'a>(&'a self, kek: KekId, context: &'a [u8], plain: &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>>>;
 
     /// Unwraps. `KeyUnavailable`: the system is away or does not have the key; `Integrity`: what is wrapped was changed or is not this key's.
-    fn unwrap<'a>(&'a self, kek: KekId, context: &'a [u8], wrapped: &'a [u8]) -> BoxFuture<'a, Result<Zeroizing<Vec<u8>>>>;
+    fn unwrap<'a>(
+        &'a self,
+        kek: KekId,
+        context: &'a [u8],
+        wrapped: &'a [u8],
+    ) -> BoxFuture<'a, Result<Zeroizing<Vec<u8>>>>;
 }
 
 impl fmt::Display for KekId {

@@ -3,19 +3,16 @@
 //! Everything hashed or authenticated here is framed: each part behind its length, so that two lists of parts never look alike.
 
 mod cipher;
-pub mod fields;
 mod keyfile;
 mod keys;
 mod kms;
 pub(crate) mod private_file;
 mod seal;
-mod terms;
 
 pub use keyfile::KeyFile;
-pub use keys::{TenantKeys, fresh_key, identifier_term};
+pub use keys::{TenantKeys, fresh_key};
 pub use kms::{KekId, Kms};
 pub use seal::{Field, Sealed};
-pub use terms::{searched, words};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

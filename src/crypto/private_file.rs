@@ -39,7 +39,10 @@ pub(crate) fn read(path: &Path) -> io::Result<(Stamp, Zeroizing<Vec<u8>>)> {
     let mut file = File::open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() || metadata.mode() & 0o077 != 0 {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "must be a file only its owner may use (chmod 600)"));
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "must be a file only its owner may use (chmod 600)",
+        ));
     }
     // Room for all of it at once: a buffer that grows leaves copies behind.
     let mut content = Zeroizing::new(Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0) + 1));

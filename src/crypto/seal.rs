@@ -86,7 +86,14 @@ impl TenantKeys {
 
     fn associated<F: Field>(&self, row: Uuid, version: u32) -> Vec<u8> {
         let tenant = self.tenant().0;
-        frame(&[b"cordon.v1", tenant.as_bytes(), F::TABLE.as_bytes(), F::COLUMN.as_bytes(), row.as_bytes(), &version.to_be_bytes()])
+        frame(&[
+            b"cordon.v1",
+            tenant.as_bytes(),
+            F::TABLE.as_bytes(),
+            F::COLUMN.as_bytes(),
+            row.as_bytes(),
+            &version.to_be_bytes(),
+        ])
     }
 }
 
@@ -117,10 +124,31 @@ impl<F: Field> FromSql<Binary, Pg> for Sealed<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypto::fields::{EncounterReason, NoteBody, NoteTitle};
     use crate::crypto::fresh_key;
     use crate::crypto::integrity_failures;
     use crate::ids::TenantId;
+
+    macro_rules! text_field {
+        ($name:ident, $table:literal, $column:literal) => {
+            struct $name;
+
+            impl Field for $name {
+                type Plain = String;
+                const TABLE: &'static str = $table;
+                const COLUMN: &'static str = $column;
+                fn encode(plain: &String) -> Zeroizing<Vec<u8>> {
+                    Zeroizing::new(plain.as_bytes().to_vec())
+                }
+                fn decode(bytes: &[u8]) -> Option<String> {
+                    String::from_utf8(bytes.to_vec()).ok()
+                }
+            }
+        };
+    }
+
+    text_field!(NoteBody, "note_versions", "body_sealed");
+    text_field!(NoteTitle, "note_versions", "title_sealed");
+    text_field!(EncounterReason, "encounters", "reason_sealed");
 
     const TEXT: &str = "stable, discharge today";
 
@@ -133,7 +161,8 @@ mod tests {
     }
 
     fn keys(tenant: TenantId, versions: &[u32], key: &Key) -> TenantKeys {
-        TenantKeys::assemble(tenant, versions.iter().map(|v| (*v, key.bytes())).collect(), fresh_key(), fresh_key()).unwrap()
+        TenantKeys::assemble(tenant, versions.iter().map(|v| (*v, key.bytes())).collect(), fresh_key(), fresh_key())
+            .unwrap()
     }
 
     #[test]
@@ -144,14 +173,26 @@ mod tests {
         assert_eq!(ours.open(row, &sealed).unwrap(), TEXT);
         assert_eq!(sealed.key_version(), 1);
         assert!(!sealed.as_bytes().windows(6).any(|window| window == b"stable"));
-        assert_ne!(sealed.as_bytes(), ours.seal::<NoteBody>(row, &TEXT.to_owned()).unwrap().as_bytes(), "a nonce was used twice");
+        assert_ne!(
+            sealed.as_bytes(),
+            ours.seal::<NoteBody>(row, &TEXT.to_owned()).unwrap().as_bytes(),
+            "a nonce was used twice"
+        );
 
         let before = integrity_failures();
         let bytes = || sealed.as_bytes().to_vec();
         assert_eq!(ours.open(Uuid::now_v7(), &sealed), Err(Error::Integrity), "another row");
         assert_eq!(ours.open(row, &Sealed::<NoteTitle>::from_bytes(bytes())), Err(Error::Integrity), "another column");
-        assert_eq!(ours.open(row, &Sealed::<EncounterReason>::from_bytes(bytes())), Err(Error::Integrity), "another table");
-        assert_eq!(keys(TenantId::new(), &[1], &key).open(row, &sealed), Err(Error::Integrity), "another tenant, same key");
+        assert_eq!(
+            ours.open(row, &Sealed::<EncounterReason>::from_bytes(bytes())),
+            Err(Error::Integrity),
+            "another table"
+        );
+        assert_eq!(
+            keys(TenantId::new(), &[1], &key).open(row, &sealed),
+            Err(Error::Integrity),
+            "another tenant, same key"
+        );
         assert_eq!(keys(tenant, &[1], &Key([8; 32])).open(row, &sealed), Err(Error::Integrity), "another key");
         let mut relabelled = bytes();
         relabelled[4] = 2;
@@ -174,7 +215,11 @@ mod tests {
             assert_eq!(keys.open(row, &cut), Err(Error::Integrity), "cut at {at}");
             let mut flipped = sealed.as_bytes().to_vec();
             flipped[at] ^= 1;
-            assert_eq!(keys.open(row, &Sealed::<NoteBody>::from_bytes(flipped)), Err(Error::Integrity), "flipped at {at}");
+            assert_eq!(
+                keys.open(row, &Sealed::<NoteBody>::from_bytes(flipped)),
+                Err(Error::Integrity),
+                "flipped at {at}"
+            );
         }
     }
 
@@ -209,7 +254,8 @@ mod tests {
         assert!(insert.contains("Sealed"), "{insert}");
         let select = diesel::debug_query::<Pg, _>(&rows::table.select(Row::as_select())).to_string();
         assert!(select.contains("title"), "{select}");
-        let unnest = diesel::sql_query("select").bind::<Array<Binary>, _>(bodies).bind::<Array<Nullable<Binary>>, _>(titles);
+        let unnest =
+            diesel::sql_query("select").bind::<Array<Binary>, _>(bodies).bind::<Array<Nullable<Binary>>, _>(titles);
         assert!(diesel::debug_query::<Pg, _>(&unnest).to_string().contains("Sealed"));
         fn loads<R: FromSqlRow<(diesel::sql_types::Uuid, Binary, Nullable<Binary>), Pg>>() {}
         loads::<Row>();

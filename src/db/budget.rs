@@ -1,10 +1,11 @@
 //! The one budget of backends that all pools of this process share on a PostgreSQL server.
 
 use super::pool::Lane;
+use parking_lot::Mutex;
 use std::num::NonZero;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -72,17 +73,23 @@ impl Budget {
     /// A budget of `limits.backends`.
     pub fn new(limits: Limits) -> Arc<Self> {
         let permits = Arc::new(Semaphore::new(limits.backends));
-        Arc::new(Self { permits, lanes: Mutex::default(), waiting: AtomicUsize::new(0), asking: AtomicUsize::new(0), limits })
+        Arc::new(Self {
+            permits,
+            lanes: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            asking: AtomicUsize::new(0),
+            limits,
+        })
     }
 
     /// Its idle sessions may be closed for others.
     pub(super) fn join<'l>(&self, lanes: impl IntoIterator<Item = &'l Arc<Lane>>) {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner).extend(lanes.into_iter().map(Arc::downgrade));
+        self.lanes.lock().extend(lanes.into_iter().map(Arc::downgrade));
     }
 
     /// What of it is used now.
     pub fn used(&self) -> Used {
-        let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let lanes = self.lanes.lock();
         let idle = lanes.iter().filter_map(Weak::upgrade).map(|lane| lane.idle()).sum();
         let limit = self.limits.backends;
         let open = limit.saturating_sub(self.permits.available_permits());
@@ -109,7 +116,7 @@ impl Budget {
     /// Closes an idle session, if there is one. Waits for nothing.
     fn evict(&self) {
         let lanes: Vec<_> = {
-            let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut lanes = self.lanes.lock();
             lanes.retain(|lane| lane.strong_count() > 0);
             lanes.iter().filter_map(Weak::upgrade).collect()
         };

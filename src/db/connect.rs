@@ -2,8 +2,8 @@
 //! a URL that asks for less is refused. Touches nothing but sockets and files of certificates; passwords come in as part of a `Config` and
 //! are never printed.
 
-use super::cluster::percent;
 use diesel_async::AsyncPgConnection;
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls_platform_verifier::BuilderVerifierExt;
@@ -83,9 +83,11 @@ pub fn parse(url: &SecretString) -> Result<Config, ConnectError> {
         return Err(wrong("it must begin with postgres://".into()));
     }
     let (place, query) = text.split_once('?').unwrap_or((text, ""));
-    let (ours, theirs): (Vec<_>, Vec<_>) = query.split('&').partition(|pair| matches!(key(pair), "sslmode" | "sslrootcert"));
+    let (ours, theirs): (Vec<_>, Vec<_>) =
+        query.split('&').partition(|pair| matches!(key(pair), "sslmode" | "sslrootcert"));
     let plain = format!("{place}?{}", theirs.join("&"));
-    let mut pg: tokio_postgres::Config = plain.parse().map_err(|error: tokio_postgres::Error| wrong(error.to_string()))?;
+    let mut pg: tokio_postgres::Config =
+        plain.parse().map_err(|error: tokio_postgres::Error| wrong(error.to_string()))?;
     let asked = |name| ours.iter().rev().find(|pair| key(pair) == name).map(|pair| value(pair)).transpose();
     let tls = protection(is_local(&pg), asked("sslmode")?.as_deref(), asked("sslrootcert")?)?;
     pg.application_name("cordon");
@@ -114,7 +116,9 @@ fn protection(local: bool, mode: Option<&str>, authorities: Option<String>) -> R
         None if !local => Ok(Tls::Verified { authorities }),
         None | Some("disable" | "allow" | "prefer") if local && authorities.is_none() => Ok(Tls::Local),
         Some("verify-full") => Ok(Tls::Verified { authorities }),
-        None => Err(ConnectError::Url("sslrootcert means nothing to a local server without sslmode=verify-full".into())),
+        None => {
+            Err(ConnectError::Url("sslrootcert means nothing to a local server without sslmode=verify-full".into()))
+        }
         Some(weaker @ ("disable" | "allow" | "prefer" | "require" | "verify-ca")) => Err(ConnectError::Url(format!(
             "sslmode={weaker} does not verify who answers: use sslmode=verify-full, with sslrootcert=FILE for an authority of your own"
         ))),
@@ -137,7 +141,9 @@ pub fn address(config: &Config) -> Option<String> {
     parameters.extend(config.get_hostaddrs().first().map(|address| format!("hostaddr={address}")));
     if let Tls::Verified { authorities } = &config.tls {
         parameters.push("sslmode=verify-full".into());
-        parameters.extend(authorities.as_ref().map(|file| format!("sslrootcert={}", percent(file.as_os_str().as_encoded_bytes()))));
+        parameters.extend(authorities.as_ref().map(|file| {
+            format!("sslrootcert={}", percent_encode(file.as_os_str().as_encoded_bytes(), NON_ALPHANUMERIC))
+        }));
     }
     let mark = if parameters.is_empty() { "" } else { "?" };
     Some(format!("postgres://{place}/{mark}{}", parameters.join("&")))
@@ -194,7 +200,8 @@ fn is_local(config: &tokio_postgres::Config) -> bool {
 /// The files are read for each connection: authorities change while the server runs.
 fn verifying(authorities: Option<&Path>) -> Result<MakeRustlsConnect, ConnectError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let client = rustls::ClientConfig::builder_with_provider(provider).with_protocol_versions(rustls::DEFAULT_VERSIONS)?;
+    let client =
+        rustls::ClientConfig::builder_with_provider(provider).with_protocol_versions(rustls::DEFAULT_VERSIONS)?;
     let client = match authorities {
         None => client.with_platform_verifier()?,
         Some(file) => client.with_root_certificates(read_authorities(file)?),
@@ -225,15 +232,30 @@ mod tests {
     #[test]
     fn what_is_not_local_is_verified_or_refused() {
         let verified = |file: Option<&str>| Ok(Tls::Verified { authorities: file.map(PathBuf::from) });
-        for place in ["u@db.example/x", "u@10.0.0.5/x", "u@localhost.example/x", "u@127.0.0.1,db.example/x", "u@[2001:db8::1]:5433/x"] {
+        for place in [
+            "u@db.example/x",
+            "u@10.0.0.5/x",
+            "u@localhost.example/x",
+            "u@127.0.0.1,db.example/x",
+            "u@[2001:db8::1]:5433/x",
+        ] {
             assert_eq!(tls(&format!("postgres://{place}")), verified(None), "{place}");
             assert_eq!(tls(&format!("postgresql://{place}?sslmode=verify-full&connect_timeout=3")), verified(None));
-            assert_eq!(tls(&format!("postgres://{place}?sslmode=verify-full&sslrootcert=/etc/a%20b.pem")), verified(Some("/etc/a b.pem")));
+            assert_eq!(
+                tls(&format!("postgres://{place}?sslmode=verify-full&sslrootcert=/etc/a%20b.pem")),
+                verified(Some("/etc/a b.pem"))
+            );
             for weaker in ["disable", "allow", "prefer", "require", "verify-ca"] {
                 let refused = tls(&format!("postgres://{place}?sslmode={weaker}")).unwrap_err();
                 assert!(refused.contains(weaker) && refused.contains("use sslmode=verify-full"), "{refused}");
             }
-            for wrong in ["sslmode=verify-full&sslmode=disable", "sslmode=", "sslmode", "sslmode=VERIFY-FULL", "sslmode=verify-full%20"] {
+            for wrong in [
+                "sslmode=verify-full&sslmode=disable",
+                "sslmode=",
+                "sslmode",
+                "sslmode=VERIFY-FULL",
+                "sslmode=verify-full%20",
+            ] {
                 assert!(tls(&format!("postgres://{place}?{wrong}")).is_err(), "{place} {wrong}");
             }
         }
@@ -257,7 +279,10 @@ mod tests {
             let mark = if place.contains('?') { '&' } else { '?' };
             assert_eq!(tls(&format!("postgres://{place}")), Ok(Tls::Local), "{place}");
             assert_eq!(tls(&format!("postgres://{place}{mark}sslmode=disable")), Ok(Tls::Local));
-            assert_eq!(tls(&format!("postgres://{place}{mark}sslmode=verify-full")), Ok(Tls::Verified { authorities: None }));
+            assert_eq!(
+                tls(&format!("postgres://{place}{mark}sslmode=verify-full")),
+                Ok(Tls::Verified { authorities: None })
+            );
             assert!(tls(&format!("postgres://{place}{mark}sslmode=require")).is_err(), "less than it says is not done");
             assert!(tls(&format!("postgres://{place}{mark}sslrootcert=/x")).is_err());
         }

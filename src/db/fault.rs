@@ -24,7 +24,11 @@ pub fn classify(error: &Diesel) -> Fault {
         }
         Diesel::DatabaseError(Kind::SerializationFailure, _) => (Error::PlacementChanged, false),
         Diesel::DatabaseError(Kind::ForeignKeyViolation | Kind::CheckViolation | Kind::NotNullViolation, info) => {
-            tracing::warn!(constraint = info.constraint_name(), table = info.table_name(), "A constraint refused a write");
+            tracing::warn!(
+                constraint = info.constraint_name(),
+                table = info.table_name(),
+                "A constraint refused a write"
+            );
             (Error::Internal, false)
         }
         Diesel::DatabaseError(Kind::ClosedConnection | Kind::UnableToSendCommand, info) => {
@@ -47,14 +51,20 @@ fn by_text(message: &str) -> (Error, bool) {
             (Error::Unavailable, true)
         }
         text if text.starts_with("prepared statement ") || text.starts_with("bind message supplies ") => {
-            tracing::error!("A prepared statement is not what it was: is there a pooler in transaction mode before PostgreSQL?");
+            tracing::error!(
+                "A prepared statement is not what it was: is there a pooler in transaction mode before PostgreSQL?"
+            );
             (Error::Unavailable, true)
         }
         "tenant suspended" => (Error::TenantSuspended, true),
         "tenant is being moved" => (Error::Unavailable, true),
         "deadlock detected" => (Error::Unavailable, false),
-        "canceling statement due to statement timeout" | "canceling statement due to lock timeout" => (Error::Timeout, false),
-        text if text.starts_with("terminating connection") || text.starts_with("the database system is") => (Error::Unavailable, true),
+        "canceling statement due to statement timeout" | "canceling statement due to lock timeout" => {
+            (Error::Timeout, false)
+        }
+        text if text.starts_with("terminating connection") || text.starts_with("the database system is") => {
+            (Error::Unavailable, true)
+        }
         text if text.starts_with("could not extend file") || text.contains("No space left on device") => {
             tracing::error!(error = text, "The database is out of space");
             (Error::Unavailable, true)

@@ -103,7 +103,10 @@ impl Books {
         self.blocking(|books| {
             let applied = books.harness.applied_migrations()?.iter().rev().map(ToString::to_string).collect();
             let pending = books.harness.pending_migrations(books.set.source())?;
-            Ok(Status { applied, pending: pending.iter().map(|migration| migration.name().version().to_string()).collect() })
+            Ok(Status {
+                applied,
+                pending: pending.iter().map(|migration| migration.name().version().to_string()).collect(),
+            })
         })
         .await
     }
@@ -132,7 +135,10 @@ impl Books {
     ) -> Result<(Self, T), MigrateError> {
         let home = self.home.clone();
         let failed = |cause: String| MigrateError { home, cause };
-        let done = tokio::task::spawn_blocking(move || work(&mut self).map(|value| (self, value)).map_err(|error| error.to_string())).await;
+        let done = tokio::task::spawn_blocking(move || {
+            work(&mut self).map(|value| (self, value)).map_err(|error| error.to_string())
+        })
+        .await;
         match done {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(cause)) => Err(failed(cause)),
@@ -142,7 +148,10 @@ impl Books {
 }
 
 /// The lock is the session's: it ends with it, also when this process dies.
-async fn prepare(mut session: AsyncPgConnection, home: &str) -> Result<AsyncMigrationHarness<AsyncPgConnection>, MigrateError> {
+async fn prepare(
+    mut session: AsyncPgConnection,
+    home: &str,
+) -> Result<AsyncMigrationHarness<AsyncPgConnection>, MigrateError> {
     let failed = |error: diesel::result::Error| MigrateError { home: home.to_owned(), cause: error.to_string() };
     sql_query(
         "select pg_advisory_lock(hashtextextended('cordon.migrate.' || $1, 7)), set_config('cordon.home', $1, false), \

@@ -1,20 +1,21 @@
 //! Pools of sessions with a PostgreSQL server.
 //! A session goes back to its pool only after a clean end of its transaction; any other is cancelled, closed and counted.
-//! Hands out `Lease`s to the guard and to nobody else.
+//! Hands out `PooledSession`s to the guard and to nobody else.
 
 use super::budget::Counted;
 pub use super::budget::{Budget, Limits, Used};
 use super::connect::{self, Config, ConnectError, Tls};
-use super::turns::Turn;
+use super::fair_queue::FairQueuePermit;
 use diesel::sql_types::{BigInt, Integer};
 use diesel::{QueryableByName, sql_query};
 use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::PoolableConnection;
 use futures_util::FutureExt;
+use parking_lot::Mutex;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
@@ -36,7 +37,7 @@ pub fn closed_unclean() -> u64 {
 
 /// A session that could not be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LeaseError {
+pub enum CheckoutError {
     /// The server refused, or does not answer.
     #[error("{0}")]
     Away(String),
@@ -56,7 +57,7 @@ struct Failures {
 
 impl bb8::ErrorSink<ConnectError> for Failures {
     fn sink(&self, error: ConnectError) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = error.to_string();
+        *self.last.lock() = error.to_string();
         self.told.notify_waiters();
     }
 
@@ -77,14 +78,14 @@ impl Lane {
         session.and_then(Result::ok).map(|session| session.close()).is_some()
     }
 
-    async fn get(&self) -> Result<bb8::PooledConnection<'static, Manager>, LeaseError> {
-        let away = || LeaseError::Away(self.1.last.lock().unwrap_or_else(PoisonError::into_inner).clone());
+    async fn get(&self) -> Result<bb8::PooledConnection<'static, Manager>, CheckoutError> {
+        let away = || CheckoutError::Away(self.1.last.lock().clone());
         let mut session = pin!(self.0.get_owned());
         let mut failed = false;
         loop {
             tokio::select! {
                 biased;
-                got = &mut session => return got.map_err(|_| if failed { away() } else { LeaseError::Busy }),
+                got = &mut session => return got.map_err(|_| if failed { away() } else { CheckoutError::Busy }),
                 () = self.1.told.notified() => {
                     // While other sessions live, one of them may come back.
                     if self.0.state().connections == 0 {
@@ -114,7 +115,8 @@ impl Pool {
             .map(|lane| {
                 // Together exactly the budget: a pool that has it all never waits for a backend of its own.
                 let size = limits.backends / count + usize::from(lane < limits.backends % count);
-                let manager = Manager { config: config.clone(), budget: Arc::clone(budget), waiting: Arc::clone(&waiting) };
+                let manager =
+                    Manager { config: config.clone(), budget: Arc::clone(budget), waiting: Arc::clone(&waiting) };
                 let failures = Failures::default();
                 let pool = bb8::Pool::builder()
                     .max_size(u32::try_from(size).unwrap_or(u32::MAX))
@@ -135,13 +137,13 @@ impl Pool {
     }
 
     /// A clean session, preferably one that last served `schema`.
-    pub async fn lease(&self, schema: &str) -> Result<Lease, LeaseError> {
+    pub async fn checkout(&self, schema: &str) -> Result<PooledSession, CheckoutError> {
         let _counted = Counted::one(&self.budget.asking);
         loop {
             let mut session = self.lane(schema).get().await?;
             // A session that died while idle is closed on return; the next one is tried.
             if !session.pg.is_broken() {
-                return Ok(Lease(session, None));
+                return Ok(PooledSession(session, None));
             }
         }
     }
@@ -191,7 +193,8 @@ impl Manager {
 
     /// Whether another pool waits for a backend and this session has had its turn here.
     fn gives_up(&self, session: &Session) -> bool {
-        self.budget.waiting.load(Ordering::Relaxed) > self.waiting.load(Ordering::Relaxed) && session.opened.elapsed() >= TURN
+        self.budget.waiting.load(Ordering::Relaxed) > self.waiting.load(Ordering::Relaxed)
+            && session.opened.elapsed() >= TURN
     }
 }
 
@@ -228,8 +231,12 @@ impl About {
     async fn of(mut pg: &AsyncPgConnection, mark: Uuid) -> Result<Self, ConnectError> {
         use diesel_async::{RunQueryDsl as _, SimpleAsyncConnection as _}; // here only: `load` would take that of the atomics above
         let failed = |error: diesel::result::Error| ConnectError::Session(error.to_string());
-        pg.batch_execute(&format!("BEGIN; SELECT set_config('cordon.session','{mark}',false)")).await.map_err(failed)?;
-        let ask = sql_query("select pg_backend_pid() as pid, (extract(epoch from clock_timestamp()) * 1000)::bigint as clock_ms");
+        pg.batch_execute(&format!("BEGIN; SELECT set_config('cordon.session','{mark}',false)"))
+            .await
+            .map_err(failed)?;
+        let ask = sql_query(
+            "select pg_backend_pid() as pid, (extract(epoch from clock_timestamp()) * 1000)::bigint as clock_ms",
+        );
         let about = ask.get_result(&mut pg).await.map_err(failed)?;
         pg.batch_execute("COMMIT").await.map_err(failed).map(|()| about)
     }
@@ -292,25 +299,25 @@ impl Session {
 
 /// A session on loan, with its tenant's turn where it has one. Dropped before its transaction has ended, the statement is cancelled and
 /// the session closed.
-pub struct Lease(bb8::PooledConnection<'static, Manager>, Option<Turn>);
+pub struct PooledSession(bb8::PooledConnection<'static, Manager>, Option<FairQueuePermit>);
 
-impl Lease {
+impl PooledSession {
     /// The turn lasts as long as the lease.
-    pub fn within(self, turn: Turn) -> Self {
+    pub fn within(self, turn: FairQueuePermit) -> Self {
         let mut lease = self;
         lease.1 = Some(turn);
         lease
     }
 }
 
-impl std::ops::Deref for Lease {
+impl std::ops::Deref for PooledSession {
     type Target = Session;
     fn deref(&self) -> &Session {
         &self.0
     }
 }
 
-impl Drop for Lease {
+impl Drop for PooledSession {
     fn drop(&mut self) {
         if self.0.state.load(Ordering::Relaxed) == CLEAN {
             return;

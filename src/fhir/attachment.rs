@@ -74,7 +74,8 @@ pub(super) fn described(attachments: &[&Attachment<'_>]) -> Value {
             ("title", &attachment.title),
             ("creation", &attachment.creation),
         ];
-        let mut known: Map<String, Value> = texts.into_iter().filter_map(|(name, text)| Some((name.into(), said(text)?.into()))).collect();
+        let mut known: Map<String, Value> =
+            texts.into_iter().filter_map(|(name, text)| Some((name.into(), said(text)?.into()))).collect();
         if let Some(size) = &attachment.size {
             known.insert("size".into(), size.clone());
         }
@@ -132,8 +133,10 @@ fn unpacked(data: &str) -> Result<Vec<u8>, Defect> {
 /// The `charset` of a media type.
 fn charset(content_type: &str) -> Cow<'_, str> {
     let named = content_type.split(';').skip(1).filter_map(|parameter| parameter.split_once('='));
-    let charset =
-        named.filter(|(name, _)| name.trim().eq_ignore_ascii_case("charset")).map(|(_, value)| value.trim().trim_matches('"')).next();
+    let charset = named
+        .filter(|(name, _)| name.trim().eq_ignore_ascii_case("charset"))
+        .map(|(_, value)| value.trim().trim_matches('"'))
+        .next();
     charset.map_or(Cow::Borrowed("utf-8"), |charset| Cow::Owned(charset.to_ascii_lowercase()))
 }
 
@@ -148,15 +151,17 @@ fn decoded(bytes: Vec<u8>, charset: Cow<'_, str>) -> Result<String, Defect> {
             })
         }
         // As on the web, what calls itself Latin-1 is read as Windows-1252: the two differ only where Latin-1 has control codes.
-        "iso-8859-1" | "iso8859-1" | "latin1" | "windows-1252" | "cp1252" => Ok(bytes.into_iter().map(from_1252).collect()),
+        "iso-8859-1" | "iso8859-1" | "latin1" | "windows-1252" | "cp1252" => {
+            Ok(bytes.into_iter().map(from_1252).collect())
+        }
         _ => Err(Defect::UnsupportedCharset),
     }
 }
 
 fn from_1252(byte: u8) -> char {
     const HIGH: [char; 32] = [
-        '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž', '\u{8f}', '\u{90}', '‘', '’', '“', '”', '•',
-        '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9d}', 'ž', 'Ÿ',
+        '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž', '\u{8f}', '\u{90}', '‘',
+        '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9d}', 'ž', 'Ÿ',
     ];
     let high = byte.checked_sub(0x80).and_then(|at| HIGH.get(usize::from(at)));
     high.copied().unwrap_or(char::from(byte))
@@ -180,16 +185,26 @@ mod tests {
     #[test]
     fn texts_in_their_charsets() {
         for kind in ["text/plain", "text/plain; charset=utf-8", "TEXT/PLAIN;charset=\"UTF-8\"", "text/html"] {
-            assert_eq!(run(json!([{ "contentType": kind, "data": base64("37,1 °C".as_bytes()) }])), Ok("37,1 °C".into()), "{kind}");
+            assert_eq!(
+                run(json!([{ "contentType": kind, "data": base64("37,1 °C".as_bytes()) }])),
+                Ok("37,1 °C".into()),
+                "{kind}"
+            );
         }
         assert_eq!(
             run(json!([{ "contentType": "text/plain; charset=ISO-8859-1", "data": base64(b"37,1 \xb0C \x80") }])),
             Ok("37,1 °C €".into())
         );
-        assert_eq!(run(json!([{ "contentType": "text/plain; charset=utf-16", "data": base64(b"a\0") }])), Err(Defect::UnsupportedCharset));
+        assert_eq!(
+            run(json!([{ "contentType": "text/plain; charset=utf-16", "data": base64(b"a\0") }])),
+            Err(Defect::UnsupportedCharset)
+        );
         assert_eq!(run(json!([{ "contentType": "text/plain", "data": base64(b"37,1 \xb0C") }])), Err(Defect::NotUtf8));
         assert_eq!(run(json!([{ "data": base64(b"unlabelled") }])), Ok("unlabelled".into()));
-        assert_eq!(run(json!([{ "contentType": "text/plain", "data": base64("\u{feff}x".as_bytes()) }])), Ok("x".into()));
+        assert_eq!(
+            run(json!([{ "contentType": "text/plain", "data": base64("\u{feff}x".as_bytes()) }])),
+            Ok("x".into())
+        );
     }
 
     #[test]
@@ -200,8 +215,14 @@ mod tests {
         assert_eq!(run(json!([{ "contentType": "text/plain", "data": base64(b"a\0b") }])), Err(Defect::NulCharacter));
         assert_eq!(run(json!([{ "contentType": "text/plain", "data": "dGV4dA=" }])), Err(Defect::BadBase64));
         assert_eq!(run(json!([{ "contentType": "text/plain", "data": "no base64!" }])), Err(Defect::BadBase64));
-        assert_eq!(run(json!([{ "contentType": "text/plain", "url": "Binary/1" }])), Err(Defect::AttachmentByReference));
-        assert_eq!(run(json!([{ "contentType": "application/pdf", "data": "JVBERi0=" }])), Err(Defect::AttachmentNotText));
+        assert_eq!(
+            run(json!([{ "contentType": "text/plain", "url": "Binary/1" }])),
+            Err(Defect::AttachmentByReference)
+        );
+        assert_eq!(
+            run(json!([{ "contentType": "application/pdf", "data": "JVBERi0=" }])),
+            Err(Defect::AttachmentNotText)
+        );
         assert_eq!(run(json!([{ "data": base64(b"\xff\xfe\x00") }])), Err(Defect::AttachmentNotText));
     }
 

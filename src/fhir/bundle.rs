@@ -50,8 +50,11 @@ impl<'a> Entry<'a> {
             url: Option<Text<'a>>,
         }
         let wire: Wire = serde_json::from_str(text)?;
-        let delete =
-            wire.request.as_ref().and_then(|request| said(&request.method)).is_some_and(|method| method.eq_ignore_ascii_case("DELETE"));
+        let delete = wire
+            .request
+            .as_ref()
+            .and_then(|request| said(&request.method))
+            .is_some_and(|method| method.eq_ignore_ascii_case("DELETE"));
         Ok(Self {
             full_url: wire.full_url.map(|url| url.0),
             resource: wire.resource.map(RawValue::get),
@@ -77,7 +80,9 @@ mod tests {
                 .unwrap();
         assert_eq!(post.resource, Some(r#"{"resourceType":"Patient"}"#));
         assert_eq!(post.address(), Some("urn:uuid:1"));
-        let put = Entry::read(r#"{"resource":{"resourceType":"Patient"},"request":{"method":"PUT","url":"Patient/7"}}"#).unwrap();
+        let put =
+            Entry::read(r#"{"resource":{"resourceType":"Patient"},"request":{"method":"PUT","url":"Patient/7"}}"#)
+                .unwrap();
         assert_eq!((put.method, put.address()), (Method::Store, Some("Patient/7")));
         let delete = Entry::read(r#"{"request":{"method":"DELETE","url":"Patient/7"}}"#).unwrap();
         assert_eq!((delete.method, delete.resource), (Method::Delete, None));

@@ -40,7 +40,10 @@ pub(super) fn calendar(text: &str) -> Result<String, Defect> {
 
 /// The first day a partial date names, and the first day after it.
 fn span(text: &str) -> Option<(NaiveDate, NaiveDate)> {
-    let digits = text.bytes().enumerate().all(|(at, byte)| if at == 4 || at == 7 { byte == b'-' } else { byte.is_ascii_digit() });
+    let digits = text
+        .bytes()
+        .enumerate()
+        .all(|(at, byte)| if at == 4 || at == 7 { byte == b'-' } else { byte.is_ascii_digit() });
     if !digits {
         return None;
     }

@@ -39,7 +39,8 @@ impl Provenance {
         }
         let version = meta.and_then(|meta| {
             let known = [("versionId", meta.version_id), ("lastUpdated", meta.last_updated)];
-            let known: Map<String, Value> = known.into_iter().filter_map(|(name, text)| Some((name.into(), text?.into()))).collect();
+            let known: Map<String, Value> =
+                known.into_iter().filter_map(|(name, text)| Some((name.into(), text?.into()))).collect();
             (!known.is_empty()).then_some(Value::Object(known))
         });
         Self { version, elements }

@@ -2,7 +2,7 @@
 
 use super::element::{Coding, Concept, Identifier, Meta, Period, Provenance, Text, Token, code_like, said};
 use super::reference::Reference;
-use super::{Defect, Kind, Place, SourceRef, fingerprint, read};
+use super::{Defect, Place, ResourceKind, SourceRef, fingerprint, read};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -77,7 +77,7 @@ impl ImportedEncounter {
     /// Reads an `Encounter`.
     pub fn read(text: &str, place: &Place<'_>) -> Result<Self, Defect> {
         let wire: Encounter = read(text)?;
-        let key = place.key(Kind::Encounter, &wire.id)?;
+        let key = place.key(ResourceKind::Encounter, &wire.id)?;
         let patient = place.subject(wire.subject.as_ref())?;
         let kinds = wire.kind.iter().map(Concept::deserialize).collect::<Result<Vec<_>, _>>()?;
         let reasons = wire.reason_code.iter().map(Concept::deserialize).collect::<Result<Vec<_>, _>>()?;
@@ -167,7 +167,9 @@ mod tests {
     #[test]
     fn every_status_has_its_place() {
         let status = |status: &str| {
-            let visit = read(json!({ "resourceType": "Encounter", "id": "e", "status": status, "subject": { "reference": "Patient/p" } }));
+            let visit = read(
+                json!({ "resourceType": "Encounter", "id": "e", "status": status, "subject": { "reference": "Patient/p" } }),
+            );
             visit.unwrap().status.name()
         };
         for given in ["arrived", "triaged", "in-progress", "onleave"] {
@@ -186,11 +188,13 @@ mod tests {
         .unwrap();
         assert_eq!((visit.reason.as_deref(), visit.ended_at, visit.class), (Some("Office Visit"), None, None));
         assert_eq!(visit.source.into_json()["partOf"]["reference"], "Encounter/d");
-        assert_eq!(read(json!({ "resourceType": "Encounter", "id": "e", "status": "planned" })), Err(Defect::NoSubject));
+        assert_eq!(
+            read(json!({ "resourceType": "Encounter", "id": "e", "status": "planned" })),
+            Err(Defect::NoSubject)
+        );
         let group = json!({ "resourceType": "Encounter", "id": "e", "subject": { "reference": "Group/g" } });
         assert_eq!(read(group), Err(Defect::SubjectNotPatient));
-        let undated =
-            json!({ "resourceType": "Encounter", "id": "e", "subject": { "reference": "Patient/p" }, "period": { "start": "soon" } });
+        let undated = json!({ "resourceType": "Encounter", "id": "e", "subject": { "reference": "Patient/p" }, "period": { "start": "soon" } });
         assert_eq!(read(undated), Err(Defect::InvalidDate));
     }
 }

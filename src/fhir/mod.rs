@@ -111,7 +111,7 @@ impl From<serde_json::Error> for Defect {
 
 /// The types that are read; every other one is skipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum ResourceKind {
     /// `Practitioner`.
     Practitioner,
     /// `Patient`.
@@ -124,7 +124,7 @@ pub enum Kind {
     DiagnosticReport,
 }
 
-impl Kind {
+impl ResourceKind {
     /// By the name FHIR gives the type.
     pub fn named(name: &str) -> Option<Self> {
         match name {
@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(type_name(r#" { "resourceType" : "Encounter", "x"#).as_deref(), Some("Encounter"));
         assert_eq!(type_name(r#"{"id":"a","resourceType":"Patient"}"#).as_deref(), Some("Patient"));
         assert_eq!(type_name("no JSON"), None);
-        assert_eq!(Kind::named("Observation"), None);
+        assert_eq!(ResourceKind::named("Observation"), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::date::{Edge, instant};
 use super::element::{Concept, LOINC, Meta, Period, Provenance, Text, Token, code_like, said};
 use super::practitioner::Practitioner;
 use super::reference::{Reference, is_of};
-use super::{Defect, Kind, Place, SourceRef, fingerprint, read, type_name};
+use super::{Defect, Place, ResourceKind, SourceRef, fingerprint, read, type_name};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -109,9 +109,10 @@ impl ImportedNote {
     /// Reads a `DocumentReference`.
     pub fn read(text: &str, place: &Place<'_>) -> Result<Self, Defect> {
         let wire: DocumentReference = read(text)?;
-        let key = place.key(Kind::DocumentReference, &wire.id)?;
+        let key = place.key(ResourceKind::DocumentReference, &wire.id)?;
         let patient = place.subject(wire.subject.as_ref())?;
-        let attachments: Vec<&Attachment> = wire.content.iter().filter_map(|content| content.attachment.as_ref()).collect();
+        let attachments: Vec<&Attachment> =
+            wire.content.iter().filter_map(|content| content.attachment.as_ref()).collect();
         let extract = extract(&attachments)?;
         let context = wire.context.unwrap_or_default();
         let encounters: Vec<SourceRef> = encounters(&context.encounter, place);
@@ -132,7 +133,11 @@ impl ImportedNote {
             .keep("author", given(wire.author)?)
             .keep("description", said(&wire.description).map(Value::from))
             .keep("date", said(&wire.date).map(Value::from))
-            .keep("period", Some(context.period.as_given()).filter(|period| period.as_object().is_some_and(|ends| !ends.is_empty())))
+            .keep(
+                "period",
+                Some(context.period.as_given())
+                    .filter(|period| period.as_object().is_some_and(|ends| !ends.is_empty())),
+            )
             .keep("encounters", further(&encounters))
             .keep("attachments", described(&attachments));
         let author = authors(wire.author, &wire.contained, place)?;
@@ -215,15 +220,17 @@ struct Context<'a> {
 
 /// The encounters among the references: episodes of care stand in the same place.
 fn encounters(references: &[Reference<'_>], place: &Place<'_>) -> Vec<SourceRef> {
-    let resolved = references.iter().filter_map(|reference| place.resolve(reference, Kind::Encounter));
-    resolved.filter(|found| !matches!(found, SourceRef::Key(key) if !is_of(key, Kind::Encounter))).collect()
+    let resolved = references.iter().filter_map(|reference| place.resolve(reference, ResourceKind::Encounter));
+    resolved.filter(|found| !matches!(found, SourceRef::Key(key) if !is_of(key, ResourceKind::Encounter))).collect()
 }
 
 /// The keys of all encounters but the first.
 fn further(encounters: &[SourceRef]) -> Value {
     let named = |encounter: &SourceRef| match encounter {
         SourceRef::Key(key) => key.clone().into(),
-        SourceRef::Identifier(identifier) => Value::from(format!("Encounter?identifier={}|{}", identifier.system, identifier.value)),
+        SourceRef::Identifier(identifier) => {
+            Value::from(format!("Encounter?identifier={}|{}", identifier.system, identifier.value))
+        }
     };
     Value::Array(encounters.iter().skip(1).map(named).collect())
 }
@@ -234,7 +241,11 @@ fn given(element: Option<&RawValue>) -> Result<Option<Value>, Defect> {
 
 /// The first practitioner among those who answer for a note; else the first who may be one; else the first of whom at least a name is
 /// known. The patient and relatives write documents, too; they are no staff, whose names are not sealed, and are left to the provenance.
-pub(super) fn authors(element: Option<&RawValue>, contained: &[&RawValue], place: &Place<'_>) -> Result<Option<Author>, Defect> {
+pub(super) fn authors(
+    element: Option<&RawValue>,
+    contained: &[&RawValue],
+    place: &Place<'_>,
+) -> Result<Option<Author>, Defect> {
     let Some(element) = element else { return Ok(None) };
     let references: Vec<Reference> = serde_json::from_str(element.get())?;
     let mut found = Vec::new();
@@ -242,7 +253,7 @@ pub(super) fn authors(element: Option<&RawValue>, contained: &[&RawValue], place
         found.extend(author(reference, contained, place)?);
     }
     let practitioner = |author: &Author| match &author.reference {
-        Some(SourceRef::Key(key)) => author.standing == Standing::Staff && is_of(key, Kind::Practitioner),
+        Some(SourceRef::Key(key)) => author.standing == Standing::Staff && is_of(key, ResourceKind::Practitioner),
         Some(SourceRef::Identifier(_)) => author.standing == Standing::Staff,
         None => false,
     };
@@ -256,7 +267,7 @@ pub(super) fn authors(element: Option<&RawValue>, contained: &[&RawValue], place
 
 /// An author who is staff, or may be: who is said to be anything else is none, nor is a name of which nothing more is said.
 fn author(reference: &Reference<'_>, contained: &[&RawValue], place: &Place<'_>) -> Result<Option<Author>, Defect> {
-    let mut resolved = place.resolve(reference, Kind::Practitioner);
+    let mut resolved = place.resolve(reference, ResourceKind::Practitioner);
     let mut display = said(&reference.display).map(str::to_owned);
     let mut kind = place.type_of(reference).map(str::to_owned);
     if let Some(local) = said(&reference.reference).and_then(|text| text.strip_prefix('#')) {
@@ -337,7 +348,10 @@ mod tests {
         assert_eq!((note.kind.code.as_str(), note.kind.display.as_str()), ("34117-2", "History and physical note"));
         assert_eq!(note.encounter, Some(SourceRef::Key("Encounter/e".into())));
         let author = note.author.unwrap();
-        assert_eq!(author.reference, Some(SourceRef::Identifier(Identifier { system: "npi".into(), value: "9".into() })));
+        assert_eq!(
+            author.reference,
+            Some(SourceRef::Identifier(Identifier { system: "npi".into(), value: "9".into() }))
+        );
         assert_eq!(author.display.as_deref(), Some("Dr. Wolf"));
         assert_eq!(note.authored_at.unwrap().to_rfc3339(), "2018-05-16T18:45:24.907+00:00");
         assert_eq!((note.title, note.status), (None, NoteStatus::Signed));
@@ -360,10 +374,15 @@ mod tests {
         let relation = json!([{ "code": "replaces", "target": { "reference": "DocumentReference/m" } }]);
         let label = json!([{ "coding": [{ "code": "R" }] }]);
         let encounters = json!([{ "reference": "EpisodeOfCare/c" }, { "reference": "Encounter/e1" }, { "reference": "Encounter/e2" }]);
-        let note = read(json!({ "relatesTo": relation, "securityLabel": label, "context": { "encounter": encounters } })).unwrap();
+        let note =
+            read(json!({ "relatesTo": relation, "securityLabel": label, "context": { "encounter": encounters } }))
+                .unwrap();
         assert_eq!(note.encounter, Some(SourceRef::Key("Encounter/e1".into())));
         let source = note.source.into_json();
-        assert_eq!((&source["relatesTo"], &source["securityLabel"], &source["encounters"]), (&relation, &label, &json!(["Encounter/e2"])));
+        assert_eq!(
+            (&source["relatesTo"], &source["securityLabel"], &source["encounters"]),
+            (&relation, &label, &json!(["Encounter/e2"]))
+        );
     }
 
     #[test]
@@ -371,7 +390,10 @@ mod tests {
         let at = |extra: Value| read(extra).map(|note| note.authored_at.map(|at| at.to_rfc3339()));
         assert_eq!(at(json!({ "date": null })), Ok(Some("2018-05-16T18:45:24+00:00".into())));
         let meta = json!({ "lastUpdated": "2020-01-01T00:00:00Z", "versionId": "3" });
-        assert_eq!(at(json!({ "date": null, "context": null, "meta": meta })), Ok(Some("2020-01-01T00:00:00+00:00".into())));
+        assert_eq!(
+            at(json!({ "date": null, "context": null, "meta": meta })),
+            Ok(Some("2020-01-01T00:00:00+00:00".into()))
+        );
         assert_eq!(at(json!({ "date": null, "context": null })), Ok(None));
         assert_eq!(at(json!({ "date": "last week" })), Err(Defect::InvalidDate));
     }
@@ -379,24 +401,37 @@ mod tests {
     #[test]
     fn a_type_without_loinc_is_a_note() {
         let code = |extra: Value| read(extra).unwrap().kind;
-        assert_eq!(code(json!({ "type": { "text": "Ward round" } })), NoteType { code: "34109-9".into(), display: "Note".into() });
+        assert_eq!(
+            code(json!({ "type": { "text": "Ward round" } })),
+            NoteType { code: "34109-9".into(), display: "Note".into() }
+        );
         let category = json!([{ "coding": [{ "system": LOINC, "code": "18842-5" }], "text": "Discharge" }]);
-        assert_eq!(code(json!({ "type": null, "category": category })), NoteType { code: "18842-5".into(), display: "18842-5".into() });
+        assert_eq!(
+            code(json!({ "type": null, "category": category })),
+            NoteType { code: "18842-5".into(), display: "18842-5".into() }
+        );
         assert_eq!(code(json!({ "type": { "coding": [{ "system": LOINC, "code": "Ann'; --" }] } })).code, "34109-9");
     }
 
     #[test]
     fn authors_of_all_sorts() {
-        let author = |author: Value, contained: Value| read(json!({ "author": author, "contained": contained })).unwrap().author;
+        let author =
+            |author: Value, contained: Value| read(json!({ "author": author, "contained": contained })).unwrap().author;
         assert_eq!(author(json!([]), json!([])), None);
-        let chosen =
-            author(json!([{ "reference": "Organization/o", "display": "Ward" }, { "reference": "Practitioner/d" }]), json!([])).unwrap();
+        let chosen = author(
+            json!([{ "reference": "Organization/o", "display": "Ward" }, { "reference": "Practitioner/d" }]),
+            json!([]),
+        )
+        .unwrap();
         assert_eq!(chosen.reference, Some(SourceRef::Key("Practitioner/d".into())));
         let contained = json!([{ "resourceType": "Organization", "id": "o", "name": "Ward" },
             { "resourceType": "Practitioner", "id": "d", "name": [{ "text": "Dr. Lee" }], "identifier": [{ "system": "npi", "value": "9" }] }]);
         let chosen = author(json!([{ "reference": "#d" }]), contained).unwrap();
         assert_eq!(chosen.display.as_deref(), Some("Dr. Lee"));
-        assert_eq!(chosen.reference, Some(SourceRef::Identifier(Identifier { system: "npi".into(), value: "9".into() })));
+        assert_eq!(
+            chosen.reference,
+            Some(SourceRef::Identifier(Identifier { system: "npi".into(), value: "9".into() }))
+        );
         assert_eq!(chosen.standing, Standing::Staff);
         let clerk = json!([{ "type": "http://hl7.org/fhir/StructureDefinition/Practitioner", "display": "A clerk" }]);
         assert_eq!(author(clerk, json!([])).unwrap().reference, None);
@@ -404,8 +439,9 @@ mod tests {
 
     #[test]
     fn who_is_not_said_to_be_staff_is_not_taken_for_it() {
-        let author =
-            |author: Value| read(json!({ "author": author, "contained": [{ "resourceType": "Person", "id": "p" }] })).unwrap().author;
+        let author = |author: Value| {
+            read(json!({ "author": author, "contained": [{ "resourceType": "Person", "id": "p" }] })).unwrap().author
+        };
         let logical = json!({ "system": "urn:ssn", "value": "1" });
         for relative in [
             json!({ "display": "Mary Lee" }),
@@ -419,12 +455,16 @@ mod tests {
         ] {
             assert_eq!(author(json!([relative])), None);
         }
-        for unsaid in
-            [json!({ "reference": "urn:uuid:0f", "display": "Mary Lee" }), json!({ "identifier": logical, "display": "Mary Lee" })]
-        {
+        for unsaid in [
+            json!({ "reference": "urn:uuid:0f", "display": "Mary Lee" }),
+            json!({ "identifier": logical, "display": "Mary Lee" }),
+        ] {
             assert_eq!(author(json!([unsaid])).unwrap().standing, Standing::Unsaid);
             let both = author(json!([unsaid, { "reference": "Practitioner/d" }])).unwrap();
-            assert_eq!((both.standing, both.reference), (Standing::Staff, Some(SourceRef::Key("Practitioner/d".into()))));
+            assert_eq!(
+                (both.standing, both.reference),
+                (Standing::Staff, Some(SourceRef::Key("Practitioner/d".into())))
+            );
         }
     }
 
@@ -433,10 +473,16 @@ mod tests {
         assert_eq!(read(json!({ "subject": null })), Err(Defect::NoSubject));
         assert_eq!(read(json!({ "subject": { "reference": "Group/g" } })), Err(Defect::SubjectNotPatient));
         assert_eq!(read(json!({ "content": [] })), Err(Defect::EmptyNote));
-        assert_eq!(read(json!({ "content": [{ "attachment": { "contentType": "text/plain", "data": "%%%" } }] })), Err(Defect::BadBase64));
+        assert_eq!(
+            read(json!({ "content": [{ "attachment": { "contentType": "text/plain", "data": "%%%" } }] })),
+            Err(Defect::BadBase64)
+        );
         assert_eq!(read(json!({ "description": "a\u{0}b" })), Err(Defect::NulCharacter));
         let half = document(json!({})).replace("Dr. Wolf", "\\ud800");
-        assert_eq!(ImportedNote::read(&half, &Place { full_url: None, aliases: &Aliases::default() }), Err(Defect::MalformedJson));
+        assert_eq!(
+            ImportedNote::read(&half, &Place { full_url: None, aliases: &Aliases::default() }),
+            Err(Defect::MalformedJson)
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use super::date::{Edge, calendar, instant};
 use super::element::{Identifier, Meta, Provenance, Text, Token, code_like, said};
-use super::{Defect, Kind, Place, fingerprint, read};
+use super::{Defect, Place, ResourceKind, fingerprint, read};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -90,13 +90,23 @@ impl ImportedPatient {
     /// Reads a `Patient`.
     pub fn read(text: &str, place: &Place<'_>) -> Result<Self, Defect> {
         let wire: Patient = read(text)?;
-        let key = place.key(Kind::Patient, &wire.id)?;
+        let key = place.key(ResourceKind::Patient, &wire.id)?;
         let deceased_at = said(&wire.deceased_date_time).map(|text| instant(text, Edge::First)).transpose()?;
         let identifiers = wire.identifier.iter().map(patient_identifier).collect::<Result<Vec<_>, _>>()?;
         let (name, others) = names(&wire.name)?;
         let mut contact = Map::new();
-        let parts = [("telecom", wire.telecom), ("address", wire.address), ("communication", wire.communication), ("names", others)];
-        contact.extend(parts.into_iter().filter(|(_, list)| !list.is_empty()).map(|(part, list)| (part.to_owned(), Value::Array(list))));
+        let parts = [
+            ("telecom", wire.telecom),
+            ("address", wire.address),
+            ("communication", wire.communication),
+            ("names", others),
+        ];
+        contact.extend(
+            parts
+                .into_iter()
+                .filter(|(_, list)| !list.is_empty())
+                .map(|(part, list)| (part.to_owned(), Value::Array(list))),
+        );
         if wire.deceased_boolean == Some(true) {
             contact.insert("deceased".into(), true.into());
         }
@@ -196,7 +206,8 @@ impl NameElement<'_> {
             // Where family names come first, they do so whatever the order of the elements.
             let eastern = family.as_deref().is_some_and(|family| family.chars().any(is_east_asian));
             let (first, last) = if eastern { (family.as_deref(), None) } else { (None, family.as_deref()) };
-            let words = prefix.chain(first).chain(given.iter().map(String::as_str)).chain(last).chain(parts(&self.suffix));
+            let words =
+                prefix.chain(first).chain(given.iter().map(String::as_str)).chain(last).chain(parts(&self.suffix));
             words.collect::<Vec<_>>().join(" ")
         });
         (!text.is_empty()).then_some(HumanName { family, given, text })
@@ -211,7 +222,9 @@ impl NameElement<'_> {
             Some("old" | "maiden") => 4,
             Some(_) => 3,
         };
-        let is_writing = |extension: &&Extension| said(&extension.url).is_some_and(|url| url.ends_with("/iso21090-EN-representation"));
+        let is_writing = |extension: &&Extension| {
+            said(&extension.url).is_some_and(|url| url.ends_with("/iso21090-EN-representation"))
+        };
         let writing = match self.extension.iter().find(is_writing).and_then(|extension| said(&extension.value_code)) {
             None | Some("IDE") => 0,
             Some("ABC") => 1,
@@ -233,7 +246,11 @@ fn is_east_asian(letter: char) -> bool {
 /// The name in use, and the others as given.
 fn names(given: &[Value]) -> Result<(Option<HumanName>, Vec<Value>), Defect> {
     let read = given.iter().map(NameElement::deserialize).collect::<Result<Vec<_>, _>>()?;
-    let best = read.iter().enumerate().filter(|(_, name)| name.written(Titles::LeftOut).is_some()).min_by_key(|(_, name)| name.rank());
+    let best = read
+        .iter()
+        .enumerate()
+        .filter(|(_, name)| name.written(Titles::LeftOut).is_some())
+        .min_by_key(|(_, name)| name.rank());
     let Some((chosen, name)) = best else { return Ok((None, Vec::new())) };
     let others = given.iter().enumerate().filter(|&(at, _)| at != chosen).map(|(_, name)| name.clone()).collect();
     Ok((name.written(Titles::LeftOut), others))
@@ -243,7 +260,8 @@ fn patient_identifier(given: &Value) -> Result<Option<PatientIdentifier>, Defect
     let token = Token::deserialize(given)?;
     let Some(identifier) = token.identifier() else { return Ok(None) };
     let kind = token.kind.as_ref().and_then(|kind| {
-        let coded = kind.coding.iter().filter(|coding| said(&coding.system).is_none_or(|system| system.ends_with("v2-0203")));
+        let coded =
+            kind.coding.iter().filter(|coding| said(&coding.system).is_none_or(|system| system.ends_with("v2-0203")));
         coded.filter_map(|coding| code_like(said(&coding.code))).next()
     });
     let in_use = said(&token.usage) != Some("old");
@@ -256,7 +274,9 @@ fn is_exclusive(system: &str, kind: Option<&str>) -> bool {
     match kind {
         Some(kind) => matches!(kind, "MR" | "MRT" | "PI" | "PT" | "AN" | "VN" | "U"),
         None => {
-            !system.is_empty() && !system.starts_with("http://hl7.org/fhir/sid/") && !system.starts_with("urn:oid:2.16.840.1.113883.4.")
+            !system.is_empty()
+                && !system.starts_with("http://hl7.org/fhir/sid/")
+                && !system.starts_with("urn:oid:2.16.840.1.113883.4.")
         }
     }
 }
@@ -283,7 +303,10 @@ mod tests {
         .unwrap();
         assert_eq!(patient.key, "Patient/p");
         let name = patient.name.unwrap();
-        assert_eq!((name.family.as_deref(), name.given.len(), name.text.as_str()), (Some("O'Hara"), 2, "Ann Bea O'Hara MD"));
+        assert_eq!(
+            (name.family.as_deref(), name.given.len(), name.text.as_str()),
+            (Some("O'Hara"), 2, "Ann Bea O'Hara MD")
+        );
         assert_eq!(patient.contact, Some(json!({ "names": [maiden] })));
         assert_eq!((patient.sex, patient.birth_date.as_deref()), (Sex::Female, Some("1980-02")));
     }
@@ -294,7 +317,8 @@ mod tests {
             json!({ "resourceType": "Patient", "id": "p", "name": [{ "use": "old", "family": "A" }, { "family": "B" }, { "use": "usual", "family": "C" }] }),
         );
         assert_eq!(patient.unwrap().name.unwrap().text, "C");
-        let only = read(json!({ "resourceType": "Patient", "id": "p", "name": [{ "use": "old", "family": "A" }] })).unwrap();
+        let only =
+            read(json!({ "resourceType": "Patient", "id": "p", "name": [{ "use": "old", "family": "A" }] })).unwrap();
         assert_eq!(only.name.unwrap().text, "A");
         assert_eq!(read(json!({ "resourceType": "Patient", "id": "p", "name": [{}] })).unwrap().name, None);
     }
@@ -310,7 +334,9 @@ mod tests {
                 .unwrap();
         assert_eq!(patient.name.unwrap().text, "山田 太郎");
         assert!(patient.contact.unwrap().to_string().contains("ヤマダ"));
-        let parts = read(json!({ "resourceType": "Patient", "id": "p", "name": [{ "family": "山田", "given": ["太郎"] }] })).unwrap();
+        let parts =
+            read(json!({ "resourceType": "Patient", "id": "p", "name": [{ "family": "山田", "given": ["太郎"] }] }))
+                .unwrap();
         assert_eq!(parts.name.unwrap().text, "山田 太郎");
     }
 
@@ -328,15 +354,23 @@ mod tests {
         ];
         let patient = read(json!({ "resourceType": "Patient", "id": "p", "identifier": given })).unwrap();
         let found: Vec<_> = patient.identifiers.iter().map(|one| (one.kind.as_deref(), one.exclusive)).collect();
-        let expected =
-            [(Some("MR"), true), (Some("DL"), false), (Some("SS"), false), (None, true), (None, false), (None, false), (None, false)];
+        let expected = [
+            (Some("MR"), true),
+            (Some("DL"), false),
+            (Some("SS"), false),
+            (None, true),
+            (None, false),
+            (None, false),
+            (None, false),
+        ];
         assert_eq!(found, expected);
         assert_eq!(patient.source.into_json()["identifier"].as_array().map(Vec::len), Some(8));
     }
 
     #[test]
     fn death_is_a_time_or_a_fact() {
-        let at = read(json!({ "resourceType": "Patient", "id": "p", "deceasedDateTime": "2014-08-30T10:00:00-04:00" })).unwrap();
+        let at = read(json!({ "resourceType": "Patient", "id": "p", "deceasedDateTime": "2014-08-30T10:00:00-04:00" }))
+            .unwrap();
         assert_eq!(at.deceased_at.unwrap().to_rfc3339(), "2014-08-30T14:00:00+00:00");
         let fact = read(json!({ "resourceType": "Patient", "id": "p", "deceasedBoolean": true })).unwrap();
         assert_eq!((fact.deceased_at, fact.contact), (None, Some(json!({ "deceased": true }))));
@@ -347,10 +381,18 @@ mod tests {
     #[test]
     fn hostile_texts_are_data_or_a_defect() {
         let name = r#"Robert'); DROP TABLE patients;-- \ " "#.trim();
-        let patient = read(json!({ "resourceType": "Patient", "id": "p", "name": [{ "text": name }], "gender": "x'; --" })).unwrap();
+        let patient =
+            read(json!({ "resourceType": "Patient", "id": "p", "name": [{ "text": name }], "gender": "x'; --" }))
+                .unwrap();
         assert_eq!((patient.name.unwrap().text.as_str(), patient.sex), (name, Sex::Unknown));
-        assert_eq!(read(json!({ "resourceType": "Patient", "id": "p", "name": [{ "text": "a\u{0}b" }] })), Err(Defect::NulCharacter));
-        assert_eq!(read(json!({ "resourceType": "Patient", "id": "p", "birthDate": "1980-02-30" })), Err(Defect::InvalidDate));
+        assert_eq!(
+            read(json!({ "resourceType": "Patient", "id": "p", "name": [{ "text": "a\u{0}b" }] })),
+            Err(Defect::NulCharacter)
+        );
+        assert_eq!(
+            read(json!({ "resourceType": "Patient", "id": "p", "birthDate": "1980-02-30" })),
+            Err(Defect::InvalidDate)
+        );
         assert_eq!(read(json!({ "resourceType": "Patient", "id": "p", "name": "Ann" })), Err(Defect::InvalidResource));
         assert_eq!(read(json!({ "resourceType": "Patient" })), Err(Defect::NoId));
     }

@@ -2,7 +2,7 @@
 
 use super::element::{Identifier, Meta, Provenance, Text, Token};
 use super::patient::{NameElement, Titles};
-use super::{Defect, Kind, Place, fingerprint, read};
+use super::{Defect, Place, ResourceKind, fingerprint, read};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -23,13 +23,14 @@ impl ImportedPractitioner {
     /// Reads a `Practitioner`.
     pub fn read(text: &str, place: &Place<'_>) -> Result<Self, Defect> {
         let wire: Practitioner = read(text)?;
-        let key = place.key(Kind::Practitioner, &wire.id)?;
+        let key = place.key(ResourceKind::Practitioner, &wire.id)?;
         let tokens = wire.identifier.iter().map(Token::deserialize).collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
             key,
             identifiers: tokens.iter().filter_map(Token::identifier).collect(),
             name: wire.written(),
-            source: Provenance::new(wire.id.as_ref().map(Text::as_str), wire.meta).keep("identifier", Value::Array(wire.identifier)),
+            source: Provenance::new(wire.id.as_ref().map(Text::as_str), wire.meta)
+                .keep("identifier", Value::Array(wire.identifier)),
         })
     }
 
@@ -67,9 +68,14 @@ mod tests {
     fn doctors_keep_their_title() {
         let text = r#"{"resourceType":"Practitioner","id":"d1","identifier":[{"system":"http://hl7.org/fhir/sid/us-npi","value":"9"},{"system":"s"}],
             "name":[{"family":"Emard","given":["Irvin"],"prefix":["Dr."]}],"telecom":[{"system":"phone","value":"1"}]}"#;
-        let doctor = ImportedPractitioner::read(text, &Place { full_url: Some("urn:uuid:9f"), aliases: &Aliases::default() }).unwrap();
+        let doctor =
+            ImportedPractitioner::read(text, &Place { full_url: Some("urn:uuid:9f"), aliases: &Aliases::default() })
+                .unwrap();
         assert_eq!((doctor.key.as_str(), doctor.name.as_deref()), ("Practitioner/d1", Some("Dr. Irvin Emard")));
-        assert_eq!(doctor.identifiers, [Identifier { system: "http://hl7.org/fhir/sid/us-npi".into(), value: "9".into() }]);
+        assert_eq!(
+            doctor.identifiers,
+            [Identifier { system: "http://hl7.org/fhir/sid/us-npi".into(), value: "9".into() }]
+        );
     }
 
     #[test]

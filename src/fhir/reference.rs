@@ -3,7 +3,7 @@
 //! they lead to that resource and not to one with the same id on another server.
 
 use super::element::{Identifier, Text, Token, said};
-use super::{Defect, Kind};
+use super::{Defect, ResourceKind};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
@@ -22,11 +22,11 @@ pub struct Aliases(HashMap<Box<str>, Box<str>>);
 
 impl Aliases {
     /// Notes that `full_url` stands for the resource with this id, or for the one whose id only the `fullUrl` tells.
-    pub fn add(&mut self, full_url: &str, kind: Kind, id: Option<&str>) {
+    pub fn add(&mut self, full_url: &str, kind: ResourceKind, id: Option<&str>) {
         let implied = implied(full_url, kind).filter(|key| is_of(key, kind));
         let Some(key) = id.map(|id| format!("{}/{id}", kind.name())).or_else(|| implied.clone()) else { return };
         // Nothing that is read refers to a note.
-        let referred_to = !matches!(kind, Kind::DocumentReference | Kind::DiagnosticReport);
+        let referred_to = !matches!(kind, ResourceKind::DocumentReference | ResourceKind::DiagnosticReport);
         if implied.as_ref() != Some(&key) || (referred_to && base(full_url).is_some()) {
             self.0.insert(unversioned(full_url).into(), key.into());
         }
@@ -44,7 +44,7 @@ pub struct Place<'a> {
 
 impl Place<'_> {
     /// The key of the resource that stands here. One without an id has that of its `fullUrl`, so that the two collapse.
-    pub(super) fn key(&self, kind: Kind, id: &Option<Text<'_>>) -> Result<String, Defect> {
+    pub(super) fn key(&self, kind: ResourceKind, id: &Option<Text<'_>>) -> Result<String, Defect> {
         let key = match (id, self.full_url) {
             (Some(id), _) => format!("{}/{}", kind.name(), id.as_str()),
             (None, Some(full_url)) => implied(full_url, kind).filter(|key| is_of(key, kind)).ok_or(Defect::NoId)?,
@@ -56,7 +56,7 @@ impl Place<'_> {
     }
 
     /// Whom or what `reference` means, where a resource of type `expected` should stand.
-    pub(super) fn resolve(&self, reference: &Reference<'_>, expected: Kind) -> Option<SourceRef> {
+    pub(super) fn resolve(&self, reference: &Reference<'_>, expected: ResourceKind) -> Option<SourceRef> {
         let by_text = said(&reference.reference).and_then(|text| self.resolve_text(text.trim(), expected));
         by_text.or_else(|| reference.identifier.as_ref()?.identifier().map(SourceRef::Identifier))
     }
@@ -73,14 +73,14 @@ impl Place<'_> {
 
     /// The patient a resource is about.
     pub(super) fn subject(&self, reference: Option<&Reference<'_>>) -> Result<SourceRef, Defect> {
-        match reference.and_then(|reference| self.resolve(reference, Kind::Patient)) {
+        match reference.and_then(|reference| self.resolve(reference, ResourceKind::Patient)) {
             None => Err(Defect::NoSubject),
-            Some(SourceRef::Key(key)) if !is_of(&key, Kind::Patient) => Err(Defect::SubjectNotPatient),
+            Some(SourceRef::Key(key)) if !is_of(&key, ResourceKind::Patient) => Err(Defect::SubjectNotPatient),
             Some(subject) => Ok(subject),
         }
     }
 
-    fn resolve_text(&self, text: &str, expected: Kind) -> Option<SourceRef> {
+    fn resolve_text(&self, text: &str, expected: ResourceKind) -> Option<SourceRef> {
         if text.starts_with('#') {
             return None;
         }
@@ -112,13 +112,13 @@ pub(super) struct Reference<'a> {
 }
 
 /// Whether a key is that of a resource of this type.
-pub(super) fn is_of(key: &str, kind: Kind) -> bool {
+pub(super) fn is_of(key: &str, kind: ResourceKind) -> bool {
     let key = base(key).and_then(|server| key.strip_prefix(server)).unwrap_or(key);
     key.strip_prefix(kind.name()).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// The key that an address tells by itself: `urn:uuid:x` is the `expected` with id x, `https://a/b/Patient/x/_history/2` is `Patient/x`.
-fn implied(address: &str, expected: Kind) -> Option<String> {
+fn implied(address: &str, expected: ResourceKind) -> Option<String> {
     if let Some(id) = address.strip_prefix("urn:uuid:").or_else(|| address.strip_prefix("urn:oid:")) {
         return Some(format!("{}/{id}", expected.name()));
     }
@@ -138,7 +138,8 @@ fn base(address: &str) -> Option<&str> {
 fn typed(address: &str) -> Option<(&str, &str)> {
     let mut segments = address.rsplit('/');
     let (id, kind) = (segments.next()?, segments.next()?);
-    let typed = kind.starts_with(|c: char| c.is_ascii_uppercase()) && kind.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let typed =
+        kind.starts_with(|c: char| c.is_ascii_uppercase()) && kind.bytes().all(|byte| byte.is_ascii_alphanumeric());
     (typed && !id.is_empty()).then_some((kind, id))
 }
 
@@ -176,7 +177,7 @@ fn percent_decoded(text: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn resolve(aliases: &Aliases, text: &str, expected: Kind) -> Option<SourceRef> {
+    fn resolve(aliases: &Aliases, text: &str, expected: ResourceKind) -> Option<SourceRef> {
         let json = serde_json::json!({ "reference": text }).to_string();
         Place { full_url: None, aliases }.resolve(&serde_json::from_str(&json).unwrap(), expected)
     }
@@ -185,18 +186,22 @@ mod tests {
     fn every_spelling_gives_one_key() {
         let none = Aliases::default();
         for text in ["Patient/p1", "urn:uuid:p1", "Patient/p1/_history/3", " Patient/p1 "] {
-            assert_eq!(resolve(&none, text, Kind::Patient), Some(SourceRef::Key("Patient/p1".into())), "{text}");
+            assert_eq!(
+                resolve(&none, text, ResourceKind::Patient),
+                Some(SourceRef::Key("Patient/p1".into())),
+                "{text}"
+            );
         }
-        assert_eq!(resolve(&none, "Group/g", Kind::Patient), Some(SourceRef::Key("Group/g".into())));
+        assert_eq!(resolve(&none, "Group/g", ResourceKind::Patient), Some(SourceRef::Key("Group/g".into())));
         for text in ["", "p1", "#p1", "Patient/", "Patient?name=Ann"] {
-            assert_eq!(resolve(&none, text, Kind::Patient), None, "{text}");
+            assert_eq!(resolve(&none, text, ResourceKind::Patient), None, "{text}");
         }
     }
 
     #[test]
     fn an_absolute_reference_leads_to_its_own_server() {
         let mut aliases = Aliases::default();
-        aliases.add("https://b.example/fhir/Patient/p2", Kind::Patient, None);
+        aliases.add("https://b.example/fhir/Patient/p2", ResourceKind::Patient, None);
         let from = |full_url, text: &str| {
             let json = serde_json::json!({ "reference": text }).to_string();
             match (Place { full_url, aliases: &aliases }).subject(Some(&serde_json::from_str(&json).unwrap())) {
@@ -216,12 +221,16 @@ mod tests {
     #[test]
     fn an_address_tells_its_type_or_nothing() {
         let mut aliases = Aliases::default();
-        aliases.add("urn:uuid:0f", Kind::Patient, Some("p1"));
+        aliases.add("urn:uuid:0f", ResourceKind::Patient, Some("p1"));
         let told = |text: &str| {
             let json = serde_json::json!({ "reference": text }).to_string();
-            (Place { full_url: None, aliases: &aliases }).type_of(&serde_json::from_str(&json).unwrap()).map(str::to_owned)
+            (Place { full_url: None, aliases: &aliases })
+                .type_of(&serde_json::from_str(&json).unwrap())
+                .map(str::to_owned)
         };
-        for text in ["RelatedPerson/r", "https://b.example/fhir/RelatedPerson/r/_history/2", "RelatedPerson?identifier=a|b"] {
+        for text in
+            ["RelatedPerson/r", "https://b.example/fhir/RelatedPerson/r/_history/2", "RelatedPerson?identifier=a|b"]
+        {
             assert_eq!(told(text).as_deref(), Some("RelatedPerson"), "{text}");
         }
         assert_eq!(told("urn:uuid:0f").as_deref(), Some("Patient"));
@@ -232,41 +241,46 @@ mod tests {
 
     #[test]
     fn conditional_references_name_an_identifier() {
-        let npi = SourceRef::Identifier(Identifier { system: "http://hl7.org/fhir/sid/us-npi".into(), value: "999".into() });
+        let npi =
+            SourceRef::Identifier(Identifier { system: "http://hl7.org/fhir/sid/us-npi".into(), value: "999".into() });
         let none = Aliases::default();
         for text in [
             "Practitioner?identifier=http://hl7.org/fhir/sid/us-npi|999",
             "Practitioner?active=true&identifier=http%3A%2F%2Fhl7.org/fhir/sid/us-npi%7C999",
         ] {
-            assert_eq!(resolve(&none, text, Kind::Practitioner), Some(npi.clone()), "{text}");
+            assert_eq!(resolve(&none, text, ResourceKind::Practitioner), Some(npi.clone()), "{text}");
         }
-        assert_eq!(resolve(&none, "Organization?identifier=a|b", Kind::Practitioner), None);
+        assert_eq!(resolve(&none, "Organization?identifier=a|b", ResourceKind::Practitioner), None);
         let logical: Reference =
-            serde_json::from_str(r#"{"identifier":{"system":"http://hl7.org/fhir/sid/us-npi","value":"999"}}"#).unwrap();
-        assert_eq!(Place { full_url: None, aliases: &none }.resolve(&logical, Kind::Practitioner), Some(npi));
+            serde_json::from_str(r#"{"identifier":{"system":"http://hl7.org/fhir/sid/us-npi","value":"999"}}"#)
+                .unwrap();
+        assert_eq!(Place { full_url: None, aliases: &none }.resolve(&logical, ResourceKind::Practitioner), Some(npi));
     }
 
     #[test]
     fn aliases_hold_only_what_the_address_does_not_tell() {
         let mut aliases = Aliases::default();
-        aliases.add("urn:uuid:p1", Kind::Patient, Some("p1"));
-        aliases.add("Patient/p1", Kind::Patient, Some("p1"));
-        aliases.add("http://a/DocumentReference/n", Kind::DocumentReference, Some("n"));
+        aliases.add("urn:uuid:p1", ResourceKind::Patient, Some("p1"));
+        aliases.add("Patient/p1", ResourceKind::Patient, Some("p1"));
+        aliases.add("http://a/DocumentReference/n", ResourceKind::DocumentReference, Some("n"));
         assert_eq!(aliases, Aliases::default());
-        aliases.add("urn:uuid:0f", Kind::Patient, Some("p1"));
-        assert_eq!(resolve(&aliases, "urn:uuid:0f", Kind::Patient), Some(SourceRef::Key("Patient/p1".into())));
+        aliases.add("urn:uuid:0f", ResourceKind::Patient, Some("p1"));
+        assert_eq!(resolve(&aliases, "urn:uuid:0f", ResourceKind::Patient), Some(SourceRef::Key("Patient/p1".into())));
     }
 
     #[test]
     fn a_resource_without_id_has_that_of_its_full_url() {
         let aliases = Aliases::default();
-        let at = |full_url| Place { full_url, aliases: &aliases }.key(Kind::Patient, &None);
+        let at = |full_url| Place { full_url, aliases: &aliases }.key(ResourceKind::Patient, &None);
         assert_eq!(at(Some("urn:uuid:0f")), Ok("Patient/0f".into()));
         assert_eq!(at(Some("http://a/Patient/p1")), Ok("Patient/p1".into()));
         assert_eq!(at(Some("http://a/Encounter/p1")), Err(Defect::NoId));
         assert_eq!(at(None), Err(Defect::NoId));
         let odd: Option<Text> = serde_json::from_str(r#""a b""#).unwrap();
-        assert_eq!(Place { full_url: None, aliases: &aliases }.key(Kind::Patient, &odd), Err(Defect::InvalidId));
+        assert_eq!(
+            Place { full_url: None, aliases: &aliases }.key(ResourceKind::Patient, &odd),
+            Err(Defect::InvalidId)
+        );
     }
 
     #[test]

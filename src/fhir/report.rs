@@ -4,7 +4,7 @@ use super::attachment::{Attachment, any_text, described, extract};
 use super::element::{Concept, Meta, Period, Provenance, Text, code_like, said};
 use super::note::{ImportedNote, NoteStatus, authored_at, authors, note_type};
 use super::reference::{Reference, is_of};
-use super::{Defect, Kind, Place, SourceRef, read};
+use super::{Defect, Place, ResourceKind, SourceRef, read};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -17,12 +17,13 @@ impl ImportedNote {
         if !any_text(&attachments) {
             return Ok(None);
         }
-        let key = place.key(Kind::DiagnosticReport, &wire.id)?;
+        let key = place.key(ResourceKind::DiagnosticReport, &wire.id)?;
         let patient = place.subject(wire.subject.as_ref())?;
         let extract = extract(&attachments)?;
-        let encounter = wire.encounter.as_ref().and_then(|reference| place.resolve(reference, Kind::Encounter));
+        let encounter = wire.encounter.as_ref().and_then(|reference| place.resolve(reference, ResourceKind::Encounter));
         let started = wire.effective_period.as_ref().and_then(|period| said(&period.start));
-        let written = said(&wire.issued).or(said(&wire.effective_date_time)).or(started).or(extract.creation.as_deref());
+        let written =
+            said(&wire.issued).or(said(&wire.effective_date_time)).or(started).or(extract.creation.as_deref());
         let concept = wire.code.as_ref().map(Concept::deserialize).transpose()?;
         let categories = wire.category.as_ref().map(Vec::<Concept>::deserialize).transpose()?.unwrap_or_default();
         let kind = note_type(concept.iter().chain(&categories));
@@ -44,7 +45,8 @@ impl ImportedNote {
         let note = Self {
             key,
             patient,
-            encounter: encounter.filter(|found| !matches!(found, SourceRef::Key(key) if !is_of(key, Kind::Encounter))),
+            encounter: encounter
+                .filter(|found| !matches!(found, SourceRef::Key(key) if !is_of(key, ResourceKind::Encounter))),
             author,
             kind,
             status: status_of(status),
@@ -119,7 +121,10 @@ mod tests {
     #[test]
     fn a_report_with_text_is_a_note() {
         let note = read(json!({})).unwrap().unwrap();
-        assert_eq!((note.key.as_str(), note.body.as_str(), note.kind.code.as_str()), ("DiagnosticReport/r", "no findings", "30746-2"));
+        assert_eq!(
+            (note.key.as_str(), note.body.as_str(), note.kind.code.as_str()),
+            ("DiagnosticReport/r", "no findings", "30746-2")
+        );
         assert_eq!(note.encounter, Some(SourceRef::Key("Encounter/e".into())));
         assert_eq!(note.author.unwrap().display.as_deref(), Some("Dr Bone"));
         assert_eq!(note.authored_at.unwrap().to_rfc3339(), "2019-02-04T19:43:30+00:00");
@@ -128,15 +133,27 @@ mod tests {
     #[test]
     fn a_report_without_text_is_none() {
         assert_eq!(read(json!({ "presentedForm": [] })), Ok(None));
-        assert_eq!(read(json!({ "presentedForm": [{ "contentType": "application/pdf", "url": "http://a/b.pdf" }] })), Ok(None));
-        assert_eq!(read(json!({ "presentedForm": [{ "contentType": "application/pdf", "data": "JVBERi0=" }] })), Ok(None));
-        assert_eq!(read(json!({ "presentedForm": [{ "contentType": "text/plain", "data": "?" }] })), Err(Defect::BadBase64));
+        assert_eq!(
+            read(json!({ "presentedForm": [{ "contentType": "application/pdf", "url": "http://a/b.pdf" }] })),
+            Ok(None)
+        );
+        assert_eq!(
+            read(json!({ "presentedForm": [{ "contentType": "application/pdf", "data": "JVBERi0=" }] })),
+            Ok(None)
+        );
+        assert_eq!(
+            read(json!({ "presentedForm": [{ "contentType": "text/plain", "data": "?" }] })),
+            Err(Defect::BadBase64)
+        );
     }
 
     #[test]
     fn every_status_has_its_place() {
         let status = |status: &str| read(json!({ "status": status })).unwrap().unwrap().status.name();
-        assert_eq!(["final", "amended", "corrected", "appended"].map(status), ["SIGNED", "AMENDED", "AMENDED", "AMENDED"]);
+        assert_eq!(
+            ["final", "amended", "corrected", "appended"].map(status),
+            ["SIGNED", "AMENDED", "AMENDED", "AMENDED"]
+        );
         assert_eq!(["entered-in-error", "cancelled"].map(status), ["RETRACTED"; 2]);
         assert_eq!(["preliminary", "partial", "registered"].map(status), ["UNCOSIGNED"; 3]);
     }

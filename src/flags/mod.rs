@@ -164,9 +164,15 @@ mod tests {
         for flag in Flag::ALL {
             let About { name, owner, remove_by } = flag.about();
             let day: NaiveDate = remove_by.parse().unwrap();
-            assert!(Utc::now().date_naive() <= day, "{name} was to be removed by {day}: {owner} decides what stays, and removes the flag");
+            assert!(
+                Utc::now().date_naive() <= day,
+                "{name} was to be removed by {day}: {owner} decides what stays, and removes the flag"
+            );
             assert!(!owner.is_empty() && names.insert(name), "{name}");
-            assert!(name.chars().all(|c| c.is_ascii_alphanumeric()), "{name} is not a word in an API, in YAML and in a URL alike");
+            assert!(
+                name.chars().all(|c| c.is_ascii_alphanumeric()),
+                "{name} is not a word in an API, in YAML and in a URL alike"
+            );
         }
     }
 }

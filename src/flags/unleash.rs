@@ -2,12 +2,13 @@
 //! A request meets memory only: an Unleash that is away, slow or wrong changes no answer and delays none.
 
 use super::{Answer, ConfigProblem, Flag, Subject};
+use parking_lot::RwLock;
 use reqwest::Url;
 use reqwest::redirect::Policy;
 use secrecy::{ExposeSecret, SecretString};
 use std::collections::{BTreeSet, HashMap};
 use std::error::Error;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 use unleash_api_client::api::{Metrics, features_endpoint};
 use unleash_api_client::client::{Client, ClientBuilder, FeatureKey};
@@ -41,10 +42,20 @@ impl Unleash {
         }
         let builder = ClientBuilder::default().interval(u64::try_from(refresh.as_millis()).unwrap_or(u64::MAX));
         // The token goes nowhere else, and no kept connection hides that Unleash has moved.
-        let http = reqwest::Client::builder().timeout(refresh.min(LONGEST_WAIT)).redirect(Policy::none()).pool_max_idle_per_host(0).build();
+        let http = reqwest::Client::builder()
+            .timeout(refresh.min(LONGEST_WAIT))
+            .redirect(Policy::none())
+            .pool_max_idle_per_host(0)
+            .build();
         let http = http.map_err(|_| ConfigProblem("Unleash needs an HTTP client, and none can be made here".into()))?;
         let (instance, token) = (Uuid::now_v7().to_string(), token.expose_secret().to_owned());
-        let client = builder.into_client_with_transport(url, APP_NAME, &instance, Some(token), Arc::new(ReqwestTransport::new(http)));
+        let client = builder.into_client_with_transport(
+            url,
+            APP_NAME,
+            &instance,
+            Some(token),
+            Arc::new(ReqwestTransport::new(http)),
+        );
         let client = client.map_err(|error| ConfigProblem(format!("Unleash's client: {error}")))?;
         Ok(Self { client, url: url.to_owned(), known: RwLock::default() })
     }
@@ -52,12 +63,13 @@ impl Unleash {
     /// What it last said; `None` when it does not know the flag, or nothing has been heard of it yet. `otherwise` is for a flag that it
     /// forgets at this very moment.
     pub fn answer(&self, flag: Flag, subject: Subject<'_>, otherwise: bool) -> Option<Answer> {
-        if !self.known.read().unwrap_or_else(PoisonError::into_inner).contains(&flag) {
+        if !self.known.read().contains(&flag) {
             return None;
         }
         let context = context(subject);
         // Both, whether it is on or not: each counts the answer for Unleash's statistics of yes and no.
-        let (enabled, variant) = (self.client.is_enabled(flag, Some(&context), otherwise), self.client.get_variant(flag, &context));
+        let (enabled, variant) =
+            (self.client.is_enabled(flag, Some(&context), otherwise), self.client.get_variant(flag, &context));
         Some(Answer { enabled, variant: (enabled && variant.enabled).then_some(variant.name) })
     }
 
@@ -89,7 +101,7 @@ impl Unleash {
         let features = features.ok_or("the answer holds no features; is the token one of a backend?")?;
         let known = features.iter().filter_map(|feature| Flag::named(feature.get("name")?.as_str()?)).collect();
         let counted = self.client.memoize(serde_json::from_value(answer)?)?;
-        *self.known.write().unwrap_or_else(PoisonError::into_inner) = known;
+        *self.known.write() = known;
         if let Some(counted) = counted {
             // Statistics for people: what is lost is lost.
             let _ = self.client.http.post_json(&Metrics::endpoint(&self.url), counted, None).await;
@@ -104,7 +116,9 @@ fn context(subject: Subject<'_>) -> Context {
     let Subject { tenant, plan, model, region } = subject;
     let tenant = tenant.to_string();
     let properties = [("tenantId", Some(tenant.as_str())), ("plan", Some(plan)), ("model", model), ("region", region)];
-    let properties =
-        properties.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))).collect::<HashMap<_, _>>();
+    let properties = properties
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
+        .collect::<HashMap<_, _>>();
     Context { user_id: Some(tenant), properties, app_name: APP_NAME.into(), ..Context::default() }
 }

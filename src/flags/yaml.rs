@@ -5,10 +5,11 @@ use super::{Answer, ConfigProblem, Flag, Subject};
 use crate::ids::TenantId;
 use figment::Figment;
 use figment::providers::Format;
+use parking_lot::RwLock;
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 const BUILT_IN: &str = include_str!("../../config/flags.yaml");
@@ -58,7 +59,7 @@ impl Yaml {
     }
 
     pub fn rules(&self) -> Arc<Rules> {
-        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.rules.read())
     }
 
     /// Reads the file again and again. What is wrong with it is said once.
@@ -70,12 +71,16 @@ impl Yaml {
             let text = tokio::fs::read_to_string(file).await.map_err(|error| error.to_string());
             wrong = match text.and_then(|text| Rules::read(Some(&text))) {
                 Ok(rules) => {
-                    *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+                    *self.rules.write() = Arc::new(rules);
                     None
                 }
                 Err(error) => {
                     if wrong.as_ref() != Some(&error) {
-                        tracing::error!(error, "The file of flags {} cannot be used; flags stay as they were", file.display());
+                        tracing::error!(
+                            error,
+                            "The file of flags {} cannot be used; flags stay as they were",
+                            file.display()
+                        );
                     }
                     Some(error)
                 }
@@ -95,7 +100,9 @@ impl Rules {
                 let names: Vec<_> = Flag::ALL.iter().map(|flag| flag.name()).collect();
                 return Err(format!("{name} is no flag; there are {}", names.join(", ")));
             };
-            if let Some((at, problem)) = entry.rules.iter().enumerate().find_map(|(at, rule)| Some((at, rule.problem()?))) {
+            if let Some((at, problem)) =
+                entry.rules.iter().enumerate().find_map(|(at, rule)| Some((at, rule.problem()?)))
+            {
                 return Err(format!("{name}.rules.{at}: {problem}"));
             }
             rules.insert(flag, entry);
@@ -124,7 +131,9 @@ impl Rule {
 
     fn problem(&self) -> Option<String> {
         match self {
-            Self { tenant: None, plan: None, model: None, region: None, .. } => Some("names no tenant, plan, model or region".into()),
+            Self { tenant: None, plan: None, model: None, region: None, .. } => {
+                Some("names no tenant, plan, model or region".into())
+            }
             Self { model: Some(model), .. } if !MODELS.contains(&model.as_str()) => {
                 Some(format!("{model} is no model; there are {}", MODELS.join(", ")))
             }
@@ -135,7 +144,8 @@ impl Rule {
 
 fn tenant<'de, D: Deserializer<'de>>(input: D) -> Result<Option<TenantId>, D::Error> {
     let text = Option::<String>::deserialize(input)?;
-    text.map(|text| text.parse().map_err(|_| serde::de::Error::custom("tenant is the id of an organisation"))).transpose()
+    text.map(|text| text.parse().map_err(|_| serde::de::Error::custom("tenant is the id of an organisation")))
+        .transpose()
 }
 
 #[cfg(test)]
@@ -190,7 +200,10 @@ mod tests {
             ("chartWrites: { enable: true }", "unknown field: found `enable`"),
             ("chartWrites: { rules: [{ tenant: riverside, enabled: true }] }", "tenant is the id of an organisation"),
             ("chartWrites: { rules: [{ model: own, enabled: true }] }", "chartWrites.rules.0: own is no model"),
-            ("chartWrites: { rules: [{ enabled: true }] }", "chartWrites.rules.0: names no tenant, plan, model or region"),
+            (
+                "chartWrites: { rules: [{ enabled: true }] }",
+                "chartWrites.rules.0: names no tenant, plan, model or region",
+            ),
             ("chartWrites: { rules: [{ plan: trial }] }", "missing field `enabled`"),
             ("- chartWrites", "expected"),
             ("chartWrites: {", "while parsing"),

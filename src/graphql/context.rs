@@ -2,7 +2,7 @@
 //! be admitted, and say what was disclosed. Holds nothing itself and nothing that outlives the request.
 
 use super::loaders::Loaders;
-use crate::audit::{Disclosure, Outcome};
+use crate::audit::{AccessRecord, Outcome};
 use crate::error::{Error, Result};
 use crate::guard::{Guard, TenantTx};
 use crate::ids::PatientId;
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 /// A kind of record, as the audit log names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Record {
+pub enum RecordType {
     /// A patient.
     Patient,
     /// An encounter.
@@ -21,7 +21,7 @@ pub enum Record {
     Note,
 }
 
-impl Record {
+impl RecordType {
     fn names(self) -> (&'static str, &'static str) {
         match self {
             Self::Patient => ("patient.read", "patient"),
@@ -38,10 +38,31 @@ impl Record {
     /// The fields of its type. What is not here is not in the audit log, so a test compares them with the schema.
     pub fn fields(self) -> &'static [&'static str] {
         match self {
-            Self::Patient => {
-                &["id", "identifiers", "name", "birthDate", "sex", "deceasedAt", "encounters", "notes", "version", "createdAt", "updatedAt"]
-            }
-            Self::Encounter => &["id", "patient", "class", "status", "reason", "cancelReason", "startedAt", "endedAt", "notes", "version"],
+            Self::Patient => &[
+                "id",
+                "identifiers",
+                "name",
+                "birthDate",
+                "sex",
+                "deceasedAt",
+                "encounters",
+                "notes",
+                "version",
+                "createdAt",
+                "updatedAt",
+            ],
+            Self::Encounter => &[
+                "id",
+                "patient",
+                "class",
+                "status",
+                "reason",
+                "cancelReason",
+                "startedAt",
+                "endedAt",
+                "notes",
+                "version",
+            ],
             Self::Note => &[
                 "id",
                 "patient",
@@ -64,7 +85,7 @@ impl Record {
         if !resource_ids.is_empty() {
             let (action, resource_type) = self.names();
             let (patient, outcome) = (Some(patient), Outcome::Success);
-            tx.disclose(Disclosure { action, patient, resource_type, resource_ids, fields, outcome });
+            tx.record_access(AccessRecord { action, patient, resource_type, resource_ids, fields, outcome });
         }
     }
 
@@ -78,13 +99,27 @@ impl Record {
         };
         let (outcome, resource_ids) =
             if found > 0 { (Outcome::Success, Vec::new()) } else { (Outcome::NotFound, named.into_iter().collect()) };
-        tx.disclose(Disclosure { action, patient: None, resource_type: self.names().1, resource_ids, fields, outcome });
+        tx.record_access(AccessRecord {
+            action,
+            patient: None,
+            resource_type: self.names().1,
+            resource_ids,
+            fields,
+            outcome,
+        });
     }
 
     /// A record was asked for that is not the tenant's, or not the caller's to see.
     pub fn not_found(self, tx: &TenantTx, resource_ids: Vec<Uuid>) {
         let (action, resource_type) = self.names();
-        tx.disclose(Disclosure { action, patient: None, resource_type, resource_ids, fields: Vec::new(), outcome: Outcome::NotFound });
+        tx.record_access(AccessRecord {
+            action,
+            patient: None,
+            resource_type,
+            resource_ids,
+            fields: Vec::new(),
+            outcome: Outcome::NotFound,
+        });
     }
 
     /// Which of its fields were asked for of this object, and may be shown to the caller.
@@ -104,7 +139,9 @@ impl Record {
 
     fn among(self, ctx: &Context<'_>, places: &[Lookahead<'_>]) -> Fields {
         let asked = |field: &str| places.iter().any(|place| place.field(field).exists());
-        let shown = |field: &str| self.needs(field).is_none_or(|operation| guard(ctx).is_ok_and(|guard| guard.allows(operation)));
+        let shown = |field: &str| {
+            self.needs(field).is_none_or(|operation| guard(ctx).is_ok_and(|guard| guard.allows(operation)))
+        };
         self.fields().iter().copied().filter(|field| asked(field) && shown(field)).collect()
     }
 

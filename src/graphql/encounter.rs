@@ -1,17 +1,17 @@
 //! Encounters and their notes, over the rows of `model::encounter`.
 
-use super::connection::{self, Ask};
-use super::context::{Record, admit, guard, loaders};
-use super::cursor::List;
-use super::ids::{self, Kind};
+use super::context::{RecordType, admit, guard, loaders};
+use super::ids::{self, IdKind};
 use super::loaders::PageOf;
 use super::note::{self, ClinicalNote};
+use super::page::connection::{self, PageArgs};
+use super::page::cursor::List;
 use super::patient::Patient;
 use super::scalars::DateTime;
 use crate::error::{Error, Result};
 use crate::guard::TenantTx;
 use crate::ids::EncounterId;
-use crate::model::Page;
+use crate::model::KeysetPage;
 use crate::model::encounter as rows;
 use async_graphql::connection::Connection;
 use async_graphql::{Context, Enum, ID, InputObject, Object};
@@ -25,7 +25,11 @@ pub struct EncounterQuery;
 impl EncounterQuery {
     /// The encounter of this id; null when there is none in this organisation.
     #[graphql(complexity = "5 + child_complexity")]
-    async fn encounter(&self, ctx: &Context<'_>, #[graphql(desc = "Id of an encounter.")] id: ID) -> Result<Option<Encounter>> {
+    async fn encounter(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Id of an encounter.")] id: ID,
+    ) -> Result<Option<Encounter>> {
         let id = ids::encounter("id", &id)?;
         Encounter::by_id(ctx, id).await
     }
@@ -42,9 +46,9 @@ impl EncounterQuery {
         #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
     ) -> Result<Connection<String, Encounter>> {
         let tx = &admit(ctx, "encounters").await?;
-        let page = Ask { first, after, last, before }.page(&ENCOUNTERS, tx.keys())?;
+        let page = PageArgs { first, after, last, before }.page(&ENCOUNTERS, tx.keys())?;
         let found = rows::page(tx, filter.unwrap_or_default().parse()?, page).await?;
-        Record::Encounter.searched(tx, found.len(), None, Record::Encounter.selected_of_nodes(ctx));
+        RecordType::Encounter.searched(tx, found.len(), None, RecordType::Encounter.selected_of_nodes(ctx));
         shown(ctx, tx, &ENCOUNTERS, &page, found.into_iter().map(Arc::new).collect())
     }
 }
@@ -81,15 +85,20 @@ pub fn shown(
     ctx: &Context<'_>,
     tx: &TenantTx,
     list: &List,
-    page: &Page,
+    page: &KeysetPage,
     found: Vec<Arc<rows::Encounter>>,
 ) -> Result<Connection<String, Encounter>> {
-    let fields = Record::Encounter.selected_of_nodes(ctx);
+    let fields = RecordType::Encounter.selected_of_nodes(ctx);
     let encounters = connection::connection(list, tx.keys(), page, found, Encounter::Read);
     let rows = encounters.edges.iter().map(|edge| edge.node.row()).collect::<Result<Vec<_>>>()?;
     for of_one in rows.chunk_by(|row, next| row.patient_id == next.patient_id) {
         if let [row, ..] = of_one {
-            Record::Encounter.found(tx, row.patient_id, of_one.iter().map(|row| row.id.0).collect(), fields.clone());
+            RecordType::Encounter.found(
+                tx,
+                row.patient_id,
+                of_one.iter().map(|row| row.id.0).collect(),
+                fields.clone(),
+            );
         }
     }
     Ok(encounters)
@@ -108,7 +117,7 @@ pub enum Encounter {
 impl Encounter {
     /// The encounter's id.
     pub async fn id(&self) -> ID {
-        ids::encode(Kind::Encounter, self.key().0)
+        ids::encode(IdKind::Encounter, self.key().0)
     }
 
     /// Whose encounter it is.
@@ -158,8 +167,8 @@ impl Encounter {
     ) -> Result<Connection<String, ClinicalNote>> {
         let tx = &admit(ctx, "Encounter.notes").await?;
         let list = List { name: "Encounter.notes", parent: self.key().0 };
-        let page = Ask { first, after, last, before }.page(&list, tx.keys())?;
-        let fields = Record::Note.selected_of_nodes(ctx);
+        let page = PageArgs { first, after, last, before }.page(&list, tx.keys())?;
+        let fields = RecordType::Note.selected_of_nodes(ctx);
         let key = (PageOf { parent: self.key(), page }, note::text(&fields));
         let found = loaders(ctx)?.notes_of_encounter.load(key).await?.unwrap_or_default();
         Ok(note::shown(tx, &list, &page, found, &fields))
@@ -177,15 +186,17 @@ impl Encounter {
         let tx = &admit(ctx, "encounter").await?;
         let found = loaders(ctx)?.encounters.load(id).await?;
         match &found {
-            Some(row) => Record::Encounter.found(tx, row.patient_id, vec![id.0], Record::Encounter.selected(ctx)),
-            None => Record::Encounter.not_found(tx, vec![id.0]),
+            Some(row) => {
+                RecordType::Encounter.found(tx, row.patient_id, vec![id.0], RecordType::Encounter.selected(ctx))
+            }
+            None => RecordType::Encounter.not_found(tx, vec![id.0]),
         }
         Ok(found.map(Self::Read))
     }
 
     /// The encounter another record names. Asked for no more than the id, nothing is read.
     pub async fn linked(ctx: &Context<'_>, id: EncounterId) -> Result<Self> {
-        if Record::Encounter.selected(ctx).iter().all(|field| *field == "id") {
+        if RecordType::Encounter.selected(ctx).iter().all(|field| *field == "id") {
             return Ok(Self::Named(id));
         }
         Self::by_id(ctx, id).await?.ok_or_else(|| Error::internal("a record names an encounter that is not there", id))

@@ -2,7 +2,7 @@
 //! Text of a database or a library never gets here: lower rows log it and return a class.
 
 use crate::error::Error;
-use crate::guard::Event;
+use crate::guard::AuditAction;
 use async_graphql::{ErrorExtensionValues, ServerError, Value};
 
 /// What the executor says of a document over its complexity.
@@ -20,7 +20,7 @@ pub fn refusal(error: Error) -> ServerError {
 }
 
 /// A failure after something was changed for good, which it names.
-pub fn standing(error: Error, written: &[Event]) -> ServerError {
+pub fn standing(error: Error, written: &[AuditAction]) -> ServerError {
     let mut failure = refusal(error);
     failure.message = format!("{}; what is listed as committed was done", failure.message);
     let written = written.iter().map(|event| Value::from(event.as_str())).collect();
@@ -34,7 +34,9 @@ pub fn coded(mut errors: Vec<ServerError>) -> Vec<ServerError> {
         let found = match error.source::<Error>() {
             Some(class) => extensions(class),
             None if error.message == TOO_COMPLEX => extensions(&Error::LimitExceeded(String::new())),
-            None if error.extensions.is_none() => extensions(&Error::invalid(argument(&error.message).unwrap_or_default(), "")),
+            None if error.extensions.is_none() => {
+                extensions(&Error::invalid(argument(&error.message).unwrap_or_default(), ""))
+            }
             None => continue,
         };
         error.extensions = Some(found);
@@ -44,7 +46,9 @@ pub fn coded(mut errors: Vec<ServerError>) -> Vec<ServerError> {
             error.message.push_str(" does not have this value");
         }
     }
-    errors.sort_by_cached_key(|error| (error.locations.first().map(|at| (at.line, at.column)), format!("{:?}", error.path)));
+    errors.sort_by_cached_key(|error| {
+        (error.locations.first().map(|at| (at.line, at.column)), format!("{:?}", error.path))
+    });
     errors.dedup();
     errors
 }
@@ -107,7 +111,12 @@ mod tests {
         ]);
         let json = serde_json::to_value(&errors).unwrap();
         let of = |message: &str| {
-            json.as_array().unwrap().iter().find(|error| error["message"].as_str().unwrap().contains(message)).unwrap().clone()
+            json.as_array()
+                .unwrap()
+                .iter()
+                .find(|error| error["message"].as_str().unwrap().contains(message))
+                .unwrap()
+                .clone()
         };
         assert_eq!(of("cursor")["extensions"], serde_json::json!({"code": "INVALID_INPUT", "field": "after"}));
         assert_eq!(of("stale")["extensions"], serde_json::json!({"code": "CONFLICT", "currentVersion": 3}));
@@ -117,7 +126,10 @@ mod tests {
 
     #[test]
     fn the_cause_outweighs_its_echo() {
-        assert_eq!(fatal(&[met(Error::Unavailable), met(Error::Timeout), met(Error::Unavailable)]), Some(Error::Timeout));
+        assert_eq!(
+            fatal(&[met(Error::Unavailable), met(Error::Timeout), met(Error::Unavailable)]),
+            Some(Error::Timeout)
+        );
         assert_eq!(fatal(&[met(Error::Unavailable), met(Error::Internal)]), Some(Error::Internal));
         assert_eq!(fatal(&[met(Error::Unavailable), met(Error::PlacementChanged)]), Some(Error::PlacementChanged));
         assert_eq!(fatal(&[met(Error::Integrity), met(Error::Forbidden)]), None);

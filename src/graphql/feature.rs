@@ -13,7 +13,11 @@ pub struct FeatureQuery;
 #[Object]
 impl FeatureQuery {
     /// Whether something is switched on for the organisation. What nobody has heard of is off.
-    async fn feature(&self, ctx: &Context<'_>, #[graphql(desc = "Name of the feature.")] name: String) -> Result<Feature> {
+    async fn feature(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Name of the feature.")] name: String,
+    ) -> Result<Feature> {
         let guard = guard(ctx)?;
         guard.may("feature")?;
         let answer = guard.features().named(&name);

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 /// What an id is the id of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum IdKind {
     /// A patient.
     Patient,
     /// An encounter.
@@ -23,7 +23,7 @@ pub enum Kind {
     Tenant,
 }
 
-impl Kind {
+impl IdKind {
     const ALL: [Self; 5] = [Self::Patient, Self::Encounter, Self::Note, Self::Staff, Self::Tenant];
 
     fn byte(self) -> u8 {
@@ -38,7 +38,7 @@ impl Kind {
 }
 
 /// The id a client sees.
-pub fn encode(kind: Kind, id: Uuid) -> ID {
+pub fn encode(kind: IdKind, id: Uuid) -> ID {
     let mut bytes = Vec::with_capacity(17);
     bytes.push(kind.byte());
     bytes.extend_from_slice(id.as_bytes());
@@ -46,35 +46,35 @@ pub fn encode(kind: Kind, id: Uuid) -> ID {
 }
 
 /// What a client's id, given in `field`, stands for.
-pub fn decode(field: &str, id: &ID) -> Result<(Kind, Uuid)> {
+pub fn decode(field: &str, id: &ID) -> Result<(IdKind, Uuid)> {
     let malformed = || Error::invalid(field, "not a well-formed id");
     let bytes = URL_SAFE_NO_PAD.decode(id.as_bytes()).map_err(|_| malformed())?;
     let (byte, rest) = bytes.split_first().ok_or_else(malformed)?;
-    let kind = Kind::ALL.into_iter().find(|kind| kind.byte() == *byte).ok_or_else(malformed)?;
+    let kind = IdKind::ALL.into_iter().find(|kind| kind.byte() == *byte).ok_or_else(malformed)?;
     Ok((kind, Uuid::from_slice(rest).map_err(|_| malformed())?))
 }
 
 /// A patient's id.
 pub fn patient(field: &str, id: &ID) -> Result<PatientId> {
-    of_kind(Kind::Patient, field, id).map(PatientId)
+    of_kind(IdKind::Patient, field, id).map(PatientId)
 }
 
 /// An encounter's id.
 pub fn encounter(field: &str, id: &ID) -> Result<EncounterId> {
-    of_kind(Kind::Encounter, field, id).map(EncounterId)
+    of_kind(IdKind::Encounter, field, id).map(EncounterId)
 }
 
 /// A note's id.
 pub fn note(field: &str, id: &ID) -> Result<NoteId> {
-    of_kind(Kind::Note, field, id).map(NoteId)
+    of_kind(IdKind::Note, field, id).map(NoteId)
 }
 
 /// The id of a person or client of the organisation.
 pub fn staff(field: &str, id: &ID) -> Result<StaffId> {
-    of_kind(Kind::Staff, field, id).map(StaffId)
+    of_kind(IdKind::Staff, field, id).map(StaffId)
 }
 
-fn of_kind(wanted: Kind, field: &str, id: &ID) -> Result<Uuid> {
+fn of_kind(wanted: IdKind, field: &str, id: &ID) -> Result<Uuid> {
     match decode(field, id)? {
         (kind, id) if kind == wanted => Ok(id),
         _ => Err(Error::invalid(field, "the id of something else")),
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn ids_come_back() {
-        for kind in Kind::ALL {
+        for kind in IdKind::ALL {
             let id = Uuid::now_v7();
             let text = encode(kind, id);
             assert_eq!(text.len(), 23);
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused_with_its_field() {
-        let good = encode(Kind::Patient, Uuid::now_v7()).0;
+        let good = encode(IdKind::Patient, Uuid::now_v7()).0;
         let bad = [
             String::new(),
             "p".into(),
@@ -123,14 +123,14 @@ mod tests {
     #[test]
     fn a_second_spelling_is_refused() {
         // 17 bytes leave two unused bits in the last letter: only zero will do.
-        let good = encode(Kind::Note, Uuid::nil()).0;
+        let good = encode(IdKind::Note, Uuid::nil()).0;
         let twin = format!("{}B", &good[..22]);
         assert!(good.ends_with('A') && decode("id", &ID(twin)).is_err());
     }
 
     #[test]
     fn another_kind_is_refused() {
-        let id = encode(Kind::Note, Uuid::now_v7());
+        let id = encode(IdKind::Note, Uuid::now_v7());
         assert_eq!(patient("id", &id), Err(Error::invalid("id", "the id of something else")));
         assert!(note("id", &id).is_ok() && encounter("id", &id).is_err());
     }

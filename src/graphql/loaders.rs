@@ -1,11 +1,11 @@
 //! What the resolvers of one request load together: all parents of a level in one statement. Made for each request from its guard and gone
 //! with it; nothing here is spawned, so a request that is dropped takes its loads with it.
 
-use super::batch::Batch;
+use super::engine::batch::Batch;
 use crate::error::{Error, Result};
 use crate::guard::Guard;
 use crate::ids::{EncounterId, NoteId, PatientId};
-use crate::model::Page;
+use crate::model::KeysetPage;
 use crate::model::encounter::{self, Encounter};
 use crate::model::note::{self, Note, Reading, Text};
 use crate::model::patient::{self, Identifier, Patient};
@@ -25,7 +25,7 @@ pub struct PageOf<P> {
     /// Whose list.
     pub parent: P,
     /// Which page of it.
-    pub page: Page,
+    pub page: KeysetPage,
 }
 
 /// Everything one request loads by batches, and how much text it may still show.
@@ -60,23 +60,36 @@ impl Loaders {
             patients: Batch::new(guard, |guard, ids| traced("patients", guard, ids, patients)),
             identifiers: Batch::new(guard, |guard, ids| traced("identifiers", guard, ids, identifiers)),
             encounters: Batch::new(guard, |guard, ids| traced("encounters", guard, ids, encounters)),
-            encounters_of_patient: Batch::new(guard, |guard, keys| traced("encounters of patients", guard, keys, encounters_of_patients)),
+            encounters_of_patient: Batch::new(guard, |guard, keys| {
+                traced("encounters of patients", guard, keys, encounters_of_patients)
+            }),
             notes: Batch::new(guard, |guard, keys| traced("notes", guard, keys, notes)),
             signatures: Batch::new(guard, |guard, ids| traced("signatures", guard, ids, signatures)),
-            notes_of_patient: Batch::new(guard, |guard, keys| traced("notes of patients", guard, keys, notes_of_patients)),
-            notes_of_encounter: Batch::new(guard, |guard, keys| traced("notes of encounters", guard, keys, notes_of_encounters)),
+            notes_of_patient: Batch::new(guard, |guard, keys| {
+                traced("notes of patients", guard, keys, notes_of_patients)
+            }),
+            notes_of_encounter: Batch::new(guard, |guard, keys| {
+                traced("notes of encounters", guard, keys, notes_of_encounters)
+            }),
         }
     }
 
     /// Takes a text into the answer. Beyond its bound an answer would fill the memory that all requests share.
     pub fn show(&self, text: &str) -> Result<()> {
         let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(text.len()));
-        taken.map(|_| ()).map_err(|_| Error::LimitExceeded("the answer has more text than one may have: ask for fewer notes".into()))
+        taken
+            .map(|_| ())
+            .map_err(|_| Error::LimitExceeded("the answer has more text than one may have: ask for fewer notes".into()))
     }
 }
 
 /// A load in a span that says what is loaded, and how many of it.
-fn traced<K, V, F>(of: &'static str, guard: Arc<Guard>, keys: Vec<K>, load: fn(Arc<Guard>, Vec<K>) -> F) -> BoxFuture<'static, Result<V>>
+fn traced<K, V, F>(
+    of: &'static str,
+    guard: Arc<Guard>,
+    keys: Vec<K>,
+    load: fn(Arc<Guard>, Vec<K>) -> F,
+) -> BoxFuture<'static, Result<V>>
 where
     F: Future<Output = Result<V>> + Send + 'static,
 {
@@ -128,24 +141,29 @@ type NotePages<P> = HashMap<(PageOf<P>, Text), Vec<Arc<Note>>>;
 
 async fn notes_of_patients(guard: Arc<Guard>, keys: Vec<(PageOf<PatientId>, Text)>) -> Result<NotePages<PatientId>> {
     let tx = &guard.read().await?;
-    let pages = group(keys, |(key, text)| ((key.page, text), key.parent)).into_iter().map(async |((page, text), parents)| {
-        let rows = note::of_patients(tx, parents, page, Reading { reader: guard.staff_id(), text }).await?;
-        Ok(by(rows, |row| (PageOf { parent: row.patient_id, page }, text)))
-    });
+    let pages =
+        group(keys, |(key, text)| ((key.page, text), key.parent)).into_iter().map(async |((page, text), parents)| {
+            let rows = note::of_patients(tx, parents, page, Reading { reader: guard.staff_id(), text }).await?;
+            Ok(by(rows, |row| (PageOf { parent: row.patient_id, page }, text)))
+        });
     Ok(try_join_all(pages).await?.into_iter().flatten().collect())
 }
 
-async fn notes_of_encounters(guard: Arc<Guard>, keys: Vec<(PageOf<EncounterId>, Text)>) -> Result<NotePages<EncounterId>> {
+async fn notes_of_encounters(
+    guard: Arc<Guard>,
+    keys: Vec<(PageOf<EncounterId>, Text)>,
+) -> Result<NotePages<EncounterId>> {
     let tx = &guard.read().await?;
-    let pages = group(keys, |(key, text)| ((key.page, text), key.parent)).into_iter().map(async |((page, text), parents)| {
-        let rows = note::of_encounters(tx, parents, page, Reading { reader: guard.staff_id(), text }).await?;
-        let rows = rows.into_iter().filter_map(|row| Some((row.encounter_id?, row)));
-        let mut found = HashMap::<_, Vec<_>>::new();
-        for (parent, row) in rows {
-            found.entry((PageOf { parent, page }, text)).or_default().push(Arc::new(row));
-        }
-        Ok(found)
-    });
+    let pages =
+        group(keys, |(key, text)| ((key.page, text), key.parent)).into_iter().map(async |((page, text), parents)| {
+            let rows = note::of_encounters(tx, parents, page, Reading { reader: guard.staff_id(), text }).await?;
+            let rows = rows.into_iter().filter_map(|row| Some((row.encounter_id?, row)));
+            let mut found = HashMap::<_, Vec<_>>::new();
+            for (parent, row) in rows {
+                found.entry((PageOf { parent, page }, text)).or_default().push(Arc::new(row));
+            }
+            Ok(found)
+        });
     Ok(try_join_all(pages).await?.into_iter().flatten().collect())
 }
 

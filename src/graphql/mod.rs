@@ -1,39 +1,34 @@
 //! The tenant API: schema, resolvers, loaders. A resolver parses, calls and wraps; SQL is in `model`, roles in the guard's table,
 //! and nothing here belongs to a tenant: guard and loaders come with each request and go with it. The only home of async-graphql.
 
-mod batch;
-mod change;
-mod connection;
 mod context;
-mod cursor;
-mod documents;
 mod encounter;
+mod engine;
 mod error;
 mod feature;
 mod ids;
-mod limits;
 mod loaders;
+mod mutation;
 mod node;
 mod note;
+mod page;
 mod patient;
-mod question;
 mod scalars;
-mod shape;
 mod viewer;
 
-pub use self::change::Mutation;
-pub use self::question::Question;
+pub use self::engine::request::GraphqlRequest;
+pub use self::mutation::Mutation;
 
-use self::documents::Documents;
 use self::encounter::Encounter;
+use self::engine::documents::DocumentCache;
+use self::engine::shaper::{ResponseShaper, SelectedOperation};
 use self::loaders::Loaders;
 use self::note::ClinicalNote;
 use self::patient::Patient;
-use self::shape::{Asked, Shape};
 use crate::config::Limits;
 use crate::error::{Error, Result};
-use crate::guard::{Event, Guard, Once};
-use crate::telemetry::{Kind, span};
+use crate::guard::{AuditAction, Guard, IdempotencyKey};
+use crate::telemetry::{OperationKind, span};
 use async_graphql::connection::Connection;
 use async_graphql::parser::types::{DocumentOperations, ExecutableDocument, OperationType};
 use async_graphql::{EmptySubscription, MergedObject, Request, SDLExportOptions, Schema, ServerError, Value};
@@ -55,34 +50,36 @@ pub struct Query(
 /// The API, made once: the schema and its limits.
 pub struct Api {
     schema: Schema<Query, Mutation, EmptySubscription>,
-    shape: Shape,
+    shape: ResponseShaper,
     limits: Limits,
-    documents: Documents,
+    documents: DocumentCache,
 }
 
 /// A question that is within the limits and can be run, more than once if need be.
-pub struct Prepared {
-    question: Question,
+pub struct PreparedRequest {
+    question: GraphqlRequest,
     document: Arc<ExecutableDocument>,
-    kind: Kind,
-    once: Option<Once>,
+    kind: OperationKind,
+    idempotency: Option<IdempotencyKey>,
 }
 
-impl Prepared {
+impl PreparedRequest {
     /// Its changes are to be made once, however often they are asked for.
-    pub fn once(self, once: Option<Once>) -> Self {
-        Self { once, ..self }
+    pub fn idempotency(self, idempotency: Option<IdempotencyKey>) -> Self {
+        Self { idempotency, ..self }
     }
 
     /// What it asks for.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> OperationKind {
         self.kind
     }
 
     /// What the client calls it.
     fn name(&self) -> Option<&str> {
         let only = || match &self.document.operations {
-            DocumentOperations::Multiple(operations) if operations.len() == 1 => operations.keys().next().map(|name| name.as_str()),
+            DocumentOperations::Multiple(operations) if operations.len() == 1 => {
+                operations.keys().next().map(|name| name.as_str())
+            }
             _ => None,
         };
         self.question.operation_name.as_deref().or_else(only)
@@ -90,7 +87,7 @@ impl Prepared {
 }
 
 /// An answer's JSON, and the codes of the errors in it.
-pub struct Said {
+pub struct RenderedResponse {
     /// What goes to the client.
     pub body: String,
     /// What went wrong.
@@ -98,11 +95,11 @@ pub struct Said {
 }
 
 /// What came of a question, as JSON.
-pub enum Answer {
+pub enum GraphqlOutcome {
     /// It ran: data, and the errors of single fields.
-    Data(Said),
+    Data(RenderedResponse),
     /// It is not a question this schema answers: errors, no data.
-    Refused(Said),
+    Refused(RenderedResponse),
     /// The request failed as a whole.
     Failed(Error),
 }
@@ -115,9 +112,11 @@ impl Api {
             .override_output_type_description::<Connection<String, Patient>>("A page of a list of patients.")
             .override_output_type_description::<Connection<String, Encounter>>("A page of a list of encounters.")
             .override_output_type_description::<Connection<String, ClinicalNote>>("A page of a list of notes.");
-        let schema = if limits.introspection { builder } else { builder.disable_introspection().disable_suggestions() }.finish();
-        let shape = Shape::of(&sdl(&schema)).map_err(|error| Error::internal("the schema does not parse", error))?;
-        Ok(Self { schema, shape, limits: limits.clone(), documents: Documents::default() })
+        let schema =
+            if limits.introspection { builder } else { builder.disable_introspection().disable_suggestions() }.finish();
+        let shape =
+            ResponseShaper::of(&sdl(&schema)).map_err(|error| Error::internal("the schema does not parse", error))?;
+        Ok(Self { schema, shape, limits: limits.clone(), documents: DocumentCache::default() })
     }
 
     /// The schema in its own language: what `schema.graphql` holds.
@@ -125,58 +124,65 @@ impl Api {
         sdl(&self.schema)
     }
 
-    /// Parses and measures a question; the errors are those of `Answer::Refused`.
-    pub fn prepare(&self, mut question: Question) -> Result<Prepared, Said> {
+    /// Parses and measures a question; the errors are those of `GraphqlOutcome::Refused`.
+    pub fn prepare(&self, mut question: GraphqlRequest) -> Result<PreparedRequest, RenderedResponse> {
         let document = self.document(&question.query).map_err(refused)?;
-        let (mut kind, mut defaults) = (Kind::None, Vec::new());
-        if let Some(asked) = Asked::of(&document, question.operation_name.as_deref(), &question.variables) {
+        let (mut kind, mut defaults) = (OperationKind::None, Vec::new());
+        if let Some(asked) = SelectedOperation::of(&document, question.operation_name.as_deref(), &question.variables) {
             if let Some(variable) = asked.unset() {
-                return Err(refused(vec![error::refusal(Error::invalid(format!("variables.{variable}"), "must have a value"))]));
+                return Err(refused(vec![error::refusal(Error::invalid(
+                    format!("variables.{variable}"),
+                    "must have a value",
+                ))]));
             }
             kind = match asked.kind() {
-                OperationType::Query => Kind::Query,
-                OperationType::Mutation => Kind::Mutation,
-                OperationType::Subscription => Kind::Subscription,
+                OperationType::Query => OperationKind::Query,
+                OperationType::Mutation => OperationKind::Mutation,
+                OperationType::Subscription => OperationKind::Subscription,
             };
             defaults = asked.defaults();
         }
         // The executor looks at sent variables only when it decides on @skip and @include.
         question.variables.extend(defaults);
-        Ok(Prepared { question, document, kind, once: None })
+        Ok(PreparedRequest { question, document, kind, idempotency: None })
     }
 
     fn document(&self, text: &str) -> Result<Arc<ExecutableDocument>, Vec<ServerError>> {
         if let Some(known) = self.documents.get(text) {
             return Ok(known);
         }
-        let mut document = limits::parse(text, &self.limits)?;
-        shape::mark_types(&mut document);
+        let mut document = engine::limits::parse(text, &self.limits)?;
+        engine::shaper::mark_types(&mut document);
         Ok(Arc::new(document))
     }
 
     /// Runs a question for the guard's caller. Nothing is committed and nothing may leave before the guard has finished.
-    pub async fn answer(&self, prepared: &Prepared, guard: &Arc<Guard>) -> Answer {
-        let Prepared { question, document, kind, once } = prepared;
+    pub async fn answer(&self, prepared: &PreparedRequest, guard: &Arc<Guard>) -> GraphqlOutcome {
+        let PreparedRequest { question, document, kind, idempotency } = prepared;
         let mut request = Request::new(question.query.as_str()).variables(question.variables.clone());
         request.operation_name = question.operation_name.clone();
         request.set_parsed_query(document.as_ref().clone());
-        let mut request = request.data(Arc::clone(guard)).data(Loaders::new(guard, self.limits.answer_bytes, *kind == Kind::Query));
-        if let Some(once) = once {
-            request = request.data(once.clone());
+        let mut request = request.data(Arc::clone(guard)).data(Loaders::new(
+            guard,
+            self.limits.answer_bytes,
+            *kind == OperationKind::Query,
+        ));
+        if let Some(idempotency) = idempotency {
+            request = request.data(idempotency.clone());
         }
         let span = span::operation(guard.tenant().id, *kind, prepared.name());
         let response = self.schema.execute(request).instrument(span).await;
         if let Some(failure) = error::fatal(&response.errors) {
-            return Answer::Failed(failure);
+            return GraphqlOutcome::Failed(failure);
         }
-        let asked = Asked::of(document, question.operation_name.as_deref(), &question.variables);
+        let asked = SelectedOperation::of(document, question.operation_name.as_deref(), &question.variables);
         match asked {
             Some(asked) if ran(&response.data, &response.errors) => {
                 self.documents.keep(&question.query, document);
                 let data = self.shape.complete(&asked, response.data);
-                Answer::Data(said(&Body { data: Some(data), errors: error::coded(response.errors) }))
+                GraphqlOutcome::Data(said(&Body { data: Some(data), errors: error::coded(response.errors) }))
             }
-            _ => Answer::Refused(refused(response.errors)),
+            _ => GraphqlOutcome::Refused(refused(response.errors)),
         }
     }
 }
@@ -186,7 +192,7 @@ fn sdl(schema: &Schema<Query, Mutation, EmptySubscription>) -> String {
 }
 
 /// What was changed stands, but could not be shown, or not all of it: the answer names what stands, so that nobody does it twice.
-pub fn stands(error: Error, written: &[Event]) -> Said {
+pub fn stands(error: Error, written: &[AuditAction]) -> RenderedResponse {
     said(&Body { data: Some(Value::Null), errors: vec![error::standing(error, written)] })
 }
 
@@ -200,7 +206,7 @@ fn ran(data: &Value, errors: &[ServerError]) -> bool {
     *data != Value::Null || errors.iter().any(|error| !error.path.is_empty())
 }
 
-fn refused(errors: Vec<ServerError>) -> Said {
+fn refused(errors: Vec<ServerError>) -> RenderedResponse {
     said(&Body { data: None, errors: error::coded(errors) })
 }
 
@@ -212,8 +218,8 @@ struct Body {
     errors: Vec<ServerError>,
 }
 
-fn said(body: &Body) -> Said {
-    Said { body: json(body), codes: body.errors.iter().filter_map(error::code).collect() }
+fn said(body: &Body) -> RenderedResponse {
+    RenderedResponse { body: json(body), codes: body.errors.iter().filter_map(error::code).collect() }
 }
 
 /// Strings, numbers and maps with string keys: this cannot fail, and if it did, nothing would be said.
@@ -223,7 +229,7 @@ fn json(body: &Body) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::context::Record;
+    use super::context::RecordType;
     use super::*;
     use crate::guard::Policy;
     use async_graphql::parser::parse_schema;
@@ -261,7 +267,7 @@ mod tests {
     /// Runs only what needs no guard: the document is refused before any resolver.
     fn refused(query: &str) -> serde_json::Value {
         let api = Api::new(&limits()).unwrap();
-        let question = Question { query: query.into(), operation_name: None, variables: Default::default() };
+        let question = GraphqlRequest { query: query.into(), operation_name: None, variables: Default::default() };
         let prepared = match api.prepare(question) {
             Ok(prepared) => prepared,
             Err(said) => return serde_json::from_str(&said.body).unwrap(),
@@ -275,7 +281,8 @@ mod tests {
     }
 
     /// Rows for a part of an operation, or for what many have in common.
-    const PARTS: [&str; 6] = ["note.text", "draftNote.own", "draftNote.forAuthor", "signNote.final", "note.ofNurses", "note.ofOthers"];
+    const PARTS: [&str; 6] =
+        ["note.text", "draftNote.own", "draftNote.forAuthor", "signNote.final", "note.ofNurses", "note.ofOthers"];
 
     #[test]
     fn every_root_and_list_has_a_row_in_the_table_of_roles() {
@@ -305,7 +312,9 @@ mod tests {
     #[test]
     fn every_field_of_a_record_is_known_to_the_audit_log() {
         let types = types();
-        for (name, record) in [("Patient", Record::Patient), ("Encounter", Record::Encounter), ("ClinicalNote", Record::Note)] {
+        for (name, record) in
+            [("Patient", RecordType::Patient), ("Encounter", RecordType::Encounter), ("ClinicalNote", RecordType::Note)]
+        {
             let fields: Vec<_> = types[name].iter().map(|field| field.name.node.to_string()).collect();
             assert_eq!(fields, record.fields(), "{name}");
         }
@@ -328,14 +337,21 @@ mod tests {
                 TypeKind::Interface(interface) => fields = interface.fields,
                 TypeKind::InputObject(input) => inputs = input.fields,
                 TypeKind::Enum(choice) => {
-                    choice.values.iter().for_each(|value| told(format!("{name}.{}", value.node.value.node), &value.node.description));
+                    choice
+                        .values
+                        .iter()
+                        .for_each(|value| told(format!("{name}.{}", value.node.value.node), &value.node.description));
                 }
                 TypeKind::Scalar | TypeKind::Union(_) => {}
             }
             for field in fields {
                 let path = format!("{name}.{}", field.node.name.node);
                 told(path.clone(), &field.node.description);
-                field.node.arguments.iter().for_each(|input| told(format!("{path}({})", input.node.name.node), &input.node.description));
+                field
+                    .node
+                    .arguments
+                    .iter()
+                    .for_each(|input| told(format!("{path}({})", input.node.name.node), &input.node.description));
             }
             inputs.iter().for_each(|input| told(format!("{name}.{}", input.node.name.node), &input.node.description));
         }
@@ -351,14 +367,20 @@ mod tests {
             ("mutation { sign }", "INVALID_INPUT"),
             ("subscription { noteChanged }", "INVALID_INPUT"),
             ("query A { __typename } query B { __typename }", "INVALID_INPUT"),
-            ("{ patient(id: \"x\") { encounters(first: 200) { nodes { notes(first: 200) { nodes { id } } } } } }", "LIMIT_EXCEEDED"),
+            (
+                "{ patient(id: \"x\") { encounters(first: 200) { nodes { notes(first: 200) { nodes { id } } } } } }",
+                "LIMIT_EXCEEDED",
+            ),
             ("{ patient(id: \"x\") { encounters(first: 99999999999) { nodes { id } } } }", "INVALID_INPUT"),
         ];
         for (query, code) in cases {
             let answer = refused(query);
             assert!(answer.get("data").is_none(), "{query}");
             let errors = answer["errors"].as_array().unwrap();
-            assert!(!errors.is_empty() && errors.iter().all(|error| error["extensions"]["code"] == code), "{query}: {answer}");
+            assert!(
+                !errors.is_empty() && errors.iter().all(|error| error["extensions"]["code"] == code),
+                "{query}: {answer}"
+            );
         }
         assert!(!refused("{ patien(id: 1) { id } }").to_string().contains("Did you mean"));
     }
@@ -368,9 +390,9 @@ mod tests {
         let api = Api::new(&limits()).unwrap();
         let query = include_str!("../../tests/it/chart.graphql").to_owned();
         let variables = async_graphql::Variables::from_json(serde_json::json!({ "patient": "x" }));
-        let question = Question { query, operation_name: None, variables };
+        let question = GraphqlRequest { query, operation_name: None, variables };
         assert!(api.prepare(question.clone()).is_ok());
-        let refused = api.prepare(Question { variables: Default::default(), ..question }).err().unwrap().body;
+        let refused = api.prepare(GraphqlRequest { variables: Default::default(), ..question }).err().unwrap().body;
         assert!(refused.contains("variables.patient") && !refused.contains("data"), "{refused}");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::context::guard;
 use super::encounter::Encounter;
-use super::ids::{self, Kind};
+use super::ids::{self, IdKind};
 use super::note::ClinicalNote;
 use super::patient::Patient;
 use crate::error::Result;
@@ -29,13 +29,17 @@ pub struct NodeQuery;
 impl NodeQuery {
     /// The record of this id, whatever it is; null when there is none in this organisation.
     #[graphql(complexity = "5 + child_complexity")]
-    async fn node(&self, ctx: &Context<'_>, #[graphql(desc = "Id of a patient, an encounter or a note.")] id: ID) -> Result<Option<Node>> {
+    async fn node(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Id of a patient, an encounter or a note.")] id: ID,
+    ) -> Result<Option<Node>> {
         guard(ctx)?.may("node")?;
         match ids::decode("id", &id)? {
-            (Kind::Patient, id) => Ok(Patient::by_id(ctx, PatientId(id)).await?.map(Node::Patient)),
-            (Kind::Encounter, id) => Ok(Encounter::by_id(ctx, EncounterId(id)).await?.map(Node::Encounter)),
-            (Kind::Note, id) => Ok(ClinicalNote::by_id(ctx, NoteId(id)).await?.map(Node::ClinicalNote)),
-            (Kind::Staff | Kind::Tenant, _) => Ok(None),
+            (IdKind::Patient, id) => Ok(Patient::by_id(ctx, PatientId(id)).await?.map(Node::Patient)),
+            (IdKind::Encounter, id) => Ok(Encounter::by_id(ctx, EncounterId(id)).await?.map(Node::Encounter)),
+            (IdKind::Note, id) => Ok(ClinicalNote::by_id(ctx, NoteId(id)).await?.map(Node::ClinicalNote)),
+            (IdKind::Staff | IdKind::Tenant, _) => Ok(None),
         }
     }
 }

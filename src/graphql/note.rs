@@ -1,16 +1,16 @@
 //! Clinical notes, over the rows of `model::note`. The text of a note is for the roles of `note.text`, wherever the note was found.
 
-use super::connection::{self, Ask};
-use super::context::{Fields, Record, admit, guard, loaders};
-use super::cursor::List;
+use super::context::{Fields, RecordType, admit, guard, loaders};
 use super::encounter::Encounter;
-use super::ids::{self, Kind};
+use super::ids::{self, IdKind};
+use super::page::connection::{self, PageArgs};
+use super::page::cursor::List;
 use super::patient::Patient;
 use super::scalars::DateTime;
 use crate::error::Result;
 use crate::guard::TenantTx;
 use crate::ids::{NoteId, StaffId};
-use crate::model::Page;
+use crate::model::KeysetPage;
 use crate::model::note as rows;
 use crate::model::note::{Reading, Text};
 use crate::model::signature::Signature;
@@ -43,13 +43,13 @@ impl NoteQuery {
         #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
     ) -> Result<Connection<String, ClinicalNote>> {
         let tx = &admit(ctx, "notes").await?;
-        let page = Ask { first, after, last, before }.page(&NOTES, tx.keys())?;
+        let page = PageArgs { first, after, last, before }.page(&NOTES, tx.keys())?;
         let reader = guard(ctx)?.staff_id();
         let filter = filter.unwrap_or_default().parse(reader)?;
-        let fields = Record::Note.selected_of_nodes(ctx);
+        let fields = RecordType::Note.selected_of_nodes(ctx);
         let (reading, named) = (Reading { reader, text: text(&fields) }, filter.patient.map(|patient| patient.0));
         let found = rows::page(tx, filter, page, reading).await?;
-        Record::Note.searched(tx, found.len(), named, fields.clone());
+        RecordType::Note.searched(tx, found.len(), named, fields.clone());
         Ok(shown(tx, &NOTES, &page, found.into_iter().map(Arc::new).collect(), &fields))
     }
 }
@@ -105,7 +105,7 @@ pub struct ClinicalNote(pub Arc<rows::Note>);
 impl ClinicalNote {
     /// The note's id, through all its versions.
     pub async fn id(&self) -> ID {
-        ids::encode(Kind::Note, self.0.id.0)
+        ids::encode(IdKind::Note, self.0.id.0)
     }
 
     /// Whose chart it is in.
@@ -149,7 +149,7 @@ impl ClinicalNote {
 
     /// Who wrote it.
     async fn author(&self) -> Option<Author> {
-        self.0.author_id.map(|id| Author { id: ids::encode(Kind::Staff, id.0), name: self.0.author_name.clone() })
+        self.0.author_id.map(|id| Author { id: ids::encode(IdKind::Staff, id.0), name: self.0.author_name.clone() })
     }
 
     /// When it was written.
@@ -179,20 +179,26 @@ impl ClinicalNote {
     /// The note someone asked for.
     pub async fn by_id(ctx: &Context<'_>, id: NoteId) -> Result<Option<Self>> {
         let tx = &admit(ctx, "note").await?;
-        let fields = Record::Note.selected(ctx);
+        let fields = RecordType::Note.selected(ctx);
         let found = loaders(ctx)?.notes.load((id, text(&fields))).await?;
         match &found {
-            Some(row) => disclose(tx, &[row.as_ref()], &fields),
-            None => Record::Note.not_found(tx, vec![id.0]),
+            Some(row) => record_access(tx, &[row.as_ref()], &fields),
+            None => RecordType::Note.not_found(tx, vec![id.0]),
         }
         Ok(found.map(Self))
     }
 }
 
 /// A page of notes on its way out, whosever they are.
-pub fn shown(tx: &TenantTx, list: &List, page: &Page, found: Vec<Arc<rows::Note>>, fields: &Fields) -> Connection<String, ClinicalNote> {
+pub fn shown(
+    tx: &TenantTx,
+    list: &List,
+    page: &KeysetPage,
+    found: Vec<Arc<rows::Note>>,
+    fields: &Fields,
+) -> Connection<String, ClinicalNote> {
     let notes = connection::connection(list, tx.keys(), page, found, ClinicalNote);
-    disclose(tx, &notes.edges.iter().map(|edge| edge.node.0.as_ref()).collect::<Vec<_>>(), fields);
+    record_access(tx, &notes.edges.iter().map(|edge| edge.node.0.as_ref()).collect::<Vec<_>>(), fields);
     notes
 }
 
@@ -202,10 +208,10 @@ pub fn text(fields: &Fields) -> Text {
 }
 
 /// Notes go out.
-fn disclose(tx: &TenantTx, notes: &[&rows::Note], fields: &Fields) {
+fn record_access(tx: &TenantTx, notes: &[&rows::Note], fields: &Fields) {
     for of_one in notes.chunk_by(|note, next| note.patient_id == next.patient_id) {
         if let [note, ..] = of_one {
-            Record::Note.found(tx, note.patient_id, of_one.iter().map(|note| note.id.0).collect(), fields.clone());
+            RecordType::Note.found(tx, note.patient_id, of_one.iter().map(|note| note.id.0).collect(), fields.clone());
         }
     }
 }
@@ -232,7 +238,7 @@ pub struct NoteSignature {
 
 impl NoteSignature {
     fn of(row: &Signature) -> Self {
-        let signer = Author { id: ids::encode(Kind::Staff, row.signer.0), name: row.signer_name.clone() };
+        let signer = Author { id: ids::encode(IdKind::Staff, row.signer.0), name: row.signer_name.clone() };
         Self { signer, meaning: row.meaning.into(), signed_at: DateTime(row.signed_at) }
     }
 }

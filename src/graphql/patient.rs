@@ -1,18 +1,18 @@
 //! Patients and their lists, over the rows of `model::patient`. Parses ids and pages, wraps rows; no SQL, no roles compared here.
 
-use super::connection::{self, Ask};
-use super::context::{Record, admit, guard, loaders};
-use super::cursor::List;
+use super::context::{RecordType, admit, guard, loaders};
 use super::encounter::{self, Encounter};
-use super::ids::{self, Kind};
+use super::ids::{self, IdKind};
 use super::loaders::PageOf;
 use super::note::{self, ClinicalNote};
+use super::page::connection::{self, PageArgs};
+use super::page::cursor::List;
 use super::scalars::{Date, DateTime};
-use crate::crypto::fields::PersonName;
 use crate::error::{Error, Result};
 use crate::flags::Flag;
 use crate::guard::TenantTx;
 use crate::ids::PatientId;
+use crate::model::fields::PersonName;
 use crate::model::patient as rows;
 use crate::model::patient::search::Search;
 use async_graphql::connection::Connection;
@@ -28,7 +28,11 @@ pub struct PatientQuery;
 impl PatientQuery {
     /// The patient of this id; null when there is none in this organisation.
     #[graphql(complexity = "5 + child_complexity")]
-    async fn patient(&self, ctx: &Context<'_>, #[graphql(desc = "Id of a patient.")] id: ID) -> Result<Option<Patient>> {
+    async fn patient(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Id of a patient.")] id: ID,
+    ) -> Result<Option<Patient>> {
         let id = ids::patient("id", &id)?;
         Patient::by_id(ctx, id).await
     }
@@ -43,10 +47,10 @@ impl PatientQuery {
     ) -> Result<Option<Patient>> {
         let tx = &admit(ctx, "patientByIdentifier").await?;
         let found = rows::by_identifier(tx, &system, &value).await;
-        match found.inspect_err(|_| Record::Patient.not_found(tx, Vec::new()))? {
+        match found.inspect_err(|_| RecordType::Patient.not_found(tx, Vec::new()))? {
             Some(id) => Patient::read(ctx, "patientByIdentifier", id).await,
             None => {
-                Record::Patient.not_found(tx, Vec::new());
+                RecordType::Patient.not_found(tx, Vec::new());
                 Ok(None)
             }
         }
@@ -70,15 +74,15 @@ impl PatientQuery {
         if search.is_some() {
             guard(ctx)?.needs(Flag::PatientSearch)?;
         }
-        let page = Ask { first, after, last, before }.page(&PATIENTS, tx.keys())?;
+        let page = PageArgs { first, after, last, before }.page(&PATIENTS, tx.keys())?;
         let search = search.map(|text| Search::parse(tx.keys(), &text)).transpose()?.flatten();
         let found = rows::search::page(tx, search, page).await?;
         let patients = connection::connection(&PATIENTS, tx.keys(), &page, found, |row| Patient::Read(Arc::new(row)));
-        let fields = Record::Patient.selected_of_nodes(ctx);
+        let fields = RecordType::Patient.selected_of_nodes(ctx);
         for id in patients.edges.iter().map(|edge| edge.node.key()) {
-            Record::Patient.found(tx, id, vec![id.0], fields.clone());
+            RecordType::Patient.found(tx, id, vec![id.0], fields.clone());
         }
-        Record::Patient.searched(tx, patients.edges.len(), None, fields);
+        RecordType::Patient.searched(tx, patients.edges.len(), None, fields);
         Ok(patients)
     }
 }
@@ -106,7 +110,7 @@ pub enum Patient {
 impl Patient {
     /// The patient's id.
     pub async fn id(&self) -> ID {
-        ids::encode(Kind::Patient, self.key().0)
+        ids::encode(IdKind::Patient, self.key().0)
     }
 
     /// Identifiers in use: record numbers, insurance numbers, passports.
@@ -149,8 +153,9 @@ impl Patient {
     ) -> Result<Connection<String, Encounter>> {
         let tx = &admit(ctx, "Patient.encounters").await?;
         let list = encounters_of(self.key());
-        let page = Ask { first, after, last, before }.page(&list, tx.keys())?;
-        let found = loaders(ctx)?.encounters_of_patient.load(PageOf { parent: self.key(), page }).await?.unwrap_or_default();
+        let page = PageArgs { first, after, last, before }.page(&list, tx.keys())?;
+        let found =
+            loaders(ctx)?.encounters_of_patient.load(PageOf { parent: self.key(), page }).await?.unwrap_or_default();
         encounter::shown(ctx, tx, &list, &page, found)
     }
 
@@ -166,8 +171,8 @@ impl Patient {
     ) -> Result<Connection<String, ClinicalNote>> {
         let tx = &admit(ctx, "Patient.notes").await?;
         let list = notes_of(self.key());
-        let page = Ask { first, after, last, before }.page(&list, tx.keys())?;
-        let fields = Record::Note.selected_of_nodes(ctx);
+        let page = PageArgs { first, after, last, before }.page(&list, tx.keys())?;
+        let fields = RecordType::Note.selected_of_nodes(ctx);
         let key = (PageOf { parent: self.key(), page }, note::text(&fields));
         let found = loaders(ctx)?.notes_of_patient.load(key).await?.unwrap_or_default();
         Ok(note::shown(tx, &list, &page, found, &fields))
@@ -197,10 +202,12 @@ impl Patient {
 
     /// The patient another record names. Asked for no more than the id, nothing is read.
     pub async fn linked(ctx: &Context<'_>, id: PatientId) -> Result<Self> {
-        if Record::Patient.selected(ctx).iter().all(|field| *field == "id") {
+        if RecordType::Patient.selected(ctx).iter().all(|field| *field == "id") {
             return Ok(Self::Named(id));
         }
-        Self::read(ctx, "patient", id).await?.ok_or_else(|| Error::internal("a record names a patient who is not there", id))
+        Self::read(ctx, "patient", id)
+            .await?
+            .ok_or_else(|| Error::internal("a record names a patient who is not there", id))
     }
 
     /// Loads the patient's lists on the way that fetches the patient, as far as they will be asked for and the caller may see them.
@@ -210,13 +217,13 @@ impl Patient {
         let key = |list: List, field: &Lookahead<'_>| match field.selection_fields().as_slice() {
             // What `node` is asked may be meant for another type.
             [only] if loaders.ahead && ctx.field().name() != "node" && guard.allows(list.name) => {
-                Ask::of(only)?.page(&list, tx.keys()).ok().map(|page| PageOf { parent: id, page })
+                PageArgs::of(only)?.page(&list, tx.keys()).ok().map(|page| PageOf { parent: id, page })
             }
             _ => None,
         };
         let [encounters, notes] = ["encounters", "notes"].map(|field| ctx.look_ahead().field(field));
         let encounters = key(encounters_of(id), &encounters).map(|key| loaders.encounters_of_patient.load_ahead(key));
-        let text = || note::text(&Record::Note.of_nodes(ctx, &notes));
+        let text = || note::text(&RecordType::Note.of_nodes(ctx, &notes));
         let notes = key(notes_of(id), &notes).map(|key| loaders.notes_of_patient.load_ahead((key, text())));
         futures_util::join!(OptionFuture::from(encounters), OptionFuture::from(notes));
     }
@@ -226,8 +233,8 @@ impl Patient {
         let (found, ()) = futures_util::join!(loaders(ctx)?.patients.load(id), Self::lists_ahead(ctx, tx, id));
         let found = found?;
         match &found {
-            Some(_) => Record::Patient.found(tx, id, vec![id.0], Record::Patient.selected(ctx)),
-            None => Record::Patient.not_found(tx, vec![id.0]),
+            Some(_) => RecordType::Patient.found(tx, id, vec![id.0], RecordType::Patient.selected(ctx)),
+            None => RecordType::Patient.not_found(tx, vec![id.0]),
         }
         Ok(found.map(Self::Read))
     }

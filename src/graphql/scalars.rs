@@ -59,7 +59,10 @@ fn is_date(text: &str) -> bool {
         10 => text.to_owned(),
         _ => return false,
     };
-    let digits = whole.bytes().enumerate().all(|(at, byte)| if at == 4 || at == 7 { byte == b'-' } else { byte.is_ascii_digit() });
+    let digits = whole
+        .bytes()
+        .enumerate()
+        .all(|(at, byte)| if at == 4 || at == 7 { byte == b'-' } else { byte.is_ascii_digit() });
     digits && NaiveDate::parse_from_str(&whole, "%Y-%m-%d").is_ok()
 }
 
@@ -74,7 +77,9 @@ mod tests {
         for good in ["2026", "2026-02", "2024-02-29"] {
             assert!(is_date(good), "{good}");
         }
-        for bad in ["", "26", "2026-13", "2026-02-30", "2026-2-3", "+026-01-01", "2026-01-01T", "2026/01/01", "２０２６"] {
+        for bad in
+            ["", "26", "2026-13", "2026-02-30", "2026-2-3", "+026-01-01", "2026-01-01T", "2026/01/01", "２０２６"]
+        {
             assert!(!is_date(bad), "{bad}");
         }
     }

@@ -2,7 +2,7 @@
 
 use super::context::guard;
 use super::feature::Feature;
-use super::ids::{self, Kind};
+use super::ids::{self, IdKind};
 use crate::error::Result;
 use crate::guard::{Actor, Guard};
 use crate::ids::{StaffId, TenantId};
@@ -61,9 +61,13 @@ impl Viewer {
         let tenant = guard.tenant();
         let TenantId(tenant_id) = tenant.id;
         Self {
-            id: ids::encode(Kind::Staff, *id),
+            id: ids::encode(IdKind::Staff, *id),
             name: name.clone(),
-            tenant: Tenant { id: ids::encode(Kind::Tenant, tenant_id), slug: tenant.slug.clone(), name: tenant.name.clone() },
+            tenant: Tenant {
+                id: ids::encode(IdKind::Tenant, tenant_id),
+                slug: tenant.slug.clone(),
+                name: tenant.name.clone(),
+            },
             roles: roles.clone(),
         }
     }

@@ -1,9 +1,9 @@
 //! The keeper's door: a data step of an operation, for one tenant and one purpose at a time. Row security applies to it like to everyone.
 
 use super::tx::Opening;
-use super::{Actor, Purpose, TenantTx, Timeouts};
-use crate::audit::Whereabouts;
-use crate::db::pool::Lease;
+use super::{Actor, TenantTx, Timeouts, TxKind};
+use crate::audit::ClientInfo;
+use crate::db::pool::PooledSession;
 use crate::error::{Error, Result};
 use crate::ids::RequestId;
 use crate::tenant::Tenant;
@@ -14,7 +14,13 @@ use std::sync::Arc;
 const TIMEOUTS: Timeouts = Timeouts { statement_ms: 600_000, lock_ms: 10_000 };
 
 /// Opens a transaction in `session`, which must be the keeper's with the tenant's database.
-pub async fn open(session: Lease, keys: &KeyRing, tenant: &Tenant, actor: &Actor, purpose: Purpose) -> Result<TenantTx> {
+pub async fn open(
+    session: PooledSession,
+    keys: &KeyRing,
+    tenant: &Tenant,
+    actor: &Actor,
+    purpose: TxKind,
+) -> Result<TenantTx> {
     let placement = tenant.placement.as_ref().ok_or(Error::Unavailable)?;
     let binding = keys.binding(placement.server, &placement.database).await?;
     Ok(TenantTx::open(Opening {
@@ -27,8 +33,8 @@ pub async fn open(session: Lease, keys: &KeyRing, tenant: &Tenant, actor: &Actor
         purpose,
         event: None,
         request: RequestId::new(),
-        whereabouts: Whereabouts::default(),
-        effort: Arc::default(),
+        client: ClientInfo::default(),
+        stats: Arc::default(),
         statement_timeout_ms: TIMEOUTS.statement_ms,
         lock_timeout_ms: TIMEOUTS.lock_ms,
     }))

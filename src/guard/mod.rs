@@ -1,41 +1,39 @@
 //! The guard: the one door from a request to a tenant's data.
 //!
-//! A `Door` is made once at start. It admits a verified principal to one tenant and hands out a `Guard` for one operation, through which
+//! A `GuardFactory` is made once at start. It admits a verified principal to one tenant and hands out a `Guard` for one operation, through which
 //! reads share one REPEATABLE READ transaction, opened when first needed; after each write they begin a new one, which sees it.
 //! Nothing is ambient: a `Guard` and a `TenantTx` are values.
 //! No one else opens a tenant transaction, and what a guard read is answered only after `finish` has written who saw it.
 
-mod admission;
+mod idempotency;
 pub mod keeper;
-mod once;
 mod policy;
-pub mod readiness;
 mod reads;
 mod ticket;
 mod tx;
-pub mod walls;
 mod write;
 
-pub use admission::{Admission, Pass};
-pub use once::Once;
+pub use idempotency::IdempotencyKey;
 pub use policy::Policy;
-pub use ticket::{Actor, Event, Purpose};
+pub use ticket::{Actor, AuditAction, TxKind};
 pub use tx::TenantTx;
-pub use write::{Made, expect};
+pub use write::{RecordId, expect};
 
-use crate::audit::{Disclosure, Outcome, Whereabouts};
+use crate::audit::{AccessRecord, ClientInfo, Outcome};
 use crate::auth::Principal;
 use crate::error::{Error, Result};
 use crate::flags::{Answers, Flag, Flags, Subject};
 use crate::ids::{RequestId, StaffId, TenantId};
-use crate::telemetry::{Effort, Metrics, span};
+use crate::isolation::{self, BootCheck};
+use crate::telemetry::{Metrics, RequestStats, span};
 use crate::tenant::catalog::Catalog;
 use crate::tenant::events::SecurityEvents;
 use crate::tenant::keys::KeyRing;
 use crate::tenant::router::Router;
 use crate::tenant::{State, Tenant, is_slug};
+use parking_lot::Mutex;
 use reads::Reads;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 use tracing::Instrument;
 
@@ -54,9 +52,9 @@ pub struct RequestInfo {
     /// In every audit row and log line of this request.
     pub request: RequestId,
     /// From where it came.
-    pub whereabouts: Whereabouts,
+    pub client: ClientInfo,
     /// What it causes is counted here.
-    pub effort: Arc<Effort>,
+    pub stats: Arc<RequestStats>,
 }
 
 /// Times of a tenant's statements, in milliseconds.
@@ -69,7 +67,7 @@ pub struct Timeouts {
 }
 
 /// What a door is made of.
-pub struct Parts {
+pub struct GuardParts {
     /// Who the tenants are and where they live.
     pub catalog: Arc<Catalog>,
     /// Their keys.
@@ -89,7 +87,7 @@ pub struct Parts {
 }
 
 /// Admits principals to tenants. One a process.
-pub struct Door {
+pub struct GuardFactory {
     catalog: Arc<Catalog>,
     keys: Arc<KeyRing>,
     router: Arc<Router>,
@@ -99,30 +97,24 @@ pub struct Door {
     policy: Policy,
     timeouts: Timeouts,
     /// `None`: not looked at, as tests do that take walls down.
-    inspected: Option<walls::Inspected>,
+    inspected: Option<isolation::CheckedPlacements>,
 }
 
-/// Whether placements are looked at before they are served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BootCheck {
-    /// Always, but for development and tests.
-    On,
-    /// The same, but an old minor version of PostgreSQL is not refused: no chart is there.
-    Dev,
-    /// What is left when a wall is down must hold alone.
-    Off,
-}
-
-impl Door {
+impl GuardFactory {
     /// A door to the tenants of the catalog.
-    pub fn new(parts: Parts, boot_check: BootCheck) -> Arc<Self> {
-        let Parts { catalog, keys, router, events, metrics, flags, policy, timeouts } = parts;
-        let inspected = (boot_check != BootCheck::Off).then(|| walls::Inspected::new(boot_check));
+    pub fn new(parts: GuardParts, boot_check: BootCheck) -> Arc<Self> {
+        let GuardParts { catalog, keys, router, events, metrics, flags, policy, timeouts } = parts;
+        let inspected = (boot_check != BootCheck::Off).then(|| isolation::CheckedPlacements::new(boot_check));
         Arc::new(Self { catalog, keys, router, events, metrics, flags, policy, timeouts, inspected })
     }
 
     /// Chooses the tenant and opens a guard for one operation. No tenant database is touched yet.
-    pub async fn admit(self: &Arc<Self>, principal: &Principal, hint: TenantHint<'_>, info: RequestInfo) -> Result<Guard> {
+    pub async fn admit(
+        self: &Arc<Self>,
+        principal: &Principal,
+        hint: TenantHint<'_>,
+        info: RequestInfo,
+    ) -> Result<Guard> {
         let tenant = match self.choose(principal, hint).await {
             Err(Error::TenantMismatch) => {
                 self.events.count("tenant_mismatch");
@@ -139,7 +131,7 @@ impl Door {
             roles: principal.roles.clone(),
         };
         Ok(Guard {
-            door: Arc::clone(self),
+            guards: Arc::clone(self),
             tenant,
             actor,
             info,
@@ -151,9 +143,9 @@ impl Door {
     }
 
     /// Opens a transaction for an operation that no request stands behind: an import, a data step of a migration.
-    pub async fn work(&self, tenant: TenantId, actor: &Actor, purpose: Purpose, request: RequestId) -> Result<TenantTx> {
+    pub async fn work(&self, tenant: TenantId, actor: &Actor, purpose: TxKind, request: RequestId) -> Result<TenantTx> {
         let tenant = self.catalog.refresh(tenant).await?.ok_or(Error::NotFound)?;
-        let info = RequestInfo { request, whereabouts: Whereabouts::default(), effort: Arc::default() };
+        let info = RequestInfo { request, client: ClientInfo::default(), stats: Arc::default() };
         self.open(&tenant, actor, purpose, None, &info).await
     }
 
@@ -204,20 +196,27 @@ impl Door {
         Err(Error::TenantMismatch)
     }
 
-    async fn open(&self, tenant: &Tenant, actor: &Actor, purpose: Purpose, event: Option<Event>, info: &RequestInfo) -> Result<TenantTx> {
+    async fn open(
+        &self,
+        tenant: &Tenant,
+        actor: &Actor,
+        purpose: TxKind,
+        event: Option<AuditAction>,
+        info: &RequestInfo,
+    ) -> Result<TenantTx> {
         let placement = tenant.placement.as_ref().ok_or(Error::Unavailable)?;
         let keys = self.keys.tenant(tenant.id).await?;
         let binding = self.keys.binding(placement.server, &placement.database).await?;
         let began = Instant::now();
-        let session = self.router.lease(tenant.id, placement).instrument(span::pool(tenant.id)).await;
-        info.effort.waited(began.elapsed());
+        let session = self.router.checkout(tenant.id, placement).instrument(span::pool(tenant.id)).await;
+        info.stats.waited(began.elapsed());
         let session = session?;
         if let Some(inspected) = &self.inspected {
             inspected.check(&session, placement, &self.metrics).await?;
         }
         // Operations take the time they need.
-        let of_requests = matches!(purpose, Purpose::Read | Purpose::Write);
-        let set = tenant.terms.statement_timeout_ms.filter(|_| of_requests).map(u64::from);
+        let of_requests = matches!(purpose, TxKind::Read | TxKind::Write);
+        let set = tenant.settings.statement_timeout_ms.filter(|_| of_requests).map(u64::from);
         Ok(TenantTx::open(tx::Opening {
             session,
             binding: &binding,
@@ -228,8 +227,8 @@ impl Door {
             purpose,
             event,
             request: info.request,
-            whereabouts: info.whereabouts.clone(),
-            effort: Arc::clone(&info.effort),
+            client: info.client.clone(),
+            stats: Arc::clone(&info.stats),
             statement_timeout_ms: set.unwrap_or(self.timeouts.statement_ms),
             lock_timeout_ms: self.timeouts.lock_ms,
         }))
@@ -238,16 +237,16 @@ impl Door {
 
 /// One operation of one person in one tenant.
 pub struct Guard {
-    door: Arc<Door>,
+    guards: Arc<GuardFactory>,
     tenant: Arc<Tenant>,
     actor: Actor,
     info: RequestInfo,
     features: OnceLock<Answers>,
     reads: Reads,
     /// What was refused, to be written down with the next read.
-    refusals: Mutex<Vec<Disclosure>>,
+    refusals: Mutex<Vec<AccessRecord>>,
     /// What was changed for good.
-    written: Mutex<Vec<Event>>,
+    written: Mutex<Vec<AuditAction>>,
 }
 
 impl Guard {
@@ -275,9 +274,14 @@ impl Guard {
     pub fn features(&self) -> &Answers {
         self.features.get_or_init(|| {
             let Tenant { id, plan, placement, .. } = self.tenant();
-            let (model, region) = (placement.as_ref().map(|at| at.model.as_str()), placement.as_ref().and_then(|at| at.region.as_deref()));
-            let answers = self.door.flags.answers(Subject { tenant: *id, plan, model, region });
-            answers.iter().for_each(|(flag, answer)| self.door.metrics.flag(flag.name(), answer.enabled, answer.variant.as_deref()));
+            let (model, region) = (
+                placement.as_ref().map(|at| at.model.as_str()),
+                placement.as_ref().and_then(|at| at.region.as_deref()),
+            );
+            let answers = self.guards.flags.answers(Subject { tenant: *id, plan, model, region });
+            answers.iter().for_each(|(flag, answer)| {
+                self.guards.metrics.flag(flag.name(), answer.enabled, answer.variant.as_deref())
+            });
             answers
         })
     }
@@ -289,7 +293,7 @@ impl Guard {
 
     /// Whether the caller's roles allow `operation`, where there is another way if they do not.
     pub fn allows(&self, operation: &'static str) -> bool {
-        self.door.policy.allows(operation, &self.actor.roles)
+        self.guards.policy.allows(operation, &self.actor.roles)
     }
 
     /// Whether the caller's roles allow `operation`; a refusal goes into the tenant's audit log.
@@ -298,17 +302,24 @@ impl Guard {
             return Ok(());
         }
         let (patient, resource_type, resource_ids, fields) = (None, "operation", Vec::new(), Vec::new());
-        self.refuse(Disclosure { action: operation, patient, resource_type, resource_ids, fields, outcome: Outcome::Denied });
+        self.refuse(AccessRecord {
+            action: operation,
+            patient,
+            resource_type,
+            resource_ids,
+            fields,
+            outcome: Outcome::Denied,
+        });
         Err(Error::Forbidden)
     }
 
-    fn refuse(&self, refusal: Disclosure) {
-        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).push(refusal);
+    fn refuse(&self, refusal: AccessRecord) {
+        self.refusals.lock().push(refusal);
     }
 
     /// The operation's read transaction: one snapshot for the whole answer, or for what is read after a write.
     pub async fn read(&self) -> Result<Arc<TenantTx>> {
-        let opened = async || self.open(Purpose::Read, None).await.map(Arc::new);
+        let opened = async || self.open(TxKind::Read, None).await.map(Arc::new);
         self.reads.current().get_or_try_init(opened).await.map(Arc::clone)
     }
 
@@ -317,13 +328,13 @@ impl Guard {
         if self.reads.failed() {
             return Err(Error::Unavailable);
         }
-        let refusals = std::mem::take(&mut *self.refusals.lock().unwrap_or_else(PoisonError::into_inner));
+        let refusals = std::mem::take(&mut *self.refusals.lock());
         let open = self.reads.current().get().is_some_and(|tx| !tx.is_over());
         if !open && refusals.is_empty() {
             return Ok(());
         }
         let tx = self.read().await?;
-        refusals.into_iter().for_each(|refusal| tx.disclose(refusal));
+        refusals.into_iter().for_each(|refusal| tx.record_access(refusal));
         tx.commit().await
     }
 
@@ -339,10 +350,10 @@ impl Guard {
 
     /// Looks the tenant's placement up again, after the fence said that it changed.
     pub async fn look_again(&self) -> Result<()> {
-        self.door.catalog.refresh(self.tenant.id).await.map(|_| ())
+        self.guards.catalog.refresh(self.tenant.id).await.map(|_| ())
     }
 
-    async fn open(&self, purpose: Purpose, event: Option<Event>) -> Result<TenantTx> {
-        self.door.open(&self.tenant, &self.actor, purpose, event, &self.info).await
+    async fn open(&self, purpose: TxKind, event: Option<AuditAction>) -> Result<TenantTx> {
+        self.guards.open(&self.tenant, &self.actor, purpose, event, &self.info).await
     }
 }

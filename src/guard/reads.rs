@@ -2,8 +2,9 @@
 //! through it, and its session with it: a request holds one session at a time, however much it changes.
 
 use super::TenantTx;
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::OnceCell;
 
 type Cell = Arc<OnceCell<Arc<TenantTx>>>;
@@ -18,12 +19,12 @@ pub(super) struct Reads {
 impl Reads {
     /// Where the current read transaction is, or will be.
     pub(super) fn current(&self) -> Cell {
-        Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.current.lock())
     }
 
     /// What is read from now on is read anew.
     pub(super) fn begin_anew(&self) {
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Cell::default();
+        *self.current.lock() = Cell::default();
     }
 
     /// An earlier one could not be committed: nothing that was read may leave any more.

@@ -1,7 +1,7 @@
 //! Tickets: what the guard tells the database about a transaction, signed with a key that only server and database have.
 //! Every part is made of characters that need no quoting; what people typed goes in as hex.
 
-use crate::audit::{Whereabouts, hex};
+use crate::audit::{ClientInfo, hex};
 use crate::ids::{RequestId, StaffId, TenantId};
 use crate::tenant::keys::BindingKey;
 use aws_lc_rs::{digest, hmac};
@@ -12,7 +12,7 @@ const GOOD_FOR_MS: i64 = 8_000;
 
 /// Why a transaction runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
+pub enum TxKind {
     /// Answering a query; writes nothing.
     Read,
     /// A change of a chart.
@@ -23,7 +23,7 @@ pub enum Purpose {
     Migrate,
 }
 
-impl Purpose {
+impl TxKind {
     fn as_str(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -44,7 +44,7 @@ impl Purpose {
 
 /// What a write is, in the words of the audit log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
+pub enum AuditAction {
     /// A chart was opened.
     PatientRegistered,
     /// Demographics changed.
@@ -65,7 +65,7 @@ pub enum Event {
     NoteSigned,
 }
 
-impl Event {
+impl AuditAction {
     /// As the audit log spells it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -102,7 +102,8 @@ pub struct Actor {
 impl Actor {
     /// A command run by someone at the machine: the operating system vouches for the name.
     pub fn command(tenant: TenantId, role: &str) -> Self {
-        let subject = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "unknown".into());
+        let subject =
+            std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "unknown".into());
         let (issuer, roles) = ("cordon:command".to_owned(), vec![role.to_owned()]);
         Self { id: Self::id_of(tenant, &issuer, &subject), issuer, subject, name: None, acting: None, roles }
     }
@@ -130,11 +131,11 @@ pub struct Ticket<'a> {
     /// Who.
     pub actor: &'a Actor,
     /// Why.
-    pub purpose: Purpose,
+    pub purpose: TxKind,
     /// For the audit log.
     pub request: RequestId,
     /// What a write is and where it comes from: the rows that its statements leave in the audit log say so.
-    pub write: Option<(Event, &'a Whereabouts)>,
+    pub write: Option<(AuditAction, &'a ClientInfo)>,
 }
 
 impl Ticket<'_> {
@@ -153,7 +154,9 @@ impl Ticket<'_> {
         let who = (&actor.issuer, &actor.subject, &actor.name, &actor.acting);
         let who = match write {
             None => serde_json::to_vec(&who),
-            Some((_, from)) => serde_json::to_vec(&(who.0, who.1, who.2, who.3, from.ip, &from.user_agent, &from.trace_id)),
+            Some((_, from)) => {
+                serde_json::to_vec(&(who.0, who.1, who.2, who.3, from.ip, &from.user_agent, &from.trace_id))
+            }
         };
         let who = hex(&who.unwrap_or_default());
         let event = write.map(|(event, _)| event.as_str().replace('.', "-")).unwrap_or_default();

@@ -1,19 +1,18 @@
 //! Writes: each one transaction of its own, bound for writing, with its event in the ticket, so that the rows its statements leave in the
 //! audit log say what it was. What was read before it is committed first; what is read after it sees it.
 
-use super::{Event, Guard, Once, Purpose, TenantTx, once};
-use crate::audit::{Disclosure, Outcome};
+use super::{AuditAction, Guard, IdempotencyKey, TenantTx, TxKind, idempotency};
+use crate::audit::{AccessRecord, Outcome};
 use crate::db::schema::tenant::staff;
 use crate::error::{Error, Result};
 use crate::flags::Flag;
 use chrono::Utc;
 use diesel::prelude::*;
 use std::collections::BTreeSet;
-use std::sync::PoisonError;
 use uuid::Uuid;
 
 /// What a write made or changed: one record.
-pub trait Made {
+pub trait RecordId {
     /// From its id.
     fn from_id(id: Uuid) -> Self;
     /// Its id.
@@ -22,7 +21,7 @@ pub trait Made {
 
 macro_rules! made {
     ($($id:ident),+) => {
-        $(impl Made for crate::ids::$id {
+        $(impl RecordId for crate::ids::$id {
             fn from_id(id: Uuid) -> Self {
                 Self(id)
             }
@@ -37,22 +36,22 @@ made!(PatientId, EncounterId, NoteId);
 
 impl Guard {
     /// Runs `change` in a write transaction and commits it. An error means that nothing was written; after a lost connection at COMMIT nobody
-    /// knows, which `Error::Unavailable` says too: a client that sent an Idempotency-Key asks again. With `once`, what was made before under
+    /// knows, which `Error::Unavailable` says too: a client that sent an Idempotency-Key asks again. With `idempotency`, what was made before under
     /// the same key is found instead of made again.
-    pub async fn write<T: Made>(
+    pub async fn write<T: RecordId>(
         &self,
-        event: Event,
-        once: Option<&Once>,
+        event: AuditAction,
+        idempotency: Option<&IdempotencyKey>,
         change: impl AsyncFnOnce(&mut TenantTx) -> Result<T>,
     ) -> Result<T> {
         self.needs(Flag::ChartWrites)?;
         self.finish().await.inspect_err(|_| self.reads.fail())?;
         self.reads.begin_anew();
-        let mut tx = self.open(Purpose::Write, Some(event)).await?;
-        match self.make(&mut tx, once, change).await {
+        let mut tx = self.open(TxKind::Write, Some(event)).await?;
+        match self.make(&mut tx, idempotency, change).await {
             Ok(made) => {
                 tx.commit().await?;
-                self.written.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+                self.written.lock().push(event);
                 Ok(made)
             }
             Err(error) => {
@@ -65,37 +64,44 @@ impl Guard {
     }
 
     /// What this operation has changed for good, in order.
-    pub fn written(&self) -> Vec<Event> {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn written(&self) -> Vec<AuditAction> {
+        self.written.lock().clone()
     }
 
     /// Someone wanted to change a record that is not there, or not theirs to see: the audit log keeps that they tried.
-    pub fn missed(&self, event: Event, resource_type: &'static str, resource_ids: Vec<Uuid>) {
+    pub fn missed(&self, event: AuditAction, resource_type: &'static str, resource_ids: Vec<Uuid>) {
         self.tried(event, resource_type, resource_ids, Outcome::NotFound);
     }
 
     /// Someone wanted to change a record in a way that is not theirs.
-    pub fn denied(&self, event: Event, resource_type: &'static str, resource_ids: Vec<Uuid>) {
+    pub fn denied(&self, event: AuditAction, resource_type: &'static str, resource_ids: Vec<Uuid>) {
         self.tried(event, resource_type, resource_ids, Outcome::Denied);
     }
 
-    fn tried(&self, event: Event, resource_type: &'static str, resource_ids: Vec<Uuid>, outcome: Outcome) {
-        self.refuse(Disclosure { action: event.as_str(), patient: None, resource_type, resource_ids, fields: Vec::new(), outcome });
+    fn tried(&self, event: AuditAction, resource_type: &'static str, resource_ids: Vec<Uuid>, outcome: Outcome) {
+        self.refuse(AccessRecord {
+            action: event.as_str(),
+            patient: None,
+            resource_type,
+            resource_ids,
+            fields: Vec::new(),
+            outcome,
+        });
     }
 
-    async fn make<T: Made>(
+    async fn make<T: RecordId>(
         &self,
         tx: &mut TenantTx,
-        once: Option<&Once>,
+        idempotency: Option<&IdempotencyKey>,
         change: impl AsyncFnOnce(&mut TenantTx) -> Result<T>,
     ) -> Result<T> {
         self.introduce(tx).await?;
-        let Some(once) = once else { return change(tx).await };
-        match once::claim(tx, self.staff_id(), once).await? {
-            once::Claim::Made(id) => Ok(T::from_id(id)),
-            once::Claim::Mine(claim) => {
+        let Some(idempotency) = idempotency else { return change(tx).await };
+        match idempotency::claim(tx, self.staff_id(), idempotency).await? {
+            idempotency::Claim::Made(id) => Ok(T::from_id(id)),
+            idempotency::Claim::Mine(claim) => {
                 let made = change(tx).await?;
-                once::fulfil(tx, claim, made.id()).await?;
+                idempotency::fulfil(tx, claim, made.id()).await?;
                 Ok(made)
             }
         }

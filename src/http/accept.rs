@@ -51,11 +51,14 @@ impl Range {
     /// A range that is malformed, or wants another charset than UTF-8, is as if it were not there.
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(';').map(|part| part.trim().to_ascii_lowercase());
-        let (kind, subtype) = parts.next()?.split_once('/').map(|(kind, subtype)| (kind.to_owned(), subtype.to_owned()))?;
+        let (kind, subtype) =
+            parts.next()?.split_once('/').map(|(kind, subtype)| (kind.to_owned(), subtype.to_owned()))?;
         let mut weight = 1000;
         for parameter in parts {
             match parameter.split_once('=') {
-                Some(("q", value)) => weight = (value.parse::<f32>().ok().filter(|q| (0.0..=1.0).contains(q))? * 1000.0) as u16,
+                Some(("q", value)) => {
+                    weight = (value.parse::<f32>().ok().filter(|q| (0.0..=1.0).contains(q))? * 1000.0) as u16
+                }
                 Some(("charset", value)) if value.trim_matches('"') != "utf-8" => return None,
                 _ => {}
             }
@@ -87,7 +90,9 @@ impl Liking {
             let exactness = range.exactness(subtype)?;
             Some(Self { weight: range.weight, exactness, position })
         });
-        matching.max_by_key(|liking| (liking.exactness, std::cmp::Reverse(liking.position))).filter(|liking| liking.weight > 0)
+        matching
+            .max_by_key(|liking| (liking.exactness, std::cmp::Reverse(liking.position)))
+            .filter(|liking| liking.weight > 0)
     }
 
     /// By weight, then by name, then by order.

@@ -1,6 +1,6 @@
 //! The body of a request: its declared type, and its bytes up to the limit. Read only after the caller is known.
 
-use super::answer::Refusal;
+use super::response::Refusal;
 use crate::error::Error;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
@@ -22,7 +22,8 @@ pub fn check_type(headers: &HeaderMap) -> Result<(), Refusal> {
     if parts.next() != Some("application/json") {
         return unsupported("Content-Type", "must be application/json");
     }
-    let foreign = |part: &str| matches!(part.split_once('='), Some(("charset", charset)) if charset.trim_matches('"') != "utf-8");
+    let foreign =
+        |part: &str| matches!(part.split_once('='), Some(("charset", charset)) if charset.trim_matches('"') != "utf-8");
     if parts.any(foreign) {
         return unsupported("Content-Type", "must be in UTF-8");
     }
@@ -80,11 +81,22 @@ mod tests {
 
     #[test]
     fn json_in_utf8_only() {
-        for good in ["application/json", "Application/JSON; charset=utf-8", "application/json;charset=\"UTF-8\"", "application/json; x=y"] {
+        for good in [
+            "application/json",
+            "Application/JSON; charset=utf-8",
+            "application/json;charset=\"UTF-8\"",
+            "application/json; x=y",
+        ] {
             assert_eq!(check_type(&headers(&[(CONTENT_TYPE, good)])), Ok(()), "{good}");
         }
-        for bad in ["text/plain", "application/graphql", "application/json; charset=latin1", "application/jsonp", "multipart/form-data", ""]
-        {
+        for bad in [
+            "text/plain",
+            "application/graphql",
+            "application/json; charset=latin1",
+            "application/jsonp",
+            "multipart/form-data",
+            "",
+        ] {
             let refusal = check_type(&headers(&[(CONTENT_TYPE, bad)])).unwrap_err();
             assert_eq!(refusal.status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{bad}");
         }
@@ -99,7 +111,9 @@ mod tests {
     fn the_limit_holds_with_and_without_a_declared_length() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let chunks = || stream::iter((0..4).map(|_| Ok::<_, ()>(Bytes::from_static(b"12345"))));
-        let read = |headers: HeaderMap, limit| runtime.block_on(read(&headers, chunks(), limit)).map_err(|refusal| refusal.status.as_u16());
+        let read = |headers: HeaderMap, limit| {
+            runtime.block_on(read(&headers, chunks(), limit)).map_err(|refusal| refusal.status.as_u16())
+        };
         assert_eq!(read(headers(&[]), 20).unwrap().len(), 20);
         assert_eq!(read(headers(&[]), 19), Err(413));
         assert_eq!(read(headers(&[(CONTENT_LENGTH, "21")]), 20), Err(413));

@@ -1,8 +1,8 @@
 //! What a request says of its caller: the token, the hint at a tenant, where it comes from. A header that should be there once and is
 //! there twice is refused: two readers could take it for two things.
 
-use super::answer::Refusal;
-use crate::audit::Whereabouts;
+use super::response::Refusal;
+use crate::audit::ClientInfo;
 use crate::error::Error;
 use crate::guard::{RequestInfo, TenantHint};
 use crate::ids::RequestId;
@@ -19,7 +19,7 @@ const LONGEST_KEY: usize = 200;
 
 /// The token of `Authorization: Bearer …`.
 pub fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
-    let value = once(headers, AUTHORIZATION.as_str())?.ok_or(Error::Unauthenticated)?;
+    let value = idempotency(headers, AUTHORIZATION.as_str())?.ok_or(Error::Unauthenticated)?;
     match value.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty() => Ok(token.trim()),
         _ => Err(Error::Unauthenticated.into()),
@@ -35,7 +35,7 @@ pub struct Hint {
 impl Hint {
     /// From the request's head. Forwarding headers are nobody's word and are not looked at.
     pub fn of(request: &HttpRequest, domain: Option<&str>) -> Result<Self, Refusal> {
-        let header = once(request.headers(), "x-tenant-id")?.map(str::to_owned);
+        let header = idempotency(request.headers(), "x-tenant-id")?.map(str::to_owned);
         let host = host(request)?;
         let subdomain = domain.and_then(|domain| subdomain(host, domain));
         Ok(Self { header, subdomain })
@@ -49,39 +49,50 @@ impl Hint {
 
 /// Where the request comes from, for the audit log.
 pub fn info(request: &HttpRequest, id: RequestId, told: &telemetry::Request) -> RequestInfo {
-    let agent =
-        request.headers().get(USER_AGENT).map(|agent| String::from_utf8_lossy(agent.as_bytes()).chars().take(USER_AGENT_CHARS).collect());
-    let whereabouts =
-        Whereabouts { ip: request.peer_addr().map(|peer| peer.ip()), user_agent: agent, trace_id: Some(told.trace_id().into()) };
-    RequestInfo { request: id, whereabouts, effort: told.effort() }
+    let agent = request
+        .headers()
+        .get(USER_AGENT)
+        .map(|agent| String::from_utf8_lossy(agent.as_bytes()).chars().take(USER_AGENT_CHARS).collect());
+    let client = ClientInfo {
+        ip: request.peer_addr().map(|peer| peer.ip()),
+        user_agent: agent,
+        trace_id: Some(told.trace_id().into()),
+    };
+    RequestInfo { request: id, client, stats: told.stats() }
 }
 
 /// The trace that the client is in. Given twice it is nobody's.
 pub fn parent(headers: &HeaderMap) -> Parent<'_> {
-    Parent(once(headers, "traceparent").ok().flatten())
+    Parent(idempotency(headers, "traceparent").ok().flatten())
 }
 
 /// The key under which the changes of a request are to be made once.
 pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
-    match once(headers, IDEMPOTENCY_KEY)? {
+    match idempotency(headers, IDEMPOTENCY_KEY)? {
         None => Ok(None),
-        Some(key) if (1..=LONGEST_KEY).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(Some(key.to_owned())),
-        Some(_) => Err(Refusal::new(StatusCode::BAD_REQUEST, IDEMPOTENCY_KEY, "must be 1 to 200 visible ASCII characters")),
+        Some(key) if (1..=LONGEST_KEY).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            Ok(Some(key.to_owned()))
+        }
+        Some(_) => {
+            Err(Refusal::new(StatusCode::BAD_REQUEST, IDEMPOTENCY_KEY, "must be 1 to 200 visible ASCII characters"))
+        }
     }
 }
 
 /// The host that is asked, with its port where that is not the scheme's own.
 pub fn host(request: &HttpRequest) -> Result<&str, Refusal> {
-    let host = once(request.headers(), HOST.as_str())?;
+    let host = idempotency(request.headers(), HOST.as_str())?;
     Ok(request.uri().authority().map(|authority| authority.as_str()).or(host).unwrap_or_default())
 }
 
 /// The value of a header that is there once, or not at all.
-pub fn once<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, Refusal> {
+pub fn idempotency<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, Refusal> {
     let mut values = headers.get_all(name);
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
-        (Some(value), None) => value.to_str().map(Some).map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, name, "is not plain text")),
+        (Some(value), None) => {
+            value.to_str().map(Some).map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, name, "is not plain text"))
+        }
         (Some(_), Some(_)) => Err(Refusal::new(StatusCode::BAD_REQUEST, name, "is there twice")),
     }
 }
@@ -142,7 +153,10 @@ mod tests {
             .to_http_request();
         let hint = Hint::of(&request, Some("notes.example")).ok().unwrap();
         assert_eq!((hint.as_ref().header, hint.as_ref().subdomain), (Some("summit"), Some("riverside")));
-        let twice = TestRequest::post().append_header(("x-tenant-id", "a")).append_header(("x-tenant-id", "a")).to_http_request();
+        let twice = TestRequest::post()
+            .append_header(("x-tenant-id", "a"))
+            .append_header(("x-tenant-id", "a"))
+            .to_http_request();
         assert_eq!(Hint::of(&twice, None).err().map(|refusal| refusal.status.as_u16()), Some(400));
     }
 
@@ -152,6 +166,6 @@ mod tests {
         let settings = crate::config::Settings::load(None, None).unwrap().telemetry;
         let (metrics, id) = (telemetry::Metrics::new(&settings).unwrap(), RequestId::new());
         let told = telemetry::Request::begin(&metrics, id, Parent::default());
-        assert_eq!(info(&request, id, &told).whereabouts.user_agent.map(|agent| agent.len()), Some(200));
+        assert_eq!(info(&request, id, &told).client.user_agent.map(|agent| agent.len()), Some(200));
     }
 }

@@ -38,11 +38,13 @@ pub async fn gzip_or_nothing(
 
 /// Whether gzip is named with a weight above nothing.
 fn takes_gzip(headers: &HeaderMap) -> bool {
-    let mut values = headers.get_all(ACCEPT_ENCODING).filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    let mut values =
+        headers.get_all(ACCEPT_ENCODING).filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
     values.any(|coding| {
         let mut parts = coding.split(';').map(str::trim);
         let named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
-        let weight = parts.find_map(|part| part.strip_prefix("q=")).map_or(Some(1.0), |weight| weight.parse::<f32>().ok());
+        let weight =
+            parts.find_map(|part| part.strip_prefix("q=")).map_or(Some(1.0), |weight| weight.parse::<f32>().ok());
         named && weight.is_some_and(|weight| weight > 0.0)
     })
 }

@@ -8,14 +8,15 @@
 
 use super::Front;
 use super::accept::Format;
-use super::answer::{self, Refusal};
 use super::caller::{self, Hint};
+use super::response::{self, Refusal};
 use crate::ids::RequestId;
 use crate::tenant::Tenant;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
-    ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderValue,
+    ORIGIN, VARY,
 };
 use actix_web::{HttpRequest, HttpResponse, web};
 
@@ -34,9 +35,10 @@ pub struct Page {
 impl Page {
     /// From the request's head. What may be read before the tenant is known is what a preflight would have allowed.
     pub fn of(front: &Front, request: &HttpRequest) -> Result<Self, Refusal> {
-        let origin = caller::once(request.headers(), ORIGIN.as_str())?;
+        let origin = caller::idempotency(request.headers(), ORIGIN.as_str())?;
         let host = caller::host(request)?;
-        let own = |origin: &str| origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host));
+        let own =
+            |origin: &str| origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host));
         let Some(origin) = origin.filter(|origin| !own(origin)) else { return Ok(Self::none()) };
         let hint = Hint::of(request, front.app.settings.http.domain.as_deref())?;
         let may_read = front.app.catalog.allows(origin, hint.as_ref().subdomain);
@@ -51,7 +53,7 @@ impl Page {
     /// Refuses a page that the tenant does not allow; it will not read the refusal either.
     pub fn asks(&mut self, tenant: &Tenant) -> Result<(), Refusal> {
         let Some(origin) = &self.foreign else { return Ok(()) };
-        self.may_read = tenant.terms.allow(origin);
+        self.may_read = tenant.settings.allow(origin);
         match self.may_read {
             true => Ok(()),
             false => Err(not_allowed()),
@@ -61,7 +63,8 @@ impl Page {
     /// Says in an answer's head who may read it.
     pub fn mark(&self, headers: &mut HeaderMap) {
         headers.append(VARY, HeaderValue::from_static("origin"));
-        let origin = self.foreign.as_deref().filter(|_| self.may_read).and_then(|origin| HeaderValue::from_str(origin).ok());
+        let origin =
+            self.foreign.as_deref().filter(|_| self.may_read).and_then(|origin| HeaderValue::from_str(origin).ok());
         if let Some(origin) = origin {
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
             headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(MAY_READ));
@@ -72,7 +75,7 @@ impl Page {
 /// Answers `OPTIONS /graphql`: a preflight, or no method of ours.
 pub async fn preflight(request: HttpRequest, front: web::Data<Front>) -> HttpResponse {
     if !request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD) || !request.headers().contains_key(ORIGIN) {
-        return answer::wrong_method().await;
+        return response::wrong_method().await;
     }
     let (refusal, page) = match Page::of(&front, &request) {
         Ok(page) if page.may_read => (None, page),
@@ -80,7 +83,7 @@ pub async fn preflight(request: HttpRequest, front: web::Data<Front>) -> HttpRes
         Err(refusal) => (Some(refusal), Page::none()),
     };
     let mut answer = match refusal {
-        Some(refusal) => answer::refuse(refusal, Format::Json, RequestId::new()),
+        Some(refusal) => response::refuse(refusal, Format::Json, RequestId::new()),
         None => HttpResponse::NoContent()
             .insert_header((ACCESS_CONTROL_ALLOW_METHODS, "POST"))
             .insert_header((ACCESS_CONTROL_ALLOW_HEADERS, ASKS_WITH))

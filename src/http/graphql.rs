@@ -3,15 +3,16 @@
 
 use super::Front;
 use super::accept::{self, Format};
-use super::answer::{self, Refusal};
 use super::body;
 use super::caller::{self, Hint};
 use super::cors::Page;
 use super::held::Held;
+use super::response::{self, Refusal};
+use crate::admission::AdmissionPermit;
 use crate::auth::Principal;
 use crate::error::Error;
-use crate::graphql::{self, Answer, Prepared, Question, Said};
-use crate::guard::{Guard, Once, Pass, RequestInfo};
+use crate::graphql::{self, GraphqlOutcome, GraphqlRequest, PreparedRequest, RenderedResponse};
+use crate::guard::{Guard, IdempotencyKey, RequestInfo};
 use crate::ids::RequestId;
 use crate::telemetry;
 use actix_web::http::StatusCode;
@@ -43,7 +44,12 @@ async fn respond(
     let stalled = Duration::from_secs(front.app.settings.http.stalled_seconds);
     let mut page = Page::none();
     // What is asked ends by itself at the deadline, so that it can still say what it changed for good.
-    let reply = match tokio::time::timeout(deadline + GRACE, converse(front, request, &mut page, &mut payload, format, id, told)).await {
+    let reply = match tokio::time::timeout(
+        deadline + GRACE,
+        converse(front, request, &mut page, &mut payload, format, id, told),
+    )
+    .await
+    {
         Ok(reply) => reply,
         Err(_) => Err(Error::Timeout.into()),
     };
@@ -52,13 +58,13 @@ async fn respond(
         Ok(Reply { status, said, pass }) => {
             told.failed(said.codes);
             told.answered(status.as_u16());
-            answer::said(status, format, id, Held::new(said.body, pass, stalled))
+            response::said(status, format, id, Held::new(said.body, pass, stalled))
         }
         Err(refusal) => {
             told.failed([refusal.error.code()]);
             told.answered(refusal.status.as_u16());
             body::discard(payload, front.app.settings.limits.body_bytes).await;
-            answer::refuse(refusal, format, id)
+            response::refuse(refusal, format, id)
         }
     };
     page.mark(answer.headers_mut());
@@ -67,8 +73,8 @@ async fn respond(
 
 struct Reply {
     status: StatusCode,
-    said: Said,
-    pass: Pass,
+    said: RenderedResponse,
+    pass: AdmissionPermit,
 }
 
 async fn converse(
@@ -86,20 +92,21 @@ async fn converse(
     let guard = visit.admit().await?;
     told.admitted(guard.tenant().id);
     page.asks(guard.tenant())?;
-    let pass = front.app.admission.enter(&guard)?;
+    let pass = front.app.admission.enter(guard.tenant(), guard.staff_id())?;
     let format = format.ok_or_else(not_acceptable)?;
     body::check_type(request.headers())?;
     let bytes = body::read(request.headers(), payload, front.app.settings.limits.body_bytes).await?;
-    let once = caller::idempotency_key(request.headers())?.map(|key| Once { key, body: bytes.to_vec() });
-    let prepared = match front.api.prepare(Question::read(&bytes)?) {
-        Ok(prepared) => prepared.once(once),
+    let idempotency =
+        caller::idempotency_key(request.headers())?.map(|key| IdempotencyKey { key, body: bytes.to_vec() });
+    let prepared = match front.api.prepare(GraphqlRequest::read(&bytes)?) {
+        Ok(prepared) => prepared.idempotency(idempotency),
         Err(said) => return Ok(Reply { status: refused(format), said, pass }),
     };
     told.asks(prepared.kind());
     match visit.ask(guard, &prepared).await? {
-        Answer::Data(said) => Ok(Reply { status: StatusCode::OK, said, pass }),
-        Answer::Refused(said) => Ok(Reply { status: refused(format), said, pass }),
-        Answer::Failed(error) => Err(error.into()),
+        GraphqlOutcome::Data(said) => Ok(Reply { status: StatusCode::OK, said, pass }),
+        GraphqlOutcome::Refused(said) => Ok(Reply { status: refused(format), said, pass }),
+        GraphqlOutcome::Failed(error) => Err(error.into()),
     }
 }
 
@@ -113,10 +120,15 @@ struct Visit<'a> {
 }
 
 impl<'a> Visit<'a> {
-    async fn begin(front: &'a Front, request: &HttpRequest, id: RequestId, told: &telemetry::Request) -> Result<Self, Refusal> {
+    async fn begin(
+        front: &'a Front,
+        request: &HttpRequest,
+        id: RequestId,
+        told: &telemetry::Request,
+    ) -> Result<Self, Refusal> {
         let principal = known(front, request).await.inspect_err(|refusal| {
             if refusal.status == StatusCode::UNAUTHORIZED {
-                front.app.door.refused("unauthenticated");
+                front.app.guards.refused("unauthenticated");
             }
         })?;
         let hint = Hint::of(request, front.app.settings.http.domain.as_deref())?;
@@ -125,13 +137,13 @@ impl<'a> Visit<'a> {
     }
 
     async fn admit(&self) -> Result<Arc<Guard>, Error> {
-        self.front.app.door.admit(&self.principal, self.hint.as_ref(), self.info.clone()).await.map(Arc::new)
+        self.front.app.guards.admit(&self.principal, self.hint.as_ref(), self.info.clone()).await.map(Arc::new)
     }
 
     /// Asks, and asks once more when the tenant turned out to have moved: nothing has left by then.
-    async fn ask(&self, guard: Arc<Guard>, prepared: &Prepared) -> Result<Answer, Error> {
+    async fn ask(&self, guard: Arc<Guard>, prepared: &PreparedRequest) -> Result<GraphqlOutcome, Error> {
         match self.ask_once(&guard, prepared).await {
-            Answer::Failed(Error::PlacementChanged) => {
+            GraphqlOutcome::Failed(Error::PlacementChanged) => {
                 guard.look_again().await?;
                 // With its session and its turn at the server: it would wait for itself.
                 drop(guard);
@@ -142,10 +154,10 @@ impl<'a> Visit<'a> {
     }
 
     /// The answer, once who saw it is written down.
-    async fn ask_once(&self, guard: &Arc<Guard>, prepared: &Prepared) -> Answer {
+    async fn ask_once(&self, guard: &Arc<Guard>, prepared: &PreparedRequest) -> GraphqlOutcome {
         let answered = async {
             match self.front.api.answer(prepared, guard).await {
-                Answer::Failed(error) => {
+                GraphqlOutcome::Failed(error) => {
                     guard.abandon().await;
                     failed(guard, error)
                 }
@@ -161,10 +173,10 @@ impl<'a> Visit<'a> {
 }
 
 /// A failure of the request as a whole; what was changed before it is said, and not done again.
-fn failed(guard: &Guard, error: Error) -> Answer {
+fn failed(guard: &Guard, error: Error) -> GraphqlOutcome {
     match guard.written().as_slice() {
-        [] => Answer::Failed(error),
-        written => Answer::Data(graphql::stands(error, written)),
+        [] => GraphqlOutcome::Failed(error),
+        written => GraphqlOutcome::Data(graphql::stands(error, written)),
     }
 }
 
@@ -181,5 +193,9 @@ fn refused(format: Format) -> StatusCode {
 }
 
 fn not_acceptable() -> Refusal {
-    Refusal::new(StatusCode::NOT_ACCEPTABLE, "Accept", "must allow application/graphql-response+json or application/json")
+    Refusal::new(
+        StatusCode::NOT_ACCEPTABLE,
+        "Accept",
+        "must allow application/graphql-response+json or application/json",
+    )
 }

@@ -1,7 +1,7 @@
-//! `/healthz`: this process answers. `/readyz`: it can serve, as `guard::readiness` sees it. No token, and nothing of a tenant's.
+//! `/healthz`: this process answers. `/readyz`: it can serve, as `readiness` sees it. No token, and nothing of a tenant's.
 
 use super::Front;
-use crate::guard::readiness::Status;
+use crate::readiness::Status;
 use actix_web::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use actix_web::{HttpResponse, HttpResponseBuilder, web};
 
@@ -26,7 +26,9 @@ async fn ready(front: web::Data<Front>) -> HttpResponse {
     let body = serde_json::to_string_pretty(&report).unwrap_or_default() + "\n";
     match report.status {
         Status::Ready | Status::Degraded => json(HttpResponse::Ok()).body(body),
-        Status::NotReady | Status::Stopping => json(HttpResponse::ServiceUnavailable()).insert_header((RETRY_AFTER, LOOK_AGAIN)).body(body),
+        Status::NotReady | Status::Stopping => {
+            json(HttpResponse::ServiceUnavailable()).insert_header((RETRY_AFTER, LOOK_AGAIN)).body(body)
+        }
     }
 }
 

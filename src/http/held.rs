@@ -1,12 +1,13 @@
 //! The body of an answer, handed on in pieces as the client takes them. Whoever was let in counts as inside until the last piece: answers that
 //! nobody reads fill up their own tenant's places. What the connection itself keeps of the last pieces is beyond it.
 
-use crate::guard::Pass;
+use crate::admission::AdmissionPermit;
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::rt;
 use actix_web::web::Bytes;
+use parking_lot::Mutex;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use std::time::Duration;
 const PIECE: usize = 64 << 10;
 
 /// An answer and the pass it was made under.
-pub struct Held<P = Pass> {
+pub struct Held<P = AdmissionPermit> {
     length: u64,
     rest: Arc<Mutex<Rest<P>>>,
 }
@@ -50,7 +51,7 @@ async fn watch<P>(rest: Weak<Mutex<Rest<P>>>, stalled: Duration) {
     loop {
         rt::time::sleep(stalled).await;
         let Some(rest) = rest.upgrade() else { return };
-        let mut rest = rest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rest = rest.lock();
         if rest.pass.is_none() {
             return;
         }
@@ -69,7 +70,7 @@ impl<P> MessageBody for Held<P> {
     }
 
     fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Stalled>>> {
-        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rest = self.rest.lock();
         let piece = rest.body.len().min(PIECE);
         let piece = rest.body.split_to(piece);
         rest.moved = true;
@@ -107,7 +108,8 @@ mod tests {
     #[actix_web::test]
     async fn who_stalls_is_cut_off_and_who_is_slow_is_not() {
         let pass = Arc::new(());
-        let [mut slow, mut stalled] = [(); 2].map(|()| Held::new("x".repeat(9 * PIECE), Arc::clone(&pass), Duration::from_millis(200)));
+        let [mut slow, mut stalled] =
+            [(); 2].map(|()| Held::new("x".repeat(9 * PIECE), Arc::clone(&pass), Duration::from_millis(200)));
         for _ in 0..8 {
             rt::time::sleep(Duration::from_millis(100)).await;
             assert!(next(&mut slow).await.unwrap().is_ok());

@@ -3,7 +3,6 @@
 //! its body.
 
 mod accept;
-mod answer;
 mod body;
 mod caller;
 mod compress;
@@ -12,6 +11,7 @@ mod graphql;
 mod health;
 mod held;
 pub mod metrics;
+mod response;
 mod socket;
 mod stop;
 pub mod tls;
@@ -63,7 +63,11 @@ pub fn serve(app: Arc<App>, listener: TcpListener) -> io::Result<Server> {
 fn routes(routes: &mut web::ServiceConfig) {
     let graphql = web::resource("/graphql").route(web::post().to(graphql::answer));
     routes
-        .service(graphql.route(web::method(Method::OPTIONS).to(cors::preflight)).default_service(web::to(answer::wrong_method)))
+        .service(
+            graphql
+                .route(web::method(Method::OPTIONS).to(cors::preflight))
+                .default_service(web::to(response::wrong_method)),
+        )
         .configure(health::routes)
-        .default_service(web::to(answer::nothing_here));
+        .default_service(web::to(response::nothing_here));
 }

@@ -70,7 +70,7 @@ pub async fn until_told(server: Server, app: &App, mut signals: Signals) -> io::
             ended.map(|()| Ended::Drained)
         }
         () = signals.next() => {
-            tracing::warn!("Told to stop a second time: ending at once");
+            tracing::warn!("Told to stop a second time: ending at idempotency");
             Ok(Ended::AtOnce)
         }
     }

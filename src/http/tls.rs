@@ -3,6 +3,7 @@
 
 use crate::config;
 use crate::crypto::private_file::Stamp;
+use parking_lot::Mutex;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -11,7 +12,7 @@ use rustls::{ServerConfig, crypto::aws_lc_rs};
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How often the files are looked at while clients come.
@@ -23,7 +24,8 @@ pub fn settings(files: &config::Tls) -> io::Result<ServerConfig> {
     let certificate = Arc::new(Certificate { files: files.clone(), shown: Mutex::new(shown) });
     let provider = Arc::new(aws_lc_rs::default_provider());
     let versions = &[&rustls::version::TLS13, &rustls::version::TLS12];
-    let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).map_err(io::Error::other)?;
+    let builder =
+        ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).map_err(io::Error::other)?;
     Ok(builder.with_no_client_auth().with_cert_resolver(certificate))
 }
 
@@ -41,7 +43,7 @@ struct Shown {
 
 impl ResolvesServerCert for Certificate {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shown = self.shown.lock();
         if shown.looked.elapsed() >= LOOK_EVERY {
             shown.looked = Instant::now();
             let stamps = stamps(&self.files);
@@ -53,7 +55,9 @@ impl ResolvesServerCert for Certificate {
                         tracing::info!("The certificate was read again");
                     }
                     // Half of a pair may have been replaced; the other half changes its stamp, too.
-                    Err(error) => tracing::error!(error = %error, "The new certificate cannot be used; the old one is still served"),
+                    Err(error) => {
+                        tracing::error!(error = %error, "The new certificate cannot be used; the old one is still served")
+                    }
                 }
             }
         }
@@ -80,6 +84,7 @@ fn read(files: &config::Tls) -> io::Result<Arc<CertifiedKey>> {
         return Err(certificate(&"no certificate in it"));
     }
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| wrong(&files.key, &error))?;
-    let both = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(|error| wrong(&files.key, &error))?;
+    let both = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())
+        .map_err(|error| wrong(&files.key, &error))?;
     Ok(Arc::new(both))
 }

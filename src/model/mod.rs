@@ -2,10 +2,12 @@
 //! the placement and row-level security decide whose rows are seen. Never names GraphQL or HTTP; sees plaintext only through the keys.
 
 pub mod encounter;
+pub mod fields;
 pub mod note;
 pub mod patient;
 pub mod signature;
 mod sql;
+mod words;
 
 use chrono::{DateTime, Utc};
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use uuid::Uuid;
 
 /// Where a row stands in a list: newest first, ties by id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
+pub struct Position {
     /// What the list is sorted by.
     pub at: DateTime<Utc>,
     /// What decides between equal times.
@@ -22,7 +24,7 @@ pub struct Place {
 
 /// From which end of the list a page is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum From {
+pub enum End {
     /// The newest rows.
     Newest,
     /// The oldest rows.
@@ -31,22 +33,22 @@ pub enum From {
 
 /// A page of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Page {
+pub struct KeysetPage {
     /// Which end.
-    pub from: From,
+    pub end: End,
     /// How many rows.
     pub size: usize,
     /// Only rows that come after this one, that is: older ones.
-    pub after: Option<Place>,
+    pub after: Option<Position>,
     /// Only rows that come before this one, that is: newer ones.
-    pub before: Option<Place>,
+    pub before: Option<Position>,
 }
 
-impl Page {
+impl KeysetPage {
     /// The bounds as places, open ends included: rows lie between the years 1 and 9999.
-    fn bounds(&self) -> (Place, Place) {
-        let newest = Place { at: NEWEST, id: Uuid::max() };
-        let oldest = Place { at: OLDEST, id: Uuid::nil() };
+    fn bounds(&self) -> (Position, Position) {
+        let newest = Position { at: NEWEST, id: Uuid::max() };
+        let oldest = Position { at: OLDEST, id: Uuid::nil() };
         (self.after.unwrap_or(newest), self.before.unwrap_or(oldest))
     }
 
@@ -66,13 +68,13 @@ const OLDEST: DateTime<Utc> = match DateTime::from_timestamp(-62_135_596_801, 0)
 };
 
 /// A row that stands in a list.
-pub trait Placed {
+pub trait HasPosition {
     /// Where.
-    fn place(&self) -> Place;
+    fn position(&self) -> Position;
 }
 
-impl<T: Placed> Placed for Arc<T> {
-    fn place(&self) -> Place {
-        T::place(self)
+impl<T: HasPosition> HasPosition for Arc<T> {
+    fn position(&self) -> Position {
+        T::position(self)
     }
 }

@@ -9,12 +9,12 @@
 
 use super::sql::text_enum;
 use crate::audit::hex;
-use crate::crypto::fields::SignatureSalt;
 use crate::crypto::{TenantKeys, frame, fresh_key};
 use crate::db::schema::tenant::{note_signatures as signatures, staff};
 use crate::error::Result;
 use crate::guard::TenantTx;
 use crate::ids::{EncounterId, NoteId, PatientId, SignatureId, StaffId, TenantId};
+use crate::model::fields::SignatureSalt;
 use aws_lc_rs::digest;
 use chrono::{DateTime, SecondsFormat, Utc};
 use diesel::prelude::*;
@@ -151,9 +151,17 @@ fn time(at: &DateTime<Utc>) -> String {
 }
 
 /// Whether a kept signature is of this content: the salt opened, the hash made again, the signature verified.
-pub fn verify(keys: &TenantKeys, content: &Content<'_>, signing: Signing, salt: &[u8], stored_hash: &[u8], signature: &[u8]) -> bool {
+pub fn verify(
+    keys: &TenantKeys,
+    content: &Content<'_>,
+    signing: Signing,
+    salt: &[u8],
+    stored_hash: &[u8],
+    signature: &[u8],
+) -> bool {
     use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
     let hash = hash(salt, content);
-    let genuine = UnparsedPublicKey::new(&ED25519, keys.verify_key()).verify(&statement(content, &hash, signing), signature);
+    let genuine =
+        UnparsedPublicKey::new(&ED25519, keys.verify_key()).verify(&statement(content, &hash, signing), signature);
     hash == stored_hash && genuine.is_ok()
 }

@@ -5,7 +5,7 @@
 //! more than running most statements here. So what would make a plan for these values look cheap is kept from it: a list of ids is written
 //! `(select ?)::uuid[]`, of no known length, and the limit of a page is a number in the text.
 
-use super::Page;
+use super::KeysetPage;
 use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
@@ -48,7 +48,7 @@ impl<C> Statement<C> {
 
     /// The next five marks: the place before, the place after and the limit of a page. A usual one becomes part of the text, so that there
     /// are few texts and most pages find a plan.
-    pub(super) fn page(self, page: &Page) -> Self {
+    pub(super) fn page(self, page: &KeysetPage) -> Self {
         let mut statement = self.bounds(page);
         if !USUAL.contains(&page.size) {
             return statement.bind::<BigInt, _>(page.limit());
@@ -58,14 +58,17 @@ impl<C> Statement<C> {
     }
 
     /// The same for a statement of many forms: its limit is bound, so that they are no more.
-    pub(super) fn page_of_many_forms(self, page: &Page) -> Self {
+    pub(super) fn page_of_many_forms(self, page: &KeysetPage) -> Self {
         self.bounds(page).bind::<BigInt, _>(page.limit())
     }
 
     /// The next four binds: the place before and the place after.
-    pub(super) fn bounds(self, page: &Page) -> Self {
+    pub(super) fn bounds(self, page: &KeysetPage) -> Self {
         let (after, before) = page.bounds();
-        self.bind::<Timestamptz, _>(after.at).bind::<Uuid, _>(after.id).bind::<Timestamptz, _>(before.at).bind::<Uuid, _>(before.id)
+        self.bind::<Timestamptz, _>(after.at)
+            .bind::<Uuid, _>(after.id)
+            .bind::<Timestamptz, _>(before.at)
+            .bind::<Uuid, _>(before.id)
     }
 }
 
@@ -84,7 +87,10 @@ impl<C> QueryFragment<Pg> for Statement<C> {
         let mut binds = self.binds.iter();
         for (nth, part) in self.text.split('?').enumerate() {
             if nth > 0 {
-                binds.next().ok_or(diesel::result::Error::QueryBuilderError("a bind is missing".into()))?.push(out.reborrow())?;
+                binds
+                    .next()
+                    .ok_or(diesel::result::Error::QueryBuilderError("a bind is missing".into()))?
+                    .push(out.reborrow())?;
             }
             out.push_sql(part);
         }
@@ -166,8 +172,12 @@ mod tests {
 
     #[test]
     fn binds_stand_where_the_marks_are() {
-        let statement =
-            Statement::<(Text,)>::new("select a from b where c = ? and d < ?").bind::<Text, _>("x".to_owned()).bind::<BigInt, _>(5_i64);
-        assert_eq!(diesel::debug_query::<Pg, _>(&statement).to_string(), r#"select a from b where c = $1 and d < $2 -- binds: ["x", 5]"#);
+        let statement = Statement::<(Text,)>::new("select a from b where c = ? and d < ?")
+            .bind::<Text, _>("x".to_owned())
+            .bind::<BigInt, _>(5_i64);
+        assert_eq!(
+            diesel::debug_query::<Pg, _>(&statement).to_string(),
+            r#"select a from b where c = $1 and d < $2 -- binds: ["x", 5]"#
+        );
     }
 }

@@ -12,12 +12,22 @@ pub struct Operation(Uuid);
 
 impl Operation {
     /// Begins a row.
-    pub async fn begin(control: &mut AsyncPgConnection, kind: &str, tenant: Option<TenantId>, subject: &str) -> Result<Self> {
+    pub async fn begin(
+        control: &mut AsyncPgConnection,
+        kind: &str,
+        tenant: Option<TenantId>,
+        subject: &str,
+    ) -> Result<Self> {
         let id = Uuid::now_v7();
-        let killed =
-            operations::table.filter(operations::kind.eq(kind).and(operations::subject.eq(subject)).and(operations::state.eq("running")));
+        let killed = operations::table.filter(
+            operations::kind.eq(kind).and(operations::subject.eq(subject)).and(operations::state.eq("running")),
+        );
         diesel::update(killed)
-            .set((operations::state.eq("failed"), operations::error.eq("interrupted"), operations::ended_at.eq(chrono::Utc::now())))
+            .set((
+                operations::state.eq("failed"),
+                operations::error.eq("interrupted"),
+                operations::ended_at.eq(chrono::Utc::now()),
+            ))
             .execute(control)
             .await?;
         diesel::insert_into(operations::table)
@@ -47,7 +57,8 @@ impl Operation {
             Err(error) => ("failed", Some(error.to_string())),
         };
         let row = operations::table.filter(operations::id.eq(self.0));
-        let ended = (operations::state.eq(state), operations::error.eq(error), operations::ended_at.eq(chrono::Utc::now()));
+        let ended =
+            (operations::state.eq(state), operations::error.eq(error), operations::ended_at.eq(chrono::Utc::now()));
         let written = diesel::update(row).set(ended).execute(control).await;
         let value = outcome?;
         written?;

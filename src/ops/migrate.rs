@@ -5,7 +5,7 @@ use super::operator::{Operator, ServerRow};
 use super::{OpsError, Result};
 use crate::db::migrate::{Books, Direction, Set, Status, Step};
 use crate::db::schema::catalog::{migration_runs, placements, tenants};
-use crate::tenant::Model;
+use crate::tenant::TenancyModel;
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
@@ -49,7 +49,8 @@ pub struct Run {
 
 /// Everything that has migrations: the control database first, tenants last.
 pub async fn targets(operator: &Operator) -> Result<Vec<Target>> {
-    let mut targets = vec![Target { server: None, database: CONTROL.into(), schema: BOOKS.into(), set: Set::Catalog, slug: None }];
+    let mut targets =
+        vec![Target { server: None, database: CONTROL.into(), schema: BOOKS.into(), set: Set::Catalog, slug: None }];
     for server in operator.servers().await? {
         let of = |database: &str, schema: &str, set, slug| Target {
             server: Some(server.clone()),
@@ -63,12 +64,12 @@ pub async fn targets(operator: &Operator) -> Result<Vec<Target>> {
         targets.push(of(&server.data_database, "shared", Set::Tenant, None));
         for (slug, model, database, schema) in living(operator, &server).await? {
             match model.parse() {
-                Ok(Model::Database) => {
+                Ok(TenancyModel::Database) => {
                     targets.push(of(&database, BOOKS, Set::Database, Some(slug.clone())));
                     targets.push(of(&database, &schema, Set::Tenant, Some(slug)));
                 }
-                Ok(Model::Schema) => targets.push(of(&database, &schema, Set::Tenant, Some(slug))),
-                Ok(Model::Shared) | Err(_) => {}
+                Ok(TenancyModel::Schema) => targets.push(of(&database, &schema, Set::Tenant, Some(slug))),
+                Ok(TenancyModel::Shared) | Err(_) => {}
             }
         }
     }
@@ -103,14 +104,20 @@ pub async fn run(operator: &Operator, target: &Target, direction: Direction) -> 
         record.end(operator, target, &step).await?;
         let run = report(target, step);
         if let Some(error) = &run.error {
-            return Err(OpsError::Failed(format!("migration {} of {}.{}: {error}", run.version, run.database, run.schema)));
+            return Err(OpsError::Failed(format!(
+                "migration {} of {}.{}: {error}",
+                run.version, run.database, run.schema
+            )));
         }
         runs.push(run);
     }
     if target.set == Set::Tenant && direction == Direction::Up {
         // Years pass without a migration of the audit log: each run makes the partitions of the next three.
         let mut session = open(operator, target).await?;
-        diesel::sql_query("call cordon.extend_audit($1)").bind::<diesel::sql_types::Text, _>(&target.schema).execute(&mut session).await?;
+        diesel::sql_query("call cordon.extend_audit($1)")
+            .bind::<diesel::sql_types::Text, _>(&target.schema)
+            .execute(&mut session)
+            .await?;
     }
     Ok(runs)
 }
@@ -150,7 +157,13 @@ async fn make_books(session: &mut AsyncPgConnection, target: &Target) -> Result<
 struct Record(Option<Uuid>);
 
 impl Record {
-    async fn begin(operator: &Operator, target: &Target, before: &Status, version: &str, direction: Direction) -> Result<Self> {
+    async fn begin(
+        operator: &Operator,
+        target: &Target,
+        before: &Status,
+        version: &str,
+        direction: Direction,
+    ) -> Result<Self> {
         if target.set == Set::Catalog && (before.applied.is_empty() || direction == Direction::Down) {
             return Ok(Self(None));
         }
@@ -207,7 +220,10 @@ async fn close_interrupted(operator: &Operator, target: &Target, status: &Status
         let happened = status.applied.contains(&version) == (direction == word(Direction::Up));
         let (outcome, error) = if happened { ("done", None) } else { ("failed", Some("interrupted")) };
         let ended = (migration_runs::outcome.eq(outcome), migration_runs::error.eq(error));
-        diesel::update(migration_runs::table.filter(migration_runs::id.eq(id))).set(ended).execute(&mut control).await?;
+        diesel::update(migration_runs::table.filter(migration_runs::id.eq(id)))
+            .set(ended)
+            .execute(&mut control)
+            .await?;
     }
     Ok(())
 }
@@ -221,5 +237,11 @@ fn word(direction: Direction) -> &'static str {
 
 fn report(target: &Target, step: Step) -> Run {
     let ms = u64::try_from(step.duration.as_millis()).unwrap_or(u64::MAX);
-    Run { database: target.database.clone(), schema: target.schema.clone(), version: step.version, ms, error: step.failure }
+    Run {
+        database: target.database.clone(),
+        schema: target.schema.clone(),
+        version: step.version,
+        ms,
+        error: step.failure,
+    }
 }

@@ -1,14 +1,12 @@
 //! Operations on tenants and servers: making them, migrating them, filling them. Each is idempotent, can be resumed after a kill
 //! at any step, and leaves a row in the catalog. They hold the operator's login; the server never does.
 
-pub mod import;
 pub mod init;
 pub mod log;
 pub mod migrate;
 pub mod note_types;
 pub mod operator;
 pub mod provision;
-pub mod sample;
 pub mod server;
 pub mod terms;
 
@@ -93,7 +91,9 @@ impl From<std::io::Error> for OpsError {
 impl From<Error> for OpsError {
     fn from(error: Error) -> Self {
         match error {
-            Error::Unavailable | Error::PlacementChanged | Error::KeyUnavailable | Error::Timeout => Self::Unreachable(error.to_string()),
+            Error::Unavailable | Error::PlacementChanged | Error::KeyUnavailable | Error::Timeout => {
+                Self::Unreachable(error.to_string())
+            }
             Error::TenantSuspended => Self::Refused(error.to_string()),
             other => Self::Failed(other.to_string()),
         }

@@ -6,7 +6,7 @@ use super::Result;
 use super::operator::{Operator, ServerRow};
 use crate::db::pool::{Budget, Limits, Pool};
 use crate::db::schema::tenant::note_types;
-use crate::guard::{Actor, Purpose, keeper};
+use crate::guard::{Actor, TxKind, keeper};
 use crate::tenant::Tenant;
 use crate::tenant::catalog::Catalog;
 use crate::tenant::keys::KeyRing;
@@ -37,16 +37,23 @@ pub fn display(code: &str) -> Option<&'static str> {
 /// Adds the types that are missing; those that are there stay as they are.
 pub async fn add(operator: &Operator, server: &ServerRow, tenant: &Tenant) -> Result<()> {
     let Some(placement) = &tenant.placement else { return Ok(()) };
-    let keys = KeyRing::new(Arc::clone(&operator.kms), Catalog::new(operator.control_config()), Duration::from_secs(60));
+    let keys =
+        KeyRing::new(Arc::clone(&operator.kms), Catalog::new(operator.control_config()), Duration::from_secs(60));
     let seconds = Duration::from_secs;
-    let limits = Limits { backends: 1, at_once: 1, connect_timeout: seconds(10), lifetime: seconds(600), idle: seconds(60) };
+    let limits =
+        Limits { backends: 1, at_once: 1, connect_timeout: seconds(10), lifetime: seconds(600), idle: seconds(60) };
     let pool = Pool::new(operator.keeper(server, &placement.database).await?, &Budget::new(limits));
-    let session = pool.lease(placement.schema.as_str()).await.map_err(|error| super::OpsError::Unreachable(error.to_string()))?;
+    let session = pool
+        .checkout(placement.schema.as_str())
+        .await
+        .map_err(|error| super::OpsError::Unreachable(error.to_string()))?;
     let actor = Actor::command(tenant.id, "migrate");
-    let tx = keeper::open(session, &keys, tenant, &actor, Purpose::Migrate).await?;
+    let tx = keeper::open(session, &keys, tenant, &actor, TxKind::Migrate).await?;
     let rows: Vec<_> = TYPES
         .iter()
-        .map(|(code, display)| (note_types::tenant_id.eq(tenant.id.0), note_types::code.eq(*code), note_types::display.eq(*display)))
+        .map(|(code, display)| {
+            (note_types::tenant_id.eq(tenant.id.0), note_types::code.eq(*code), note_types::display.eq(*display))
+        })
         .collect();
     tx.execute(diesel::insert_into(note_types::table).values(rows).on_conflict_do_nothing()).await?;
     Ok(tx.commit().await?)

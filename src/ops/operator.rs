@@ -46,7 +46,8 @@ pub struct Operator {
 impl Operator {
     /// From settings; connects to nothing yet.
     pub fn new(settings: &Settings) -> Result<Self> {
-        let missing = |what: &str| OpsError::Usage(format!("{what} is not set; `cordon init` wrote it to operator.env"));
+        let missing =
+            |what: &str| OpsError::Usage(format!("{what} is not set; `cordon init` wrote it to operator.env"));
         let url = settings.catalog.operator_url.as_ref().ok_or_else(|| missing("catalog.operator_url"))?;
         let file: &PathBuf = settings.keys.file.as_ref().ok_or_else(|| missing("keys.file"))?;
         Ok(Self { control: connect::parse(url)?, kms: Arc::new(KeyFile::new(file)) })
@@ -80,7 +81,9 @@ impl Operator {
             Some(name) => all.into_iter().find(|server| server.name == name),
             None => all.into_iter().next(),
         };
-        found.ok_or_else(|| OpsError::Usage(format!("there is no server {}; see `cordon server list`", name.unwrap_or("yet"))))
+        found.ok_or_else(|| {
+            OpsError::Usage(format!("there is no server {}; see `cordon server list`", name.unwrap_or("yet")))
+        })
     }
 
     /// A server by id.
@@ -104,12 +107,18 @@ impl Operator {
     /// Opens a wrapped password.
     pub async fn password(&self, kind: &str, of: impl std::fmt::Display, wrapped: &[u8]) -> Result<SecretString> {
         let plain = self.kms.unwrap(KekId::System, &context(kind, of, 1), wrapped).await?;
-        let text = std::str::from_utf8(&plain).map_err(|_| OpsError::Failed("a wrapped password is not text".into()))?;
+        let text =
+            std::str::from_utf8(&plain).map_err(|_| OpsError::Failed("a wrapped password is not text".into()))?;
         Ok(SecretString::from(text))
     }
 
     /// Wraps a password under the system's key.
-    pub async fn wrap_password(&self, kind: &str, of: impl std::fmt::Display, password: &SecretString) -> Result<Vec<u8>> {
+    pub async fn wrap_password(
+        &self,
+        kind: &str,
+        of: impl std::fmt::Display,
+        password: &SecretString,
+    ) -> Result<Vec<u8>> {
         Ok(self.kms.wrap(KekId::System, &context(kind, of, 1), password.expose_secret().as_bytes()).await?)
     }
 }

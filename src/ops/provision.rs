@@ -13,7 +13,7 @@ use crate::db::schema::catalog::{placements, tenants, wrapped_keys};
 use crate::ids::{PlacementId, TenantId};
 use crate::tenant::catalog::{CHANNEL, tenant_rows};
 use crate::tenant::keys::context;
-use crate::tenant::{Model, Placement, SchemaName, State, Tenant, is_slug, own_database_name};
+use crate::tenant::{Placement, SchemaName, State, TenancyModel, Tenant, is_slug, own_database_name};
 use diesel::prelude::*;
 use diesel::sql_types::{Array, Integer, Text};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
@@ -30,7 +30,7 @@ pub struct NewTenant {
     /// For people.
     pub name: String,
     /// How to isolate it.
-    pub model: Model,
+    pub model: TenancyModel,
     /// On which server; the first one where none is named.
     pub server: Option<String>,
     /// What it has ordered; where none is named, `standard` or what it has.
@@ -72,7 +72,7 @@ async fn build(
     log.step(control, "keys").await?;
     make_keys(operator, control, tenant.id).await?;
     let (database, schema) = (placement.database.as_str(), placement.schema.as_str());
-    if placement.model == Model::Database {
+    if placement.model == TenancyModel::Database {
         log.step(control, "database").await?;
         make_own_database(operator, control, server, tenant.id, placement).await?;
     }
@@ -86,7 +86,7 @@ async fn build(
     .bind::<Integer, _>(placement.generation)
     .execute(&mut session)
     .await?;
-    if placement.model != Model::Shared {
+    if placement.model != TenancyModel::Shared {
         make_schema(&mut session, schema).await?;
         migrate::run(operator, &target(server, database, schema, Set::Tenant), Direction::Up).await?;
     }
@@ -160,14 +160,17 @@ async fn register(control: &mut AsyncPgConnection, new: &NewTenant, server: &Ser
             && (new.server.is_none() || placement.server == server.id);
         return match asked {
             true => Ok(tenant),
-            false => Err(OpsError::Refused(format!("tenant {} is there already, with another name, model, server or plan", new.slug))),
+            false => Err(OpsError::Refused(format!(
+                "tenant {} is there already, with another name, model, server or plan",
+                new.slug
+            ))),
         };
     }
     let id = TenantId::new();
     let (database, schema) = match new.model {
-        Model::Shared => (server.data_database.clone(), SchemaName::shared()),
-        Model::Schema => (server.data_database.clone(), SchemaName::of(id)),
-        Model::Database => (own_database_name(id), SchemaName::own_database()),
+        TenancyModel::Shared => (server.data_database.clone(), SchemaName::shared()),
+        TenancyModel::Schema => (server.data_database.clone(), SchemaName::of(id)),
+        TenancyModel::Database => (own_database_name(id), SchemaName::own_database()),
     };
     let (tenant, placement) = (
         (
@@ -271,10 +274,12 @@ async fn copy_template(session: &mut AsyncPgConnection, name: &str) -> Result<()
 async fn set_fence(session: &mut AsyncPgConnection, tenant: TenantId, from: &[&str], state: &str) -> Result<()> {
     let changed = session
         .transaction::<_, diesel::result::Error, _>(async |session| {
-            diesel::sql_query("select set_config('lock_timeout', '30s', true), pg_advisory_xact_lock(hashtextextended($1, 7))")
-                .bind::<Text, _>(tenant.to_string())
-                .execute(session)
-                .await?;
+            diesel::sql_query(
+                "select set_config('lock_timeout', '30s', true), pg_advisory_xact_lock(hashtextextended($1, 7))",
+            )
+            .bind::<Text, _>(tenant.to_string())
+            .execute(session)
+            .await?;
             diesel::sql_query("update cordon.tenants set state = $2 where tenant_id = $1 and state = any ($3)")
                 .bind::<diesel::sql_types::Uuid, _>(tenant)
                 .bind::<Text, _>(state)

@@ -26,7 +26,12 @@ pub const PUBLIC: &str = include_str!("init/public.sql");
 pub const DATA: &str = "cordon_data";
 
 /// Registers a server under `name` and makes it ready. Running it again repairs what is missing.
-pub async fn add(operator: &Operator, name: &str, admin: &Config, operator_password: &SecretString) -> Result<ServerId> {
+pub async fn add(
+    operator: &Operator,
+    name: &str,
+    admin: &Config,
+    operator_password: &SecretString,
+) -> Result<ServerId> {
     let mut control = operator.control().await?;
     let log = Operation::begin(&mut control, "server.add", None, name).await?;
     let outcome = prepare(operator, &mut control, &log, name, admin, operator_password).await;
@@ -49,7 +54,9 @@ async fn prepare(
 
     log.step(control, "passwords").await?;
     let server = register(operator, control, name, system, &address_of(admin)?, operator_password).await?;
-    for (login, kind, wrapped) in [("cordon_app", "app", &server.app_password), ("cordon_keeper", "keeper", &server.keeper_password)] {
+    for (login, kind, wrapped) in
+        [("cordon_app", "app", &server.app_password), ("cordon_keeper", "keeper", &server.keeper_password)]
+    {
         set_password(&mut superuser, login, &operator.password(kind, server.id, wrapped).await?).await?;
     }
 
@@ -91,7 +98,8 @@ async fn identify(control: &mut AsyncPgConnection, superuser: &mut AsyncPgConnec
     let ask = diesel::select(diesel::dsl::sql::<BigInt>("(select system_identifier from pg_control_system())"));
     let system: i64 = ask.get_result(superuser).await?;
     let same = servers::name.eq(name).or(servers::system_identifier.eq(system));
-    let known: Vec<(String, i64)> = servers::table.select((servers::name, servers::system_identifier)).filter(same).load(control).await?;
+    let known: Vec<(String, i64)> =
+        servers::table.select((servers::name, servers::system_identifier)).filter(same).load(control).await?;
     match known.into_iter().find(|known| *known != (name.to_owned(), system)) {
         Some((other, _)) if other == name => Err(OpsError::Refused(format!("{name} is the name of another server"))),
         Some((other, _)) => Err(OpsError::Refused(format!("this server is registered already, as {other}"))),
@@ -142,7 +150,12 @@ async fn register(
 }
 
 /// A database owned by `cordon_owner` into which only `logins` may, with PUBLIC's rights taken back.
-pub(super) async fn make_database(superuser: &mut AsyncPgConnection, admin: &Config, name: &str, logins: &[&str]) -> Result<()> {
+pub(super) async fn make_database(
+    superuser: &mut AsyncPgConnection,
+    admin: &Config,
+    name: &str,
+    logins: &[&str],
+) -> Result<()> {
     create_database(superuser, name, None).await?;
     allow_logins(superuser, name, logins).await?;
     open_as_admin(admin, name).await?.batch_execute(PUBLIC).await?;
@@ -151,13 +164,16 @@ pub(super) async fn make_database(superuser: &mut AsyncPgConnection, admin: &Con
 
 /// Creates a database that is not there, open to nobody.
 pub(super) async fn create_database(session: &mut AsyncPgConnection, name: &str, template: Option<&str>) -> Result<()> {
-    let there: i64 =
-        diesel::select(diesel::dsl::sql::<BigInt>("(select count(*) from pg_database where datname = ").bind::<Text, _>(name).sql(")"))
-            .get_result(session)
-            .await?;
+    let there: i64 = diesel::select(
+        diesel::dsl::sql::<BigInt>("(select count(*) from pg_database where datname = ").bind::<Text, _>(name).sql(")"),
+    )
+    .get_result(session)
+    .await?;
     if there == 0 {
         let template = template.map(|template| format!(" template {template}")).unwrap_or_default();
-        session.batch_execute(&format!("create database {name} owner cordon_owner{template} allow_connections false")).await?;
+        session
+            .batch_execute(&format!("create database {name} owner cordon_owner{template} allow_connections false"))
+            .await?;
     }
     Ok(())
 }
@@ -185,7 +201,12 @@ pub(super) async fn make_schema(session: &mut AsyncPgConnection, schema: &str) -
 }
 
 /// Gives a database its binding key: first wrapped into the catalog, then into the database.
-pub(super) async fn bind_database(operator: &Operator, control: &mut AsyncPgConnection, server: &ServerRow, database: &str) -> Result<()> {
+pub(super) async fn bind_database(
+    operator: &Operator,
+    control: &mut AsyncPgConnection,
+    server: &ServerRow,
+    database: &str,
+) -> Result<()> {
     const VERSION: i32 = 1;
     let about = context("binding", format_args!("{}/{database}", server.id), VERSION);
     let fresh = operator.kms.wrap(KekId::System, &about, &fresh_key()).await?;
@@ -209,12 +230,14 @@ pub(super) async fn bind_database(operator: &Operator, control: &mut AsyncPgConn
         .await?;
     let key = operator.kms.unwrap(KekId::System, &about, &kept).await?;
     let block = |pad: u8| -> Vec<u8> { (0..64).map(|at| key.get(at).copied().unwrap_or(0) ^ pad).collect() };
-    diesel::sql_query("insert into cordon.binding_keys (kid, ipad, opad) values ($1, $2, $3) on conflict (kid) do nothing")
-        .bind::<Integer, _>(VERSION)
-        .bind::<Binary, _>(block(0x36))
-        .bind::<Binary, _>(block(0x5c))
-        .execute(&mut operator.session(server, database).await?)
-        .await?;
+    diesel::sql_query(
+        "insert into cordon.binding_keys (kid, ipad, opad) values ($1, $2, $3) on conflict (kid) do nothing",
+    )
+    .bind::<Integer, _>(VERSION)
+    .bind::<Binary, _>(block(0x36))
+    .bind::<Binary, _>(block(0x5c))
+    .execute(&mut operator.session(server, database).await?)
+    .await?;
     Ok(())
 }
 

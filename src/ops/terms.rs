@@ -76,7 +76,10 @@ pub async fn set(operator: &Operator, slug: &str, change: &Change) -> Result<Ten
     take_turn(&mut control, tenant.id).await?;
     let log = Operation::begin(&mut control, "tenant.set", Some(tenant.id), slug).await?;
     let row = tenants::table.filter(tenants::id.eq(tenant.id).and(tenants::state.ne(State::Destroyed.as_str())));
-    let origins = change.origins.as_ref().map(|origins| origins.iter().map(|origin| origin.as_str().to_owned()).collect::<Vec<_>>());
+    let origins = change
+        .origins
+        .as_ref()
+        .map(|origins| origins.iter().map(|origin| origin.as_str().to_owned()).collect::<Vec<_>>());
     let values = (
         change.plan.as_ref().map(|plan| tenants::plan.eq(plan)),
         origins.map(|origins| tenants::origins.eq(origins)),

@@ -11,7 +11,9 @@ use opentelemetry::{Context as OtelContext, InstrumentationScope};
 use opentelemetry_otlp::{LogExporter as OtlpLogs, MetricExporter, SpanExporter as OtlpSpans, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::logs::{BatchLogProcessor, LogBatch, LogExporter, LogProcessor, SdkLogRecord, SdkLogger, SdkLoggerProvider};
+use opentelemetry_sdk::logs::{
+    BatchLogProcessor, LogBatch, LogExporter, LogProcessor, SdkLogRecord, SdkLogger, SdkLoggerProvider,
+};
 use opentelemetry_sdk::metrics::PeriodicReader;
 use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider, Span, SpanData, SpanExporter, SpanProcessor,
@@ -44,7 +46,8 @@ pub(super) struct Export {
 impl Export {
     pub(super) fn to(endpoint: &str, settings: &config::Telemetry) -> Result<Self, TelemetryError> {
         let dropped = Dropped::default();
-        let exporter = OtlpSpans::builder().with_http().with_endpoint(signal(endpoint, "traces")).with_timeout(TIMEOUT).build()?;
+        let exporter =
+            OtlpSpans::builder().with_http().with_endpoint(signal(endpoint, "traces")).with_timeout(TIMEOUT).build()?;
         let exporter = Counted { inner: exporter, queue: Arc::clone(&dropped.spans) };
         let config = BatchConfigBuilder::default().with_max_queue_size(QUEUE).build();
         let inner = BatchSpanProcessor::builder(exporter).with_batch_config(config).build();
@@ -54,7 +57,8 @@ impl Export {
             .with_sampler(sampler)
             .with_span_processor(Bounded { inner, queue: Arc::clone(&dropped.spans) })
             .build();
-        let exporter = OtlpLogs::builder().with_http().with_endpoint(signal(endpoint, "logs")).with_timeout(TIMEOUT).build()?;
+        let exporter =
+            OtlpLogs::builder().with_http().with_endpoint(signal(endpoint, "logs")).with_timeout(TIMEOUT).build()?;
         let exporter = Counted { inner: exporter, queue: Arc::clone(&dropped.lines) };
         let config = opentelemetry_sdk::logs::BatchConfigBuilder::default().with_max_queue_size(QUEUE).build();
         let inner = BatchLogProcessor::builder(exporter).with_batch_config(config).build();
@@ -72,7 +76,13 @@ impl Export {
             false => about.target() == SPAN_EVENT,
         });
         let layer = tracing_opentelemetry::layer().with_tracer(self.spans.tracer("cordon"));
-        layer.with_location(false).with_threads(false).with_tracked_inactivity(false).with_target(false).with_filter(ours).boxed()
+        layer
+            .with_location(false)
+            .with_threads(false)
+            .with_tracked_inactivity(false)
+            .with_target(false)
+            .with_filter(ours)
+            .boxed()
     }
 
     /// Lines of Cordon. Those of libraries stay on standard error: what sends lines must not make new ones.
@@ -93,7 +103,11 @@ impl Export {
 
 /// Sends metrics every minute.
 pub(super) fn metrics(endpoint: &str) -> Result<PeriodicReader<MetricExporter>, TelemetryError> {
-    let exporter = MetricExporter::builder().with_http().with_endpoint(signal(endpoint, "metrics")).with_timeout(TIMEOUT).build()?;
+    let exporter = MetricExporter::builder()
+        .with_http()
+        .with_endpoint(signal(endpoint, "metrics"))
+        .with_timeout(TIMEOUT)
+        .build()?;
     Ok(PeriodicReader::builder(exporter).build())
 }
 

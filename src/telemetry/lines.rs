@@ -37,8 +37,13 @@ where
 }
 
 /// What the settings let through of these targets, and the span of every request.
-pub(super) fn filter<S: Subscriber>(log: &Log, of: fn(&str) -> bool) -> Result<impl Filter<S> + use<S>, TelemetryError> {
-    let quiet = move |about: &Metadata<'_>| of(about.target()) && (about.target().starts_with("cordon") || *about.level() <= Level::INFO);
+pub(super) fn filter<S: Subscriber>(
+    log: &Log,
+    of: fn(&str) -> bool,
+) -> Result<impl Filter<S> + use<S>, TelemetryError> {
+    let quiet = move |about: &Metadata<'_>| {
+        of(about.target()) && (about.target().starts_with("cordon") || *about.level() <= Level::INFO)
+    };
     Ok(EnvFilter::try_new(&log.filter)?.and(filter_fn(quiet)).or(filter_fn(is_request)))
 }
 
@@ -147,7 +152,8 @@ where
     N: for<'w> FormatFields<'w> + 'static,
 {
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let about = context.event_scope().into_iter().flatten().find_map(|span| span.extensions().get::<About>().cloned());
+        let about =
+            context.event_scope().into_iter().flatten().find_map(|span| span.extensions().get::<About>().cloned());
         let Fields { message, mut fields } = Fields::of(event);
         for (name, value) in about.unwrap_or_default().0 {
             fields.entry(name).or_insert(Value::String(value));

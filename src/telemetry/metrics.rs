@@ -37,15 +37,15 @@ pub struct Metrics {
 }
 
 /// What others count for themselves, read when someone looks.
-pub struct Sources {
+pub struct MetricSources {
     /// Sessions with each PostgreSQL server.
-    pub backends: Box<dyn Fn() -> Vec<Backends> + Send + Sync>,
+    pub backends: Box<dyn Fn() -> Vec<BackendStats> + Send + Sync>,
     /// Sessions closed because their transaction did not end cleanly.
     pub closed_unclean: fn() -> u64,
     /// Values sealed.
-    pub sealed: fn() -> Work,
+    pub sealed: fn() -> SealingStats,
     /// Values opened.
-    pub opened: fn() -> Work,
+    pub opened: fn() -> SealingStats,
     /// Stored values that did not open.
     pub integrity_failures: fn() -> u64,
     /// Keys that had to be opened by the KMS.
@@ -54,7 +54,7 @@ pub struct Sources {
 
 /// Sessions with one PostgreSQL server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Backends {
+pub struct BackendStats {
     /// The server's id.
     pub server: String,
     /// How many there may be.
@@ -69,7 +69,7 @@ pub struct Backends {
 
 /// Something done to values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Work {
+pub struct SealingStats {
     /// How many.
     pub values: u64,
     /// Their size.
@@ -88,7 +88,8 @@ impl Metrics {
         #[expect(clippy::expect_used, reason = "it fails for a registry that has a collector, and this one is new")]
         let scraped = scraped.expect("a new registry");
         let mut provider = SdkMeterProvider::builder().with_resource(export::resource()).with_reader(scraped);
-        provider = provider.with_view(move |_: &Instrument| Stream::builder().with_cardinality_limit(most).build().ok());
+        provider =
+            provider.with_view(move |_: &Instrument| Stream::builder().with_cardinality_limit(most).build().ok());
         if let Some(endpoint) = &settings.otlp_endpoint {
             provider = provider.with_reader(export::metrics(endpoint)?);
         }
@@ -102,11 +103,17 @@ impl Metrics {
             meter.u64_histogram(name).with_description(help).with_boundaries(COUNTS.to_vec()).build()
         };
         Ok(Arc::new(Self {
-            requests: counter("cordon_requests_total", "Requests answered, by HTTP status; `gone` where the client did not wait"),
+            requests: counter(
+                "cordon_requests_total",
+                "Requests answered, by HTTP status; `gone` where the client did not wait",
+            ),
             errors: counter("cordon_request_errors_total", "Requests with an error of this code"),
             duration: seconds("cordon_request_duration_seconds", "From the head of a request to its answer"),
             statements: counts("cordon_request_statements", "Statements of one request"),
-            flights: counts("cordon_request_flights", "Waits for PostgreSQL of one request; statements sent together are one"),
+            flights: counts(
+                "cordon_request_flights",
+                "Waits for PostgreSQL of one request; statements sent together are one",
+            ),
             pool_wait: seconds("cordon_pool_wait_seconds", "Time that one request waited for sessions"),
             audit_rows: counter("cordon_audit_rows_total", "Disclosures and refusals written to audit logs"),
             fence: counter(
@@ -115,7 +122,10 @@ impl Metrics {
             ),
             imported: counter("cordon_imported_resources_total", "Resources that imports took in or rejected"),
             flags: counter("cordon_flag_evaluations_total", "Answers of feature flags"),
-            walls_down: counter("cordon_walls_down_total", "Uses of a placement that were refused because a wall is down"),
+            walls_down: counter(
+                "cordon_walls_down_total",
+                "Uses of a placement that were refused because a wall is down",
+            ),
             registry,
             provider,
             names,
@@ -124,8 +134,8 @@ impl Metrics {
     }
 
     /// Reads these from now on.
-    pub fn watch(&self, sources: Sources) {
-        let Sources { backends, closed_unclean, sealed, opened, integrity_failures, key_cache_misses } = sources;
+    pub fn watch(&self, sources: MetricSources) {
+        let MetricSources { backends, closed_unclean, sealed, opened, integrity_failures, key_cache_misses } = sources;
         let backends = Arc::new(backends);
         let read = Arc::clone(&backends);
         self.gauge("cordon_pool_backends", "Sessions with a PostgreSQL server", move |observer| {
@@ -136,21 +146,37 @@ impl Metrics {
             }
         });
         let read = Arc::clone(&backends);
-        self.gauge("cordon_pool_backends_limit", "Sessions that this process may have with a PostgreSQL server", move |observer| {
-            read().into_iter().for_each(|server| observer.observe(server.limit as u64, &[KeyValue::new("server", server.server)]));
-        });
+        self.gauge(
+            "cordon_pool_backends_limit",
+            "Sessions that this process may have with a PostgreSQL server",
+            move |observer| {
+                read().into_iter().for_each(|server| {
+                    observer.observe(server.limit as u64, &[KeyValue::new("server", server.server)])
+                });
+            },
+        );
         self.gauge("cordon_pool_waiting", "Requests that wait for a session", move |observer| {
-            backends().into_iter().for_each(|server| observer.observe(server.waiting as u64, &[KeyValue::new("server", server.server)]));
+            backends()
+                .into_iter()
+                .for_each(|server| observer.observe(server.waiting as u64, &[KeyValue::new("server", server.server)]));
         });
-        self.count("cordon_pool_closed_unclean_total", "Sessions closed because their transaction did not end cleanly", move |observer| {
-            observer.observe(closed_unclean(), &[]);
-        });
-        let both = move |observer: &dyn AsyncInstrument<u64>, what: fn(Work) -> u64| {
+        self.count(
+            "cordon_pool_closed_unclean_total",
+            "Sessions closed because their transaction did not end cleanly",
+            move |observer| {
+                observer.observe(closed_unclean(), &[]);
+            },
+        );
+        let both = move |observer: &dyn AsyncInstrument<u64>, what: fn(SealingStats) -> u64| {
             observer.observe(what(sealed()), &[KeyValue::new("direction", "seal")]);
             observer.observe(what(opened()), &[KeyValue::new("direction", "open")]);
         };
-        self.count("cordon_sealed_values_total", "Values sealed and opened", move |observer| both(observer, |work| work.values));
-        self.count("cordon_sealed_bytes_total", "Bytes sealed and opened", move |observer| both(observer, |work| work.bytes));
+        self.count("cordon_sealed_values_total", "Values sealed and opened", move |observer| {
+            both(observer, |work| work.values)
+        });
+        self.count("cordon_sealed_bytes_total", "Bytes sealed and opened", move |observer| {
+            both(observer, |work| work.bytes)
+        });
         self.count("cordon_integrity_failures_total", "Stored values that did not open", move |observer| {
             observer.observe(integrity_failures(), &[]);
         });
@@ -197,7 +223,7 @@ impl Metrics {
     /// Sends what there is once more, if the collector takes it in time.
     pub fn close(&self) {
         let provider = self.provider.clone();
-        export::within(super::LAST_WORDS, vec![Box::new(move || drop(provider.shutdown()))]);
+        export::within(super::FLUSH_TIMEOUT, vec![Box::new(move || drop(provider.shutdown()))]);
     }
 
     /// A request has ended.
@@ -227,11 +253,21 @@ impl Metrics {
         }
     }
 
-    fn count(&self, name: &'static str, help: &'static str, read: impl Fn(&dyn AsyncInstrument<u64>) + Send + Sync + 'static) {
+    fn count(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        read: impl Fn(&dyn AsyncInstrument<u64>) + Send + Sync + 'static,
+    ) {
         self.meter.u64_observable_counter(name).with_description(help).with_callback(read).build();
     }
 
-    fn gauge(&self, name: &'static str, help: &'static str, read: impl Fn(&dyn AsyncInstrument<u64>) + Send + Sync + 'static) {
+    fn gauge(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        read: impl Fn(&dyn AsyncInstrument<u64>) + Send + Sync + 'static,
+    ) {
         self.meter.u64_observable_gauge(name).with_description(help).with_callback(read).build();
     }
 }

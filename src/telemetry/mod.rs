@@ -11,8 +11,8 @@ mod tenant;
 
 pub use export::Dropped;
 pub use lines::lines;
-pub use metrics::{Backends, Metrics, Sources, Work};
-pub use request::{Asking, Effort, Kind, Parent, Request};
+pub use metrics::{BackendStats, MetricSources, Metrics, SealingStats};
+pub use request::{OperationKind, Parent, Request, RequestStats, RoundTrip};
 
 use crate::config::Settings;
 use export::Export;
@@ -21,7 +21,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// What is still to be sent at the end has this long: metrics, and then all else together.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Telemetry that cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +45,12 @@ pub struct Telemetry {
 
 /// From here on, lines go to standard error and, with an endpoint, spans and lines to a collector.
 pub fn start(settings: &Settings) -> Result<Telemetry, TelemetryError> {
-    let export = settings.telemetry.otlp_endpoint.as_deref().map(|endpoint| Export::to(endpoint, &settings.telemetry)).transpose()?;
+    let export = settings
+        .telemetry
+        .otlp_endpoint
+        .as_deref()
+        .map(|endpoint| Export::to(endpoint, &settings.telemetry))
+        .transpose()?;
     let mut layers = vec![lines(&settings.log, std::io::stderr)?];
     if let Some(export) = &export {
         layers.push(export.lines(&settings.log)?);
@@ -64,7 +69,7 @@ impl Telemetry {
     /// Sends what is left, if the collector takes it in time.
     pub fn close(self) {
         if let Some(export) = self.export {
-            export.close(LAST_WORDS);
+            export.close(FLUSH_TIMEOUT);
         }
     }
 }

@@ -1,5 +1,5 @@
 //! What is told of one request: its span, its place in the client's trace, and at its end, however it ends, its metrics.
-//! `Effort` goes down with the request to where the work is done and counts it; nothing here is ambient.
+//! `RequestStats` goes down with the request to where the work is done and counts it; nothing here is ambient.
 
 use super::metrics::Metrics;
 use super::tenant;
@@ -24,7 +24,7 @@ pub(super) const TRACE: &str = "trace_id";
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Kind {
+pub enum OperationKind {
     /// Nothing that could be read.
     #[default]
     None,
@@ -36,7 +36,7 @@ pub enum Kind {
     Subscription,
 }
 
-impl Kind {
+impl OperationKind {
     /// As spans and labels spell it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -65,7 +65,7 @@ impl Extractor for Parent<'_> {
 
 /// Work that one request causes below. Counted there, told at its end.
 #[derive(Debug, Default)]
-pub struct Effort {
+pub struct RequestStats {
     statements: AtomicU64,
     flights: AtomicU64,
     under_way: AtomicU64,
@@ -77,16 +77,16 @@ pub struct Effort {
 
 /// A statement under way.
 #[derive(Debug)]
-pub struct Asking<'a>(&'a Effort);
+pub struct RoundTrip<'a>(&'a RequestStats);
 
-impl Effort {
+impl RequestStats {
     /// A statement is sent. It begins a flight, unless it goes with others that are under way.
-    pub fn asks(&self) -> Asking<'_> {
+    pub fn asks(&self) -> RoundTrip<'_> {
         self.statements.fetch_add(1, Ordering::Relaxed);
         if self.under_way.fetch_add(1, Ordering::Relaxed) == 0 {
             self.flights.fetch_add(1, Ordering::Relaxed);
         }
-        Asking(self)
+        RoundTrip(self)
     }
 
     /// A session was waited for.
@@ -121,7 +121,7 @@ impl Effort {
     }
 }
 
-impl Drop for Asking<'_> {
+impl Drop for RoundTrip<'_> {
     fn drop(&mut self) {
         self.0.under_way.fetch_sub(1, Ordering::Relaxed);
     }
@@ -144,9 +144,9 @@ pub struct Request {
     span: Span,
     trace: String,
     began: Instant,
-    effort: Arc<Effort>,
+    stats: Arc<RequestStats>,
     pub(super) tenant: Cell<Option<TenantId>>,
-    pub(super) kind: Cell<Kind>,
+    pub(super) kind: Cell<OperationKind>,
     pub(super) status: Cell<Option<u16>>,
     pub(super) codes: RefCell<BTreeSet<String>>,
 }
@@ -174,7 +174,7 @@ impl Request {
             span,
             trace,
             began: Instant::now(),
-            effort: Arc::default(),
+            stats: Arc::default(),
             tenant: Cell::default(),
             kind: Cell::default(),
             status: Cell::default(),
@@ -193,8 +193,8 @@ impl Request {
     }
 
     /// What it causes.
-    pub fn effort(&self) -> Arc<Effort> {
-        Arc::clone(&self.effort)
+    pub fn stats(&self) -> Arc<RequestStats> {
+        Arc::clone(&self.stats)
     }
 
     /// It was admitted to this tenant.
@@ -204,7 +204,7 @@ impl Request {
     }
 
     /// It asks for this.
-    pub fn asks(&self, kind: Kind) {
+    pub fn asks(&self, kind: OperationKind) {
         self.kind.set(kind);
     }
 
@@ -223,7 +223,7 @@ impl Request {
     }
 
     pub(super) fn told(&self) -> Counted {
-        self.effort.told()
+        self.stats.told()
     }
 }
 
@@ -264,7 +264,13 @@ mod tests {
     fn a_trace_is_carried_on_or_begun() {
         let trace = |parent: Option<&str>| join(&Span::none(), Parent(parent));
         assert_eq!(trace(Some(PARENT)).as_deref(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
-        for bad in ["", "00", "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01", &PARENT[..54], &PARENT.replace('4', "g")] {
+        for bad in [
+            "",
+            "00",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            &PARENT[..54],
+            &PARENT.replace('4', "g"),
+        ] {
             assert_eq!(trace(Some(bad)), None, "{bad}");
         }
         assert_eq!(trace(Some("00-00000000000000000000000000000000-00f067aa0ba902b7-01")), None);
@@ -273,13 +279,13 @@ mod tests {
 
     #[test]
     fn what_is_sent_together_is_one_flight() {
-        let effort = Effort::default();
-        let first = effort.asks();
-        let second = effort.asks();
+        let stats = RequestStats::default();
+        let first = stats.asks();
+        let second = stats.asks();
         drop(first);
-        let third = effort.asks();
+        let third = stats.asks();
         drop((second, third));
-        drop(effort.asks());
-        assert_eq!((effort.told().statements, effort.told().flights), (4, 2));
+        drop(stats.asks());
+        assert_eq!((stats.told().statements, stats.told().flights), (4, 2));
     }
 }

@@ -1,7 +1,7 @@
 //! The spans below a request's, each made here: their names and fields in one place, and a tenant on every one. They cost next to nothing
 //! while nobody listens. A span names operations, places in the code and counts; never a document, a variable, a row or a value.
 
-use super::request::Kind;
+use super::request::OperationKind;
 use super::tenant::tag;
 use crate::ids::TenantId;
 use std::fmt;
@@ -13,20 +13,46 @@ use tracing::{Span, debug_span};
 const NAME_CHARS: usize = 64;
 
 /// Running one GraphQL operation. Its name is the client's, so it is told only where it is a name.
-pub fn operation(tenant: TenantId, kind: Kind, name: Option<&str>) -> Span {
+pub fn operation(tenant: TenantId, kind: OperationKind, name: Option<&str>) -> Span {
     let name = name.and_then(plain);
-    tag(debug_span!("operation", tenant.id = Empty, "graphql.operation.type" = kind.as_str(), graphql.operation.name = name), tenant)
+    tag(
+        debug_span!(
+            "operation",
+            tenant.id = Empty,
+            "graphql.operation.type" = kind.as_str(),
+            graphql.operation.name = name
+        ),
+        tenant,
+    )
 }
 
 /// What the resolvers of one level load together.
 pub fn resolvers(tenant: TenantId, of: &'static str, keys: usize) -> Span {
-    tag(debug_span!("resolvers", otel.name = display(format_args!("resolvers {of}")), tenant.id = Empty, loads = of, keys), tenant)
+    tag(
+        debug_span!(
+            "resolvers",
+            otel.name = display(format_args!("resolvers {of}")),
+            tenant.id = Empty,
+            loads = of,
+            keys
+        ),
+        tenant,
+    )
 }
 
 /// One statement, until its rows are there.
 pub fn sql(tenant: TenantId, statement: Statement) -> Span {
     let name = format_args!("sql {statement}");
-    tag(debug_span!("sql", otel.name = display(name), otel.kind = "client", db.system.name = "postgresql", tenant.id = Empty), tenant)
+    tag(
+        debug_span!(
+            "sql",
+            otel.name = display(name),
+            otel.kind = "client",
+            db.system.name = "postgresql",
+            tenant.id = Empty
+        ),
+        tenant,
+    )
 }
 
 /// Waiting for a session.
@@ -54,7 +80,8 @@ impl fmt::Display for Statement {
 
 /// A name as GraphQL has them, cut.
 fn plain(name: &str) -> Option<&str> {
-    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') && !name.starts_with(|c: char| c.is_ascii_digit());
+    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        && !name.starts_with(|c: char| c.is_ascii_digit());
     plain.then(|| name.get(..NAME_CHARS).unwrap_or(name)).filter(|name| !name.is_empty())
 }
 

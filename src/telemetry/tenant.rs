@@ -3,8 +3,9 @@
 
 use crate::ids::TenantId;
 use opentelemetry::KeyValue;
+use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+
 use tracing::Span;
 use tracing::field::display;
 
@@ -59,7 +60,7 @@ impl Names {
     /// takes its place, while there are names to give.
     pub(super) fn label(&self, tenant: Option<TenantId>) -> KeyValue {
         let Some(tenant) = tenant else { return self.nobody.clone() };
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock();
         known.fade(u32::try_from(self.limit).unwrap_or(u32::MAX).saturating_mul(FADE));
         if let Some(named) = known.named.get_mut(&tenant) {
             named.requests += 1;
@@ -125,7 +126,7 @@ mod tests {
         }
         assert_eq!(seen.len(), names.most(), "{seen:?}");
         assert!(seen.contains("none") && seen.contains("other"));
-        let known = names.known.lock().unwrap();
+        let known = names.known.lock();
         assert!(known.named.len() == 10 && known.unnamed.len() <= 200);
     }
 

@@ -1,7 +1,7 @@
 //! The server's view of the catalog: a copy in memory, kept fresh by NOTIFY and looked up again on a miss.
 //! Reads as `cordon_catalog_reader`. A copy that is stale is harmless: the fence in the tenant's database has the last word.
 
-use super::{Model, Origin, Placement, State, Tenant, Terms};
+use super::{Origin, Placement, State, TenancyModel, Tenant, TenantSettings};
 use crate::db::connect::{self, Config};
 use crate::db::fault::classify;
 use crate::db::schema::catalog::{placements, servers, tenants, wrapped_keys};
@@ -11,9 +11,10 @@ use diesel::prelude::*;
 use diesel_async::pooled_connection::PoolableConnection;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use futures_util::StreamExt;
+use parking_lot::RwLock;
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -46,19 +47,19 @@ pub struct WrappedKey {
 }
 
 #[derive(Default)]
-struct Copy {
+struct Snapshot {
     tenants: HashMap<TenantId, (Arc<Tenant>, Instant)>,
     missed: HashMap<TenantId, Instant>,
     /// Which active tenants allow an origin: asked by whoever likes, so it is one look.
     pages: HashMap<String, HashSet<TenantId>>,
 }
 
-impl Copy {
+impl Snapshot {
     fn put(&mut self, tenant: Arc<Tenant>) {
         self.remove(tenant.id);
         self.missed.remove(&tenant.id);
         if tenant.state == State::Active {
-            for origin in &tenant.terms.origins {
+            for origin in &tenant.settings.origins {
                 self.pages.entry(origin.as_str().to_owned()).or_default().insert(tenant.id);
             }
         }
@@ -67,7 +68,7 @@ impl Copy {
 
     fn remove(&mut self, id: TenantId) {
         let Some((before, _)) = self.tenants.remove(&id) else { return };
-        for origin in &before.terms.origins {
+        for origin in &before.settings.origins {
             if let Some(allowing) = self.pages.get_mut(origin.as_str()) {
                 allowing.remove(&id);
             }
@@ -79,7 +80,7 @@ impl Copy {
 /// The catalog, read.
 pub struct Catalog {
     config: Config,
-    copy: RwLock<Copy>,
+    copy: RwLock<Snapshot>,
     session: Mutex<Option<AsyncPgConnection>>,
     /// Held from the reading of a row to its place in the copy, so that an older row cannot come in after a newer one.
     refreshing: Mutex<()>,
@@ -107,7 +108,7 @@ impl Catalog {
         let mut reading = self.reading().await?;
         let rows = in_time(tenant_rows(&mut reading.session, Some(id))).await;
         let found = reading.done(rows)?.into_iter().next().map(Arc::new);
-        let mut copy = self.copy.write().unwrap_or_else(PoisonError::into_inner);
+        let mut copy = self.copy.write();
         match &found {
             Some(tenant) => copy.put(Arc::clone(tenant)),
             None => {
@@ -122,7 +123,7 @@ impl Catalog {
     /// `Some(None)`: looked up a moment ago and not there. A tenant that is not active is looked at again soon: that it is may have been
     /// told when nobody listened.
     fn known(&self, id: TenantId) -> Option<Option<Arc<Tenant>>> {
-        let copy = self.copy.read().unwrap_or_else(PoisonError::into_inner);
+        let copy = self.copy.read();
         if let Some((tenant, looked)) = copy.tenants.get(&id) {
             let good = tenant.state == State::Active || looked.elapsed() < MISS_FLOOR;
             return good.then(|| Some(Arc::clone(tenant)));
@@ -136,8 +137,8 @@ impl Catalog {
         let mut reading = self.reading().await?;
         let rows = in_time(tenant_rows(&mut reading.session, None)).await;
         let all: Vec<_> = reading.done(rows)?.into_iter().map(Arc::new).collect();
-        let mut copy = self.copy.write().unwrap_or_else(PoisonError::into_inner);
-        *copy = Copy::default();
+        let mut copy = self.copy.write();
+        *copy = Snapshot::default();
         all.iter().for_each(|tenant| copy.put(Arc::clone(tenant)));
         Ok(all)
     }
@@ -145,16 +146,17 @@ impl Catalog {
     /// Whether an active tenant allows the origin: the one with this slug, or any. Asked before anyone has said who calls, so it reads
     /// nothing but the copy in memory.
     pub fn allows(&self, origin: &str, slug: Option<&str>) -> bool {
-        let copy = self.copy.read().unwrap_or_else(PoisonError::into_inner);
+        let copy = self.copy.read();
         let named = |id| copy.tenants.get(id).is_some_and(|(tenant, _)| slug.is_none_or(|slug| tenant.slug == slug));
         copy.pages.get(origin).is_some_and(|allowing| allowing.iter().any(named))
     }
 
     /// Active tenants with a database of their own, as far as they are known, in the order of their making.
     pub fn own_databases(&self) -> Vec<Arc<Tenant>> {
-        let copy = self.copy.read().unwrap_or_else(PoisonError::into_inner);
+        let copy = self.copy.read();
         let own = |tenant: &&Arc<Tenant>| {
-            tenant.state == State::Active && tenant.placement.as_ref().is_some_and(|placement| placement.model == Model::Database)
+            tenant.state == State::Active
+                && tenant.placement.as_ref().is_some_and(|placement| placement.model == TenancyModel::Database)
         };
         let mut found: Vec<_> = copy.tenants.values().map(|(tenant, _)| tenant).filter(own).cloned().collect();
         found.sort_by_key(|tenant| tenant.id);
@@ -164,7 +166,8 @@ impl Catalog {
     /// A server by id.
     pub async fn server(&self, id: ServerId) -> Result<Server> {
         let mut reading = self.reading().await?;
-        let wanted = servers::table.select((servers::id, servers::address, servers::app_password)).filter(servers::id.eq(id));
+        let wanted =
+            servers::table.select((servers::id, servers::address, servers::app_password)).filter(servers::id.eq(id));
         let found = in_time(wanted.first(&mut reading.session)).await.optional();
         let (id, address, app_password) = reading.done(found)?.ok_or(Error::Unavailable)?;
         Ok(Server { id, address, app_password })
@@ -230,7 +233,10 @@ impl Catalog {
 
     async fn listen_once(&self, on_change: &(impl Fn(Option<TenantId>) + Send + Sync)) -> Result<()> {
         let mut session = self.connect().await?;
-        diesel::sql_query(format!("listen {CHANNEL}")).execute(&mut session).await.map_err(|error| classify(&error).error)?;
+        diesel::sql_query(format!("listen {CHANNEL}"))
+            .execute(&mut session)
+            .await
+            .map_err(|error| classify(&error).error)?;
         self.refresh_all().await?;
         on_change(None);
         let mut changes = pin!(session.notifications_stream());
@@ -306,9 +312,9 @@ async fn in_time<T>(query: impl Future<Output = QueryResult<T>>) -> QueryResult<
 }
 
 type TenantRow = (TenantId, String, String, String, String);
-type TermsRow = (Vec<String>, Option<i32>, Option<i32>, Option<i32>);
+type SettingsRow = (Vec<String>, Option<i32>, Option<i32>, Option<i32>);
 type PlacementRow = (PlacementId, ServerId, String, String, String, i32);
-type Row = (TenantRow, TermsRow, Option<PlacementRow>, Option<String>);
+type Row = (TenantRow, SettingsRow, Option<PlacementRow>, Option<String>);
 
 /// Tenants with their serving placement; all of them, or the one asked for.
 pub async fn tenant_rows(session: &mut AsyncPgConnection, only: Option<TenantId>) -> QueryResult<Vec<Tenant>> {
@@ -338,22 +344,22 @@ pub async fn tenant_rows(session: &mut AsyncPgConnection, only: Option<TenantId>
     rows.into_iter().map(assemble).collect()
 }
 
-fn assemble(((id, slug, name, plan, state), terms, placement, region): Row) -> QueryResult<Tenant> {
+fn assemble(((id, slug, name, plan, state), settings, placement, region): Row) -> QueryResult<Tenant> {
     let unreadable = |what: String| diesel::result::Error::DeserializationError(what.into());
     let state: State = state.parse().map_err(unreadable)?;
     let placement = placement
         .map(|(id, server, model, database, schema, generation)| {
-            let model: Model = model.parse().map_err(unreadable)?;
+            let model: TenancyModel = model.parse().map_err(unreadable)?;
             let schema = schema.parse().map_err(|error: Error| unreadable(error.to_string()))?;
             QueryResult::Ok(Placement { id, server, region, model, database, schema, generation })
         })
         .transpose()?;
-    Ok(Tenant { id, slug, name, plan, state, terms: Terms::from(terms), placement })
+    Ok(Tenant { id, slug, name, plan, state, settings: TenantSettings::from(settings), placement })
 }
 
 /// An origin that is none allows nobody.
-impl From<TermsRow> for Terms {
-    fn from((origins, statement_timeout_ms, requests_per_second, concurrency): TermsRow) -> Self {
+impl From<SettingsRow> for TenantSettings {
+    fn from((origins, statement_timeout_ms, requests_per_second, concurrency): SettingsRow) -> Self {
         let number = |set: Option<i32>| set.and_then(|set| u32::try_from(set).ok());
         Self {
             origins: origins.iter().filter_map(|origin| origin.parse::<Origin>().ok()).collect(),

@@ -5,10 +5,11 @@ use super::catalog::Catalog;
 use crate::crypto::{KekId, Kms, TenantKeys};
 use crate::error::{Error, Result};
 use crate::ids::{PlacementId, ServerId, TenantId};
+use parking_lot::Mutex;
 use secrecy::SecretString;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
@@ -43,7 +44,14 @@ pub fn context(kind: &str, of: impl std::fmt::Display, version: i32) -> Vec<u8> 
 impl KeyRing {
     /// A ring that keeps opened keys for `keep`.
     pub fn new(kms: Arc<dyn Kms>, catalog: Arc<Catalog>, keep: Duration) -> Arc<Self> {
-        Arc::new(Self { kms, catalog, keep, tenants: Mutex::default(), bindings: Mutex::default(), misses: AtomicU64::new(0) })
+        Arc::new(Self {
+            kms,
+            catalog,
+            keep,
+            tenants: Mutex::default(),
+            bindings: Mutex::default(),
+            misses: AtomicU64::new(0),
+        })
     }
 
     /// A tenant's keys.
@@ -104,7 +112,7 @@ impl KeyRing {
 
     /// Forgets a tenant's keys, or everyone's.
     pub fn forget(&self, tenant: Option<TenantId>) {
-        let mut kept = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.tenants.lock();
         match tenant {
             Some(tenant) => {
                 kept.remove(&tenant);
@@ -115,13 +123,13 @@ impl KeyRing {
 }
 
 fn fresh<K: std::hash::Hash + Eq, T>(kept: &Mutex<HashMap<K, Kept<T>>>, key: &K, keep: Duration) -> Option<Arc<T>> {
-    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut kept = kept.lock();
     kept.retain(|_, entry| entry.opened.elapsed() < keep);
     kept.get(key).map(|entry| Arc::clone(&entry.value))
 }
 
 fn keep<K: std::hash::Hash + Eq, T>(kept: &Mutex<HashMap<K, Kept<T>>>, key: K, value: T) -> Arc<T> {
     let value = Arc::new(value);
-    kept.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Kept { value: Arc::clone(&value), opened: Instant::now() });
+    kept.lock().insert(key, Kept { value: Arc::clone(&value), opened: Instant::now() });
     value
 }

@@ -17,7 +17,7 @@ use std::str::FromStr;
 /// How a tenant is isolated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Model {
+pub enum TenancyModel {
     /// In tables shared with others.
     Shared,
     /// In a schema of its own: the default.
@@ -64,7 +64,7 @@ macro_rules! words {
     };
 }
 
-words!(Model: Shared = "shared", Schema = "schema", Database = "database");
+words!(TenancyModel: Shared = "shared", Schema = "schema", Database = "database");
 words!(State: Provisioning = "provisioning", Active = "active", Suspended = "suspended", Offboarding = "offboarding",
        Destroyed = "destroyed");
 
@@ -82,14 +82,14 @@ pub struct Tenant {
     /// Where it is in its life.
     pub state: State,
     /// What is set for it alone.
-    pub terms: Terms,
+    pub settings: TenantSettings,
     /// Where it is served from; none before provisioning got that far.
     pub placement: Option<Placement>,
 }
 
 /// What an operator has set for one tenant. `None`: as the server's settings say.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Terms {
+pub struct TenantSettings {
     /// Of web pages that may ask for it; those of its own host may always.
     pub origins: Vec<Origin>,
     /// Milliseconds of one statement.
@@ -100,7 +100,7 @@ pub struct Terms {
     pub concurrency: Option<u32>,
 }
 
-impl Terms {
+impl TenantSettings {
     /// Whether pages of this origin may ask for the tenant.
     pub fn allow(&self, origin: &str) -> bool {
         self.origins.iter().any(|allowed| allowed.as_str() == origin)
@@ -117,7 +117,7 @@ pub struct Placement {
     /// Where that server stands, where the operator has said so.
     pub region: Option<String>,
     /// How it is isolated there.
-    pub model: Model,
+    pub model: TenancyModel,
     /// The database.
     pub database: String,
     /// The schema: `shared`, `t_<id>` or `tenant`.

@@ -36,7 +36,9 @@ impl FromStr for Origin {
         }
         match url.origin().ascii_serialization() {
             spelt if spelt == text => Ok(Self(spelt)),
-            spelt if url.path() == "/" && url.query().is_none() && url.fragment().is_none() => Err(format!("write {text} as {spelt}")),
+            spelt if url.path() == "/" && url.query().is_none() && url.fragment().is_none() => {
+                Err(format!("write {text} as {spelt}"))
+            }
             _ => Err(wrong()),
         }
     }

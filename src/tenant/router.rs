@@ -4,15 +4,16 @@
 
 use super::catalog::Catalog;
 use super::keys::KeyRing;
-use super::{Model, Placement, SchemaName, own_database_name};
+use super::{Placement, SchemaName, TenancyModel, own_database_name};
 use crate::db::connect::{self, Config};
-use crate::db::pool::{Budget, Lease, LeaseError, Limits, Pool, Used};
-use crate::db::turns::Turns;
+use crate::db::fair_queue::FairQueue;
+use crate::db::pool::{Budget, CheckoutError, Limits, Pool, PooledSession, Used};
 use crate::error::{Error, Result};
 use crate::ids::{PlacementId, ServerId, TenantId};
+use parking_lot::Mutex;
 use secrecy::ExposeSecret;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 type Place = (ServerId, String);
 
@@ -29,7 +30,7 @@ pub struct Router {
 #[derive(Clone)]
 struct Server {
     budget: Arc<Budget>,
-    turns: Arc<Turns>,
+    turns: Arc<FairQueue>,
 }
 
 impl Router {
@@ -39,19 +40,21 @@ impl Router {
     }
 
     /// A clean session with the placement's database, under the login that runs its SQL, once it is the tenant's turn.
-    pub async fn lease(&self, tenant: TenantId, placement: &Placement) -> Result<Lease> {
+    pub async fn checkout(&self, tenant: TenantId, placement: &Placement) -> Result<PooledSession> {
         let place = (placement.server, placement.database.clone());
-        let own = (placement.model == Model::Database).then_some((tenant, placement.id));
+        let own = (placement.model == TenancyModel::Database).then_some((tenant, placement.id));
         // What the catalog is asked for costs nobody a turn; while it waits for one, the pool may be replaced.
         self.pool(&place, own).await?;
         let turns = self.at(placement.server).turns;
-        let turn = tokio::time::timeout(self.limits.connect_timeout, turns.next(tenant)).await.map_err(|_| Error::Unavailable)?;
+        let turn = tokio::time::timeout(self.limits.connect_timeout, turns.next(tenant))
+            .await
+            .map_err(|_| Error::Unavailable)?;
         let pool = self.pool(&place, own).await?;
         Ok(self.lease_from(&pool, &place, placement.schema.as_str()).await?.within(turn))
     }
 
     /// A session with the database of shared and schema tenants, for the boot check.
-    pub async fn lease_shared(&self, server: ServerId, database: &str) -> Result<Lease> {
+    pub async fn checkout_shared(&self, server: ServerId, database: &str) -> Result<PooledSession> {
         let place = (server, database.to_owned());
         let pool = self.pool(&place, None).await?;
         self.lease_from(&pool, &place, SchemaName::shared().as_str()).await
@@ -59,7 +62,7 @@ impl Router {
 
     /// What of each server's budget is used now.
     pub fn used(&self) -> Vec<(ServerId, Used)> {
-        let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        let servers = self.servers.lock();
         let used = |at: &Server| {
             let used = at.budget.used();
             Used { waiting: used.waiting + at.turns.waiting(), ..used }
@@ -68,17 +71,17 @@ impl Router {
     }
 
     fn at(&self, server: ServerId) -> Server {
-        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Server { budget: Budget::new(self.limits), turns: Turns::new(self.limits.at_once) };
+        let mut servers = self.servers.lock();
+        let new = || Server { budget: Budget::new(self.limits), turns: FairQueue::new(self.limits.at_once) };
         servers.entry(server).or_insert_with(new).clone()
     }
 
-    async fn lease_from(&self, pool: &Arc<Pool>, place: &Place, schema: &str) -> Result<Lease> {
-        pool.lease(schema).await.map_err(|error| {
+    async fn lease_from(&self, pool: &Arc<Pool>, place: &Place, schema: &str) -> Result<PooledSession> {
+        pool.checkout(schema).await.map_err(|error| {
             tracing::warn!(error = %error, database = place.1, "No session with a tenant database");
             // Its address or password may have changed: both are read again next time.
-            if error != LeaseError::Busy {
-                let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+            if error != CheckoutError::Busy {
+                let mut pools = self.pools.lock();
                 if pools.get(place).is_some_and(|current| Arc::ptr_eq(current, pool)) {
                     pools.remove(place);
                 }
@@ -89,12 +92,12 @@ impl Router {
 
     /// The pool of a database. `own`: the tenant that has it to itself, with the placement that holds its password.
     async fn pool(&self, place: &Place, own: Option<(TenantId, PlacementId)>) -> Result<Arc<Pool>> {
-        if let Some(pool) = self.pools.lock().unwrap_or_else(PoisonError::into_inner).get(place) {
+        if let Some(pool) = self.pools.lock().get(place) {
             return Ok(Arc::clone(pool));
         }
         let config = self.config(place, own).await?;
         let budget = self.at(place.0).budget;
-        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pools = self.pools.lock();
         Ok(Arc::clone(pools.entry(place.clone()).or_insert_with(|| Arc::new(Pool::new(config, &budget)))))
     }
 
@@ -118,7 +121,7 @@ impl Router {
 
     /// Forgets all sessions: idle ones end now, the others when they come back.
     pub fn close(&self) {
-        self.pools.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.pools.lock().clear();
     }
 
     async fn config(&self, place: &Place, own: Option<(TenantId, PlacementId)>) -> Result<Config> {
@@ -131,7 +134,8 @@ impl Router {
             }
         };
         let address = server.address.into();
-        let mut config = connect::parse(&address).map_err(|error| Error::internal("A server's address is none", error))?;
+        let mut config =
+            connect::parse(&address).map_err(|error| Error::internal("A server's address is none", error))?;
         config.dbname(&place.1).user(login).password(password.expose_secret());
         Ok(config)
     }

@@ -3,13 +3,16 @@
 use crate::sdl::{Tool, text};
 use crate::server::Server;
 use crate::site::{MODELS, Site};
-use cordon::guard::BootCheck;
+use cordon::isolation::BootCheck;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
 /// Audits that Cordon fails on purpose, and why.
-const EXCEPTIONS: [(&str, &str); 3] =
-    [("5A70", "Cordon answers POST only: an address is logged and cached where a body is not"), ("6A70", "as 5A70"), ("D6D5", "as 5A70")];
+const EXCEPTIONS: [(&str, &str); 3] = [
+    ("5A70", "Cordon answers POST only: an address is logged and cached where a body is not"),
+    ("6A70", "as 5A70"),
+    ("D6D5", "as 5A70"),
+];
 
 #[derive(Debug, Deserialize)]
 struct Finding {
@@ -27,8 +30,9 @@ async fn audits_of_graphql_over_http() {
     settings.limits.introspection = true;
     let server = Server::start(site, settings, BootCheck::On);
     let tenant = site.tenant(MODELS[0]).await;
-    let audit =
-        Tool::new("node", &["audit.js"]).with("CORDON_URL", &server.url).with("CORDON_TOKEN", &site.token(&[tenant.id], "nurse", "ann"));
+    let audit = Tool::new("node", &["audit.js"])
+        .with("CORDON_URL", &server.url)
+        .with("CORDON_TOKEN", &site.token(&[tenant.id], "nurse", "ann"));
     let output = tokio::task::spawn_blocking(move || audit.run("")).await.unwrap();
     let found: Vec<Finding> = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)));
 

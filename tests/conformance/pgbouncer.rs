@@ -4,10 +4,10 @@
 
 use crate::site::{Site, admitted, names, pid, plant, seen, statement};
 use cordon::app::App;
-use cordon::db::cluster::Cluster;
+use cordon::cluster::Cluster;
 use cordon::error::Error;
-use cordon::guard::BootCheck;
-use cordon::tenant::{Model, Tenant};
+use cordon::isolation::BootCheck;
+use cordon::tenant::{TenancyModel, Tenant};
 use futures_util::FutureExt;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +21,7 @@ use uuid::Uuid;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l01_pgbouncer_in_session_mode() {
     let (cluster, site) = Site::alone("bouncer-session").await;
-    let clinics = clinics(&site, &[Model::Shared, Model::Schema, Model::Database]).await;
+    let clinics = clinics(&site, &[TenancyModel::Shared, TenancyModel::Schema, TenancyModel::Database]).await;
     let mut bouncer = Bouncer::start(&cluster, &site, "session", 1).await;
     let mut settings = site.server_settings();
     settings.database.backends = 1;
@@ -35,10 +35,16 @@ async fn l01_pgbouncer_in_session_mode() {
         match misfortune {
             0 => {
                 let guard = admitted(&app, clinic.id()).await.unwrap();
-                assert_eq!(statement(&guard.read().await.unwrap(), "select nonsense from patients").await, Err(Error::Internal));
+                assert_eq!(
+                    statement(&guard.read().await.unwrap(), "select nonsense from patients").await,
+                    Err(Error::Internal)
+                );
                 guard.abandon().await;
             }
-            1 => assert!(matches!(plant(&app, clinic.id(), clinic.patient, "an impostor").await, Err(Error::Conflict { .. }))),
+            1 => assert!(matches!(
+                plant(&app, clinic.id(), clinic.patient, "an impostor").await,
+                Err(Error::Conflict { .. })
+            )),
             2 => {
                 // Given up while the answer is on its way.
                 let guard = admitted(&app, clinic.id()).await.unwrap();
@@ -48,7 +54,8 @@ async fn l01_pgbouncer_in_session_mode() {
                 // Given up while PostgreSQL works on it.
                 let guard = admitted(&app, clinic.id()).await.unwrap();
                 let tx = guard.read().await.unwrap();
-                let asleep = tokio::time::timeout(Duration::from_millis(20), statement(&tx, "select pg_sleep(20)")).await;
+                let asleep =
+                    tokio::time::timeout(Duration::from_millis(20), statement(&tx, "select pg_sleep(20)")).await;
                 assert!(asleep.is_err());
             }
             _ => {}
@@ -80,14 +87,15 @@ async fn l01_pgbouncer_in_session_mode() {
     // Most turns end well, and whoever comes next gets the same connection.
     assert!(backends.len() < 200, "{}", backends.len());
     let superuser = site.superuser("postgres").await;
-    let open = "select count(*) from pg_stat_activity where usename = 'cordon_app' and state like 'idle in transaction%'";
+    let open =
+        "select count(*) from pg_stat_activity where usename = 'cordon_app' and state like 'idle in transaction%'";
     assert_eq!(superuser.query_one(open, &[]).await.unwrap().get::<_, i64>(0), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l01_pgbouncer_in_transaction_mode() {
     let (cluster, site) = Site::alone("bouncer-transaction").await;
-    let clinics = clinics(&site, &[Model::Shared, Model::Schema]).await;
+    let clinics = clinics(&site, &[TenancyModel::Shared, TenancyModel::Schema]).await;
     let mut bouncer = Bouncer::start(&cluster, &site, "transaction", 2).await;
     // Two processes: their statements have the same names.
     let replicas = [Replica::start(&site), Replica::start(&site)];
@@ -117,8 +125,15 @@ async fn l01_pgbouncer_in_transaction_mode() {
                     true => vec![answer["data"]["registerPatient"]["patient"].clone()],
                     false => answer["data"]["patients"]["nodes"].as_array().unwrap().clone(),
                 };
-                assert!(!patients.is_empty() && patients.iter().all(|patient| patient["name"]["text"] == clinic.mark.as_str()), "{answer}");
-                assert!(number.as_ref().is_none_or(|number| patients[0]["identifiers"][0]["value"] == number.as_str()), "{answer}");
+                assert!(
+                    !patients.is_empty()
+                        && patients.iter().all(|patient| patient["name"]["text"] == clinic.mark.as_str()),
+                    "{answer}"
+                );
+                assert!(
+                    number.as_ref().is_none_or(|number| patients[0]["identifiers"][0]["value"] == number.as_str()),
+                    "{answer}"
+                );
             }
             *codes.entry(code.clone()).or_default() += 1;
             sent.extend(number.map(|_| (clinic.mark.clone(), code, answer)));
@@ -137,15 +152,23 @@ async fn written_whole_or_not_at_all(site: &Site, clinic: &Clinic, sent: &[(Stri
     let mine = || sent.iter().filter(|(mark, ..)| *mark == clinic.mark);
     let right = mine().filter(|(_, code, _)| code == "right").count();
     // An answer may have been lost after the commit; then it says what stands.
-    let stands = mine().filter(|(_, code, answer)| code != "right" && answer.to_string().contains("patient.registered")).count();
+    let stands =
+        mine().filter(|(_, code, answer)| code != "right" && answer.to_string().contains("patient.registered")).count();
     let inside = site.superuser("cordon_data").await;
     let counts = "select count(*), count(*) filter (where exists (select from patient_identifiers i where i.patient_id = p.id)),
         count(*) filter (where exists (select from audit_log a where a.tenant_id = p.tenant_id and p.id = any (a.resource_ids) and a.purpose = 'write'))
         from patients p where tenant_id = $1::text::uuid and id <> $2::text::uuid";
-    inside.batch_execute(&format!("set search_path = {}", clinic.tenant.placement.as_ref().unwrap().schema)).await.unwrap();
+    inside
+        .batch_execute(&format!("set search_path = {}", clinic.tenant.placement.as_ref().unwrap().schema))
+        .await
+        .unwrap();
     let row = inside.query_one(counts, &[&clinic.id().to_string(), &clinic.patient.to_string()]).await.unwrap();
     let (patients, numbered, recorded): (i64, i64, i64) = (row.get(0), row.get(1), row.get(2));
-    println!("{}: {} asked for, {right} answered, {stands} said to stand; {patients} there", clinic.mark, mine().count());
+    println!(
+        "{}: {} asked for, {right} answered, {stands} said to stand; {patients} there",
+        clinic.mark,
+        mine().count()
+    );
     assert_eq!([patients, numbered, recorded].map(usize::try_from), [Ok(right + stands); 3]);
 }
 
@@ -157,8 +180,7 @@ async fn look(app: &App, clinic: &Clinic) -> Result<(Vec<String>, i32), Error> {
     guard.finish().await.map(|()| (seen, backend))
 }
 
-const REGISTER: &str =
-    "mutation ($input: RegisterPatientInput!) { registerPatient(input: $input) { patient { name { text } identifiers { value } } } }";
+const REGISTER: &str = "mutation ($input: RegisterPatientInput!) { registerPatient(input: $input) { patient { name { text } identifiers { value } } } }";
 
 /// A tenant with one patient, whose name occurs nowhere else.
 struct Clinic {
@@ -173,7 +195,7 @@ impl Clinic {
     }
 }
 
-async fn clinics(site: &Site, models: &[Model]) -> Vec<Clinic> {
+async fn clinics(site: &Site, models: &[TenancyModel]) -> Vec<Clinic> {
     let app = site.app(BootCheck::On);
     let mut clinics = Vec::new();
     for model in models {
@@ -197,8 +219,7 @@ impl Bouncer {
         let owner = std::fs::metadata(cluster.socket_dir()).unwrap();
         let directory = crate::run_dir().join(format!("pooler-{mode}"));
         std::fs::create_dir(&directory).unwrap();
-        let secrets =
-            "select string_agg(format('\"%s\" \"%s\"', rolname, rolpassword), e'\\n') from pg_authid where rolpassword is not null";
+        let secrets = "select string_agg(format('\"%s\" \"%s\"', rolname, rolpassword), e'\\n') from pg_authid where rolpassword is not null";
         let logins: String = site.superuser("postgres").await.query_one(secrets, &[]).await.unwrap().get(0);
         std::fs::write(directory.join("logins"), logins).unwrap();
         let settings = format!(
@@ -215,17 +236,31 @@ impl Bouncer {
             chown(directory.join(path), Some(owner.uid()), Some(owner.gid())).unwrap();
         }
         let mut command = Command::new(PROGRAM);
-        command.arg("--quiet").arg(directory.join("ini")).current_dir("/").uid(owner.uid()).gid(owner.gid()).env_clear();
+        command
+            .arg("--quiet")
+            .arg(directory.join("ini"))
+            .current_dir("/")
+            .uid(owner.uid())
+            .gid(owner.gid())
+            .env_clear();
         let child = command.stdin(Stdio::null()).spawn().unwrap_or_else(|error| panic!("{PROGRAM}: {error}"));
         let mut bouncer = Self { command, child, starts: 1 };
         let began = Instant::now();
         while !directory.join(".s.PGSQL.6432").exists() {
             let ended = bouncer.child.try_wait().unwrap();
-            assert!(ended.is_none() && began.elapsed() < Duration::from_secs(10), "{:?}", std::fs::read_to_string(directory.join("log")));
+            assert!(
+                ended.is_none() && began.elapsed() < Duration::from_secs(10),
+                "{:?}",
+                std::fs::read_to_string(directory.join("log"))
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let address = format!("postgres:///?host={}&port=6432", directory.display());
-        site.superuser("cordon_control").await.execute("update cordon_catalog.servers set address = $1", &[&address]).await.unwrap();
+        site.superuser("cordon_control")
+            .await
+            .execute("update cordon_catalog.servers set address = $1", &[&address])
+            .await
+            .unwrap();
         bouncer
     }
 
@@ -263,7 +298,8 @@ struct Replica {
 
 impl Replica {
     fn start(site: &Site) -> Self {
-        let mut settings: Value = serde_json::from_slice(&std::fs::read(site.directory.join("test.yaml")).unwrap()).unwrap();
+        let mut settings: Value =
+            serde_json::from_slice(&std::fs::read(site.directory.join("test.yaml")).unwrap()).unwrap();
         settings["catalog"].as_object_mut().unwrap().remove("operator_url");
         // The one profile that takes tokens of the development issuer.
         std::fs::write(site.directory.join("dev.yaml"), settings.to_string()).unwrap();
@@ -271,8 +307,9 @@ impl Replica {
         command.args(["serve", "--config"]).arg(&site.directory).args(["--profile", "dev"]).stdin(Stdio::null());
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let url =
-            lines.find_map(|line| Some(line[line.find("http://")?..].split(['"', ' ']).next().unwrap().to_owned())).expect("an address");
+        let url = lines
+            .find_map(|line| Some(line[line.find("http://")?..].split(['"', ' ']).next().unwrap().to_owned()))
+            .expect("an address");
         // Whoever logs must be read.
         std::thread::spawn(move || lines.for_each(drop));
         Self { child, url }

@@ -11,7 +11,8 @@ fn relay_compiles_a_client() {
     let _ = std::fs::remove_dir_all(&generated);
     std::fs::create_dir(&generated).unwrap();
     passes(tool("relay-compiler", &["relay.config.json"], ""));
-    let artifacts: Vec<_> = std::fs::read_dir(&generated).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let artifacts: Vec<_> =
+        std::fs::read_dir(&generated).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     // What Relay itself makes of the fragments: one by the id of a Node, one of the whole list.
     for refetch in ["chartNotesQuery", "chartNoteQuery", "chartWorklistPageQuery"] {
         assert!(artifacts.contains(&format!("{refetch}.graphql.ts")), "{artifacts:?}");
@@ -25,7 +26,8 @@ fn generated_types_are_what_a_client_writes() {
     let _ = std::fs::remove_file(parts().join("sdl/generated.ts"));
     passes(tool("node", &["codegen.js"], ""));
     passes(tool("tsc", &["--project", "."], ""));
-    let wrong = "import type { SignNoteInput } from './generated.js';\nexport const sign: SignNoteInput = { id: 'x' };\n";
+    let wrong =
+        "import type { SignNoteInput } from './generated.js';\nexport const sign: SignNoteInput = { id: 'x' };\n";
     std::fs::write(parts().join("sdl/wrong.ts"), wrong).unwrap();
     let refused = tool("tsc", &["--noEmit", "--strict", "--module", "nodenext", "wrong.ts"], "");
     assert!(!refused.status.success() && text(&refused).contains("expectedVersion"), "{}", text(&refused));

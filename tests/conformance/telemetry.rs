@@ -5,7 +5,7 @@ use crate::charts::{Charts, SYSTEM};
 use crate::process::Process;
 use crate::site::Site;
 use crate::{parts, run_dir};
-use cordon::tenant::{Model, Tenant};
+use cordon::tenant::{TenancyModel, Tenant};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 
 const MARK: &str = "partzq";
 const SOON: Duration = Duration::from_secs(30);
-const PATIENTS: &str = "query Chart { patients(first: 5) { nodes { name { text } birthDate notes(first: 5) { nodes { title body } } } } }";
+const PATIENTS: &str =
+    "query Chart { patients(first: 5) { nodes { name { text } birthDate notes(first: 5) { nodes { title body } } } } }";
 
 /// A part that runs until it is dropped, and what it has printed.
 struct Part {
@@ -26,9 +27,15 @@ struct Part {
 
 impl Part {
     fn start(command: &mut Command) -> Self {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("tests/conformance/run");
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("tests/conformance/run");
         let printed = Arc::new(Mutex::new(Vec::new()));
-        let outputs: [Box<dyn Read + Send>; 2] = [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+        let outputs: [Box<dyn Read + Send>; 2] =
+            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
         for mut output in outputs {
             let printed = Arc::clone(&printed);
             std::thread::spawn(move || {
@@ -82,12 +89,19 @@ async fn rotel_reads_spans_metrics_and_lines() {
     rotel.args(["--batch-timeout", "100ms", "--otlp-http-endpoint", &http, "--otlp-grpc-endpoint", &grpc]);
     let rotel = Part::start(&mut rotel);
     up(&http).await;
-    let process = Process::serve(site, "rotel", json!({ "otlp_endpoint": format!("http://{http}"), "sample_ratio": 1.0 }));
+    let process =
+        Process::serve(site, "rotel", json!({ "otlp_endpoint": format!("http://{http}"), "sample_ratio": 1.0 }));
     let tenant = visited(site, &process).await;
     let (_, printed) = process.stop();
-    for text in
-        ["POST /graphql", "sql commit", "resolvers notes of patients", "cordon_requests_total", "Serving http://", "tenant.id", "tenant_id"]
-    {
+    for text in [
+        "POST /graphql",
+        "sql commit",
+        "resolvers notes of patients",
+        "cordon_requests_total",
+        "Serving http://",
+        "tenant.id",
+        "tenant_id",
+    ] {
         rotel.prints(text).await;
     }
     rotel.prints(&tenant.id.to_string()).await;
@@ -127,11 +141,10 @@ async fn prometheus_scrapes_each_tenant() {
 
 /// A tenant whose chart carries the mark, and requests that succeed and fail, with the mark in all that a client sends.
 async fn visited(site: &Site, process: &Process) -> Tenant {
-    let tenant = site.tenant(Model::Schema).await;
+    let tenant = site.tenant(TenancyModel::Schema).await;
     Charts { mark: MARK, patients: 2, encounters: 1, notes: 1 }.import(site, &tenant).await;
     let token = site.token(&[tenant.id], "clinician", &format!("{MARK}subject"));
-    let by_number =
-        "query ByNumber($system: String!, $value: String!) { patientByIdentifier(system: $system, value: $value) { birthDate } }";
+    let by_number = "query ByNumber($system: String!, $value: String!) { patientByIdentifier(system: $system, value: $value) { birthDate } }";
     let search = "query Search($words: String) { patients(search: $words) { nodes { name { text } } } }";
     for (query, variables, status) in [
         (PATIENTS, json!({}), 200),
@@ -149,7 +162,8 @@ async fn visited(site: &Site, process: &Process) -> Tenant {
 /// What `promtool` says of metrics.
 fn check(metrics: &str) {
     let mut promtool = Command::new(program("promtool"));
-    let promtool = promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let promtool =
+        promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut promtool = promtool.spawn().expect("tests/conformance/run");
     promtool.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
     let said = promtool.wait_with_output().unwrap();
@@ -161,7 +175,8 @@ fn check(metrics: &str) {
 async fn asked(address: &str, query: &str) -> Value {
     let began = Instant::now();
     loop {
-        let url = reqwest::Url::parse_with_params(&format!("http://{address}/api/v1/query"), [("query", query)]).unwrap();
+        let url =
+            reqwest::Url::parse_with_params(&format!("http://{address}/api/v1/query"), [("query", query)]).unwrap();
         let mut answer: Value = reqwest::Client::new().get(url).send().await.unwrap().json().await.unwrap();
         if answer["data"]["result"][0].is_object() {
             return answer["data"]["result"][0].take();

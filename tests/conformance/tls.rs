@@ -3,10 +3,10 @@
 use crate::options;
 use crate::run_dir;
 use crate::site::{MODELS, Site, names, plant};
-use cordon::db::cluster::{Cluster, Options};
+use cordon::cluster::{Cluster, Options};
 use cordon::db::connect;
-use cordon::guard::BootCheck;
-use cordon::tenant::Model;
+use cordon::isolation::BootCheck;
+use cordon::tenant::TenancyModel;
 use secrecy::{ExposeSecret, SecretString};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -24,7 +24,8 @@ fn encrypted(name: &str) -> (Cluster, String, String) {
     let key = run_dir().join(format!("{name}.key"));
     std::fs::copy(certificate("server.key"), &key).unwrap();
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let owner = nix::unistd::User::from_name("postgres").unwrap().or(nix::unistd::User::from_name("nobody").unwrap()).unwrap();
+    let owner =
+        nix::unistd::User::from_name("postgres").unwrap().or(nix::unistd::User::from_name("nobody").unwrap()).unwrap();
     if nix::unistd::geteuid().is_root() {
         chown(&key, Some(owner.uid.as_raw()), Some(owner.gid.as_raw())).unwrap();
     }
@@ -34,8 +35,12 @@ fn encrypted(name: &str) -> (Cluster, String, String) {
     let pid = std::process::id();
     let address = format!("127.{}.{}.{}", 64 + (pid >> 16) % 64, (pid >> 8) % 256, 1 + pid % 250);
     let text = |path: &Path| path.to_str().unwrap().to_owned();
-    let more =
-        [("listen_addresses", address.clone()), ("ssl", "on".into()), ("ssl_cert_file", text(&public)), ("ssl_key_file", text(&key))];
+    let more = [
+        ("listen_addresses", address.clone()),
+        ("ssl", "on".into()),
+        ("ssl_cert_file", text(&public)),
+        ("ssl_key_file", text(&key)),
+    ];
     let settings = options.settings.iter().cloned().chain(more.map(|(name, value)| (name.to_owned(), value))).collect();
     let cluster = Cluster::start(&Options { settings, ..options }).unwrap();
     let url = cluster.superuser_url("postgres");
@@ -65,7 +70,11 @@ async fn databases_that_are_not_local_are_verified() {
     // All of an installation, its address kept in the catalog with how it is verified.
     let site = Site::reached_by(&url("db.test", &authority), &cluster, "encrypted-site").await;
     let kept = site.operator.server(None).await.unwrap().address;
-    assert!(kept.starts_with("postgres://db.test:5432/?hostaddr=127.") && kept.contains("&sslmode=verify-full&sslrootcert="), "{kept}");
+    assert!(
+        kept.starts_with("postgres://db.test:5432/?hostaddr=127.")
+            && kept.contains("&sslmode=verify-full&sslrootcert="),
+        "{kept}"
+    );
     let app = site.app(BootCheck::Dev);
     for model in MODELS {
         let tenant = site.tenant(model).await;
@@ -89,7 +98,7 @@ async fn databases_that_are_not_local_are_verified() {
 }
 
 async fn server_sleeps(app: &cordon::app::App, site: &Site) {
-    let tenant = site.tenant(Model::Shared).await;
+    let tenant = site.tenant(TenancyModel::Shared).await;
     let guard = crate::site::admitted(app, tenant.id).await.unwrap();
     crate::site::statement(&guard.read().await.unwrap(), "select pg_sleep(30)").await.unwrap();
 }

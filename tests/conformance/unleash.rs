@@ -5,7 +5,7 @@ use crate::parts;
 use crate::run::{cluster_of_own, run_dir};
 use crate::server::Server;
 use crate::site::{MODELS, Site, open};
-use cordon::guard::BootCheck;
+use cordon::isolation::BootCheck;
 use cordon::tenant::Tenant;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -73,7 +73,10 @@ async fn a_flag_turned_on_for_one_organisation_reaches_no_other() {
         while since.elapsed() < Duration::from_secs(5) {
             let one_round = Instant::now();
             assert!(all(&on).await);
-            assert!(one_round.elapsed() < Duration::from_millis(1_500), "six requests, and Unleash may take 2 s for one answer");
+            assert!(
+                one_round.elapsed() < Duration::from_millis(1_500),
+                "six requests, and Unleash may take 2 s for one answer"
+            );
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     };
@@ -137,7 +140,11 @@ impl Unleash {
         while !self.healthy().await {
             let ended = self.running.as_mut().unwrap().try_wait().unwrap();
             let said = || std::fs::read_to_string(run_dir().join("unleash.log")).unwrap();
-            assert!(ended.is_none() && began.elapsed() < Duration::from_secs(90), "Unleash does not start: {ended:?}\n{}", said());
+            assert!(
+                ended.is_none() && began.elapsed() < Duration::from_secs(90),
+                "Unleash does not start: {ended:?}\n{}",
+                said()
+            );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         println!("Unleash is up after {} ms", began.elapsed().as_millis());

@@ -7,10 +7,10 @@ use crate::write::{DRAFT, Ward};
 use cordon::app::App;
 use cordon::config::{Admission, Settings};
 use cordon::error::Error;
-use cordon::guard::BootCheck;
+use cordon::isolation::BootCheck;
 use cordon::ops::provision;
 use cordon::ops::terms::{self, Change, Value as Number};
-use cordon::tenant::{Model, Tenant};
+use cordon::tenant::{TenancyModel, Tenant};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream;
@@ -44,7 +44,7 @@ fn retry_after(reply: &Reply) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l32_a_noisy_tenant_is_told_and_its_neighbour_is_served() {
     let site = Site::shared().await;
-    let (noisy, quiet) = (site.tenant(Model::Shared).await, site.tenant(Model::Shared).await);
+    let (noisy, quiet) = (site.tenant(TenancyModel::Shared).await, site.tenant(TenancyModel::Shared).await);
     let server = Server::start(site, settings(site, 40, 16), BootCheck::Dev);
     let people: Vec<_> = (0..8).map(|n| site.token(&[noisy.id], "clinician", &format!("noisy-{n}"))).collect();
     let neighbour = site.token(&[quiet.id], "clinician", "alice");
@@ -72,7 +72,11 @@ async fn l32_a_noisy_tenant_is_told_and_its_neighbour_is_served() {
         served.len(),
         told.len()
     );
-    assert!(served.len() >= 20 && served.len() as f64 <= most && told.len() > 400, "{} served in {took:?}", served.len());
+    assert!(
+        served.len() >= 20 && served.len() as f64 <= most && told.len() > 400,
+        "{} served in {took:?}",
+        served.len()
+    );
     // Whoever waits as long as told is served.
     tokio::time::sleep(Duration::from_secs(retry_after(told[0]))).await;
     assert_eq!(server.reply(&people[0], ME, Value::Null).await.status, 200);
@@ -82,7 +86,7 @@ async fn l32_a_noisy_tenant_is_told_and_its_neighbour_is_served() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_keeps_the_connection() {
     let site = Site::shared().await;
-    let tenant = site.tenant(Model::Shared).await;
+    let tenant = site.tenant(TenancyModel::Shared).await;
     let server = Server::start(site, settings(site, 2, 10), BootCheck::Dev);
     let token = site.token(&[tenant.id], "clinician", "alice");
     let body = json!({ "query": format!("{ME}{}", " ".repeat(20_000)) }).to_string();
@@ -94,7 +98,8 @@ async fn a_refusal_keeps_the_connection() {
     };
     let asks = [head(&token, ""), head("x.y.z", ""), head(&token, ""), head(&token, "connection: close\r\n")].concat();
     let all = server.raw(asks.as_bytes()).await;
-    let statuses = [all.status.to_string()].into_iter().chain(all.body.split("HTTP/1.1 ").skip(1).map(|one| one[..3].to_owned()));
+    let statuses =
+        [all.status.to_string()].into_iter().chain(all.body.split("HTTP/1.1 ").skip(1).map(|one| one[..3].to_owned()));
     assert_eq!(statuses.collect::<Vec<_>>(), ["200", "401", "429", "429"], "{all:?}");
 }
 
@@ -103,7 +108,7 @@ async fn a_refusal_keeps_the_connection() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_takes_nothing_is_cut_off() {
     let site = Site::shared().await;
-    let ward = Ward::open(site, site.tenant(Model::Shared).await).await;
+    let ward = Ward::open(site, site.tenant(TenancyModel::Shared).await).await;
     let input = json!({ "patientId": ward.patient, "type": "34117-2", "body": "x".repeat(450_000) });
     let drafted = ward.change(&ward.alice, DRAFT, input).await.unwrap();
     let note = &drafted["id"];
@@ -144,7 +149,7 @@ async fn who_takes_nothing_is_cut_off() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_person_is_not_the_whole_tenant() {
     let site = Site::shared().await;
-    let tenant = site.tenant(Model::Shared).await;
+    let tenant = site.tenant(TenancyModel::Shared).await;
     let server = Server::start(site, settings(site, 20, 100), BootCheck::Dev);
     let (busy, other) = (site.token(&[tenant.id], "clinician", "busy"), site.token(&[tenant.id], "clinician", "other"));
     let replies = join_all((0..60).map(|_| server.reply(&busy, ME, Value::Null))).await;
@@ -171,9 +176,10 @@ async fn one_person_is_not_the_whole_tenant() {
 
 /// A tenant with a schema of its own and a chart in it, a question that reads it, and a way to make that question wait.
 async fn charted(site: &Site) -> (Tenant, String, String, tokio_postgres::Client) {
-    let tenant = site.tenant(Model::Schema).await;
+    let tenant = site.tenant(TenancyModel::Schema).await;
     Charts { mark: "slowzq", patients: 1, encounters: 1, notes: 1 }.import(site, &tenant).await;
-    let query = format!("{{ patientByIdentifier(system: \"{}\", value: \"slowzq-mrn-0\") {{ id }} }}", crate::charts::SYSTEM);
+    let query =
+        format!("{{ patientByIdentifier(system: \"{}\", value: \"slowzq-mrn-0\") {{ id }} }}", crate::charts::SYSTEM);
     let superuser = site.superuser("cordon_data").await;
     superuser.batch_execute(&format!("set search_path = t_{}", tenant.id.0.simple())).await.unwrap();
     let token = site.token(&[tenant.id], "clinician", "alice");
@@ -197,7 +203,8 @@ async fn what_is_a_tenants_own_is_heard_at_once() {
     tokio::time::sleep(Duration::from_secs(seconds)).await;
     assert_eq!(server.reply(&token, ME, Value::Null).await.status, 200);
 
-    set(Change { requests_per_second: Some(Number::Default), concurrency: Some(Number::Own(2)), ..Change::default() }).await;
+    set(Change { requests_per_second: Some(Number::Default), concurrency: Some(Number::Own(2)), ..Change::default() })
+        .await;
     superuser.batch_execute("begin; lock table patients in access exclusive mode").await.unwrap();
     let people = ["bob", "carol"].map(|name| site.token(&[tenant.id], "clinician", name));
     let waiting = people.each_ref().map(|person| server.reply(person, &query, Value::Null));
@@ -217,7 +224,12 @@ async fn what_is_a_tenants_own_is_heard_at_once() {
     assert!(served.iter().all(|reply| reply.status == 200), "{served:?}");
     assert_eq!(server.reply(&token, ME, Value::Null).await.status, 200, "who has gone leaves room");
 
-    set(Change { statement_timeout_ms: Some(Number::Own(200)), concurrency: Some(Number::Default), ..Change::default() }).await;
+    set(Change {
+        statement_timeout_ms: Some(Number::Own(200)),
+        concurrency: Some(Number::Default),
+        ..Change::default()
+    })
+    .await;
     superuser.batch_execute("begin; lock table patients in access exclusive mode").await.unwrap();
     let began = Instant::now();
     let late = server.reply(&token, &query, Value::Null).await;
@@ -234,7 +246,7 @@ async fn no_tenant_has_all_turns() {
     let mut settings = site.server_settings();
     (settings.database.at_once, settings.database.connect_timeout_ms) = (4, 400);
     let app = App::new(settings, BootCheck::Dev).unwrap();
-    let (noisy, quiet) = (site.tenant(Model::Schema).await, site.tenant(Model::Shared).await);
+    let (noisy, quiet) = (site.tenant(TenancyModel::Schema).await, site.tenant(TenancyModel::Shared).await);
     for tenant in [&noisy, &quiet] {
         plant(&app, tenant.id, Uuid::now_v7(), &tenant.slug).await.unwrap();
     }

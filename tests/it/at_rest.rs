@@ -5,7 +5,7 @@ use crate::options;
 use crate::site::{MODELS, Site};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use cordon::db::cluster::{Binaries, Cluster, Durability, Options};
+use cordon::cluster::{Binaries, Cluster, Durability, Options};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -60,12 +60,11 @@ fn chart(planted: &mut Planted, at: usize) -> Vec<Value> {
     let (p, e) = (format!("p{at}"), format!("e{at}"));
     let subject = format!("Patient/{p}");
     let mrn = json!([{ "system": "urn:mrn", "value": word("mrn") }, { "system": "http://hl7.org/fhir/sid/us-ssn", "value": word("ssn") }]);
-    let names =
-        json!([{ "family": word("family"), "given": [word("given"), word("middle")] }, { "use": "maiden", "text": word("maiden") }]);
-    let phone =
-        json!([{ "system": "phone", "value": word("phone") }, { "system": "email", "value": format!("{}@example.org", word("mail")) }]);
+    let names = json!([{ "family": word("family"), "given": [word("given"), word("middle")] }, { "use": "maiden", "text": word("maiden") }]);
+    let phone = json!([{ "system": "phone", "value": word("phone") }, { "system": "email", "value": format!("{}@example.org", word("mail")) }]);
     let address = json!([{ "line": [word("street")], "city": word("city"), "text": word("address") }]);
-    let person = json!({ "name": names, "identifier": mrn, "telecom": phone, "address": address, "birthDate": birth_date });
+    let person =
+        json!({ "name": names, "identifier": mrn, "telecom": phone, "address": address, "birthDate": birth_date });
     let visit = json!({ "reasonCode": [{ "text": word("reason") }], "type": [{ "text": word("visit") }] });
     let author = json!([{ "reference": subject, "display": word("author") }]);
     let title = json!({ "description": word("title"), "author": author, "category": [{ "text": word("category") }],
@@ -111,11 +110,16 @@ async fn nothing_planted_is_found_on_disk_or_in_a_dump() {
         let done = clinic.import(&charts).await;
         assert_eq!((done.report.notes.new, done.rejects.len()), (10, 0), "{:?}", done.rejects);
         // Once more, changed: updates leave old rows behind.
-        let changed: Vec<Value> =
-            charts.iter().map(|resource| with(resource.clone(), json!({ "status": "amended", "gender": "male" }))).collect();
+        let changed: Vec<Value> = charts
+            .iter()
+            .map(|resource| with(resource.clone(), json!({ "status": "amended", "gender": "male" })))
+            .collect();
         clinic.import(&changed).await;
         assert_eq!(clinic.count("note_versions").await, 20);
-        assert!(clinic.notes().await.iter().any(|note| note.bodies[0].contains(&planted.0[planted.0.len() - 7])), "it can be read");
+        assert!(
+            clinic.notes().await.iter().any(|note| note.bodies[0].contains(&planted.0[planted.0.len() - 7])),
+            "it can be read"
+        );
     }
     let superuser = site.superuser("cordon_data").await;
     let control = format!("create table public.control as select '{CONTROL}'::text as word");
@@ -193,7 +197,12 @@ impl<'p> Search<'p> {
             if self.heads[usize::from(u16::from_be_bytes([head[0], head[1]]))]
                 && let Some(candidates) = self.by_head.get(head)
             {
-                found.extend(candidates.iter().filter(|(bytes, _)| content[at..].starts_with(bytes)).map(|(_, text)| text.as_str()));
+                found.extend(
+                    candidates
+                        .iter()
+                        .filter(|(bytes, _)| content[at..].starts_with(bytes))
+                        .map(|(_, text)| text.as_str()),
+                );
             }
         }
         found

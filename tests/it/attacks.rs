@@ -4,15 +4,16 @@
 use crate::intruder::{Chart, Intruder, TABLES, Ticket, login};
 use crate::site::{Site, actor};
 use cordon::db::schema::tenant::patients;
-use cordon::guard::{BootCheck, Purpose};
+use cordon::guard::TxKind;
 use cordon::ids::RequestId;
-use cordon::tenant::Model;
+use cordon::isolation::BootCheck;
+use cordon::tenant::TenancyModel;
 use diesel::{QueryDsl, sql_query};
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 /// The models in which tenants share a database.
-const TOGETHER: [Model; 2] = [Model::Shared, Model::Schema];
+const TOGETHER: [TenancyModel; 2] = [TenancyModel::Shared, TenancyModel::Schema];
 
 /// Victim, neighbour, and a session of the login they have in common.
 pub struct Scene {
@@ -22,7 +23,7 @@ pub struct Scene {
 }
 
 impl Scene {
-    pub async fn of(site: &Site, model: Model) -> Self {
+    pub async fn of(site: &Site, model: TenancyModel) -> Self {
         let app = site.app(BootCheck::Dev);
         let (a, b) = (Chart::of(site, &app, model).await, Chart::of(site, &app, model).await);
         let intruder = Intruder::enter(site, &login(site, &app, &b.tenant).await).await;
@@ -38,7 +39,11 @@ impl Scene {
 
     /// As B, with B's path: what comes back names no row of A.
     pub async fn blind(&self, purpose: &'static str, sql: &str) -> String {
-        let said = self.intruder.run_as(&self.b, purpose, sql).await.unwrap_or_else(|refused| panic!("{sql}: {}", refused.message));
+        let said = self
+            .intruder
+            .run_as(&self.b, purpose, sql)
+            .await
+            .unwrap_or_else(|refused| panic!("{sql}: {}", refused.message));
         assert_eq!(self.a.rows_in(&said), 0, "{sql}");
         said
     }
@@ -61,7 +66,9 @@ async fn l01_without_a_binding_there_is_an_error() {
             if turn % 3 == 0 {
                 scene.intruder.run_as(chart, "read", "select 1/0").await.unwrap_err();
             }
-            for unbound in [canary.clone(), format!("begin; {canary}"), format!("begin read only; savepoint s; {canary}")] {
+            for unbound in
+                [canary.clone(), format!("begin; {canary}"), format!("begin read only; savepoint s; {canary}")]
+            {
                 let refused = scene.intruder.say(&unbound).await.unwrap_err();
                 assert_eq!((refused.code.as_str(), refused.message.as_str()), ("42501", "tenant binding refused"));
             }
@@ -72,11 +79,14 @@ async fn l01_without_a_binding_there_is_an_error() {
 #[tokio::test]
 async fn l03_a_statement_prepared_once_follows_the_schema() {
     let site = Site::shared().await;
-    let scene = Scene::of(site, Model::Schema).await;
+    let scene = Scene::of(site, TenancyModel::Schema).await;
     let session = &scene.intruder.session;
     let head = async |chart: &Chart| {
         let bind = scene.intruder.bind(&Ticket::of(chart.tenant.id, "read"));
-        session.batch_execute(&format!("begin; set local search_path = {}, pg_temp; {bind}", chart.schema())).await.unwrap();
+        session
+            .batch_execute(&format!("begin; set local search_path = {}, pg_temp; {bind}", chart.schema()))
+            .await
+            .unwrap();
     };
     head(&scene.a).await;
     let narrow = session.prepare("select tableoid::regclass::text, id::text from patients").await.unwrap();
@@ -115,7 +125,11 @@ async fn l03_a_statement_prepared_once_follows_the_schema() {
     let app = cordon::app::App::new(settings, BootCheck::Dev).unwrap();
     for turn in 0..20 {
         let chart = if turn % 2 == 0 { &scene.a } else { &scene.b };
-        let tx = app.door.work(chart.tenant.id, &actor(chart.tenant.id, "clinician"), Purpose::Read, RequestId::new()).await.unwrap();
+        let tx = app
+            .guards
+            .work(chart.tenant.id, &actor(chart.tenant.id, "clinician"), TxKind::Read, RequestId::new())
+            .await
+            .unwrap();
         let ids: Vec<Uuid> = tx.run(patients::table.select(patients::id).load(&mut tx.conn())).await.unwrap();
         assert_eq!(ids, [chart.patient]);
         tx.commit().await.unwrap();
@@ -132,7 +146,10 @@ async fn l07_settings_prove_nothing() {
         let all = TABLES.map(|(table, columns)| format!("select {columns} from {home}.{table}"));
         for setting in [
             format!("select set_config('app.current_tenant', '{a}', true)"),
-            format!("set local app.current_tenant = '{a}'; select set_config('app.current_user', '{}', true)", scene.a.staff),
+            format!(
+                "set local app.current_tenant = '{a}'; select set_config('app.current_user', '{}', true)",
+                scene.a.staff
+            ),
             format!("set app.current_tenant = '{a}'"),
             format!("set local search_path = {home}, cordon, pg_catalog"),
             "set local session_replication_role = origin".into(),
@@ -142,7 +159,10 @@ async fn l07_settings_prove_nothing() {
                 let outcome = scene.intruder.run_as(&scene.b, "read", &format!("{setting}; {read}")).await;
                 match outcome {
                     Ok(said) => assert_eq!(
-                        said.lines().filter(|line| line.contains('\t')).map(|line| scene.a.rows_in(line)).sum::<usize>(),
+                        said.lines()
+                            .filter(|line| line.contains('\t'))
+                            .map(|line| scene.a.rows_in(line))
+                            .sum::<usize>(),
                         0,
                         "{setting}"
                     ),
@@ -202,7 +222,10 @@ async fn l08_generic_plans_follow_the_binding() {
         let session = &scene.intruder.session;
         let head = async |chart: &Chart| {
             let bind = scene.intruder.bind(&Ticket::of(chart.tenant.id, "read"));
-            session.batch_execute(&format!("begin; set local search_path = {}, pg_temp; {bind}", chart.schema())).await.unwrap();
+            session
+                .batch_execute(&format!("begin; set local search_path = {}, pg_temp; {bind}", chart.schema()))
+                .await
+                .unwrap();
         };
         for mode in ["force_generic_plan", "auto"] {
             scene.intruder.say(&format!("set plan_cache_mode = {mode}")).await.unwrap();
@@ -217,10 +240,16 @@ async fn l08_generic_plans_follow_the_binding() {
                     head(&scene.b).await;
                     let said: String = session.query_one(&statement, &[]).await.unwrap().get(0);
                     session.batch_execute("commit").await.unwrap();
-                    assert!(said.contains(&scene.b.patient.to_string()) && !said.contains(&scene.a.patient.to_string()), "{form}");
+                    assert!(
+                        said.contains(&scene.b.patient.to_string()) && !said.contains(&scene.a.patient.to_string()),
+                        "{form}"
+                    );
                 }
                 // With the path, because tests beside this one change tables, and the statement is then read anew.
-                session.batch_execute(&format!("begin; set local search_path = {}, pg_temp", scene.a.schema())).await.unwrap();
+                session
+                    .batch_execute(&format!("begin; set local search_path = {}, pg_temp", scene.a.schema()))
+                    .await
+                    .unwrap();
                 let refused = session.query(&statement, &[]).await.unwrap_err();
                 session.batch_execute("rollback").await.unwrap();
                 assert_eq!(refused.code().unwrap().code(), "42501", "{form}");
@@ -260,11 +289,15 @@ async fn l10_every_command_has_its_policy() {
                 scene.a.patient
             )
         };
-        let insert = merge(&format!("when not matched then insert (tenant_id, id) values ('{a}', '{}')", Uuid::now_v7()));
+        let insert =
+            merge(&format!("when not matched then insert (tenant_id, id) values ('{a}', '{}')", Uuid::now_v7()));
         for command in [
             insert.as_str(),
             &format!("insert into {home}.patients (tenant_id, id) values ('{a}', '{}')", Uuid::now_v7()),
-            &format!("insert into {home}.patients (tenant_id, id) values ('{a}', '{}') on conflict do nothing", scene.a.patient),
+            &format!(
+                "insert into {home}.patients (tenant_id, id) values ('{a}', '{}') on conflict do nothing",
+                scene.a.patient
+            ),
             &format!("delete from {home}.patients"),
             &format!("truncate {home}.patients"),
             &format!("copy {home}.patients (tenant_id, id) from stdin"),
@@ -302,17 +335,33 @@ async fn l11_upserts_meet_no_other_tenants_row() {
         let before = scene.a.fingerprint(superuser).await;
         let (a, b, home) = (scene.a.tenant.id, scene.b.tenant.id, scene.a.schema());
         let key = superuser
-            .query_one(&format!("select encode(source_key, 'hex') from {home}.patients where id = '{}'", scene.a.patient), &[])
+            .query_one(
+                &format!("select encode(source_key, 'hex') from {home}.patients where id = '{}'", scene.a.patient),
+                &[],
+            )
             .await
             .unwrap()
             .get::<_, String>(0);
         // The same natural key, in one's own tenant: a plain insert.
-        let mine = format!("insert into patients (tenant_id, id, source_key) values ('{b}', '{}', '\\x{key}')", Uuid::now_v7());
-        let said =
-            scene.blind("import", &format!("{mine} on conflict (tenant_id, source_key) do update set sex = 'OTHER' returning sex")).await;
+        let mine = format!(
+            "insert into patients (tenant_id, id, source_key) values ('{b}', '{}', '\\x{key}')",
+            Uuid::now_v7()
+        );
+        let said = scene
+            .blind(
+                "import",
+                &format!("{mine} on conflict (tenant_id, source_key) do update set sex = 'OTHER' returning sex"),
+            )
+            .await;
         assert!(said.contains("UNKNOWN"), "inserted, not updated: {said}");
         scene
-            .blind("import", &format!("insert into patients (tenant_id, id) values ('{b}', '{}') on conflict do nothing", scene.a.patient))
+            .blind(
+                "import",
+                &format!(
+                    "insert into patients (tenant_id, id) values ('{b}', '{}') on conflict do nothing",
+                    scene.a.patient
+                ),
+            )
             .await;
         // In the other's: refused alike whether it collides or not.
         for clause in [
@@ -323,7 +372,9 @@ async fn l11_upserts_meet_no_other_tenants_row() {
         ] {
             let mut said = Vec::new();
             for (id, key) in [(scene.a.patient, key.as_str()), (Uuid::now_v7(), "00")] {
-                let insert = format!("insert into {home}.patients (tenant_id, id, source_key) values ('{a}', '{id}', '\\x{key}') {clause}");
+                let insert = format!(
+                    "insert into {home}.patients (tenant_id, id, source_key) values ('{a}', '{id}', '\\x{key}') {clause}"
+                );
                 let refused = scene.intruder.run_as(&scene.b, "import", &insert).await.unwrap_err();
                 assert_eq!(refused.code, "42501");
                 said.push(refused.message);
@@ -350,7 +401,10 @@ async fn l16_a_foreign_parent_is_like_none() {
                 "insert into patient_identifiers (tenant_id, id, patient_id, position, system, exclusive, value_sealed, value_hash) values ('{b}', '{new}', '{id}', 0, 's', false, '', '')",
             ),
             (a.patient, "insert into patient_terms (tenant_id, patient_id, terms) values ('{b}', '{id}', '{}')"),
-            (a.note, "insert into note_versions (tenant_id, id, note_id, number, body_sealed) values ('{b}', '{new}', '{id}', 1, '')"),
+            (
+                a.note,
+                "insert into note_versions (tenant_id, id, note_id, number, body_sealed) values ('{b}', '{new}', '{id}', 1, '')",
+            ),
             (
                 a.staff,
                 "insert into note_versions (tenant_id, id, note_id, number, author_id, body_sealed) values ('{b}', '{new}', '{own}', 2, '{id}', '')",
@@ -359,7 +413,10 @@ async fn l16_a_foreign_parent_is_like_none() {
         for (foreign, sql) in cases {
             let mut said = Vec::new();
             for id in [foreign, Uuid::now_v7()] {
-                let sql = sql.replace("{b}", &b.to_string()).replace("{new}", &new.to_string()).replace("{id}", &id.to_string());
+                let sql = sql
+                    .replace("{b}", &b.to_string())
+                    .replace("{new}", &new.to_string())
+                    .replace("{id}", &id.to_string());
                 let sql = sql.replace("{own}", &scene.b.note.to_string());
                 let refused = scene.intruder.run_as(&scene.b, "import", &sql).await.unwrap_err();
                 assert_eq!(refused.code, "23503", "{sql}: {}", refused.message);
@@ -380,7 +437,9 @@ async fn a_signed_note_is_not_rewritten() {
         let waiting = Uuid::now_v7();
         let version = |note: Uuid, number: i32| {
             let id = Uuid::now_v7();
-            format!("insert into note_versions (id, note_id, number, body_sealed) values ('{id}', '{note}', {number}, '\\x00')")
+            format!(
+                "insert into note_versions (id, note_id, number, body_sealed) values ('{id}', '{note}', {number}, '\\x00')"
+            )
         };
         let signer = |note: Uuid| format!("insert into note_signers (note_id, staff_id) values ('{note}', '{staff}')");
         let drafted = format!(
@@ -405,14 +464,22 @@ async fn a_signed_note_is_not_rewritten() {
                 "status = 'SIGNED', authored_at = now()",
                 "signed_at = now()",
             ] {
-                scene.refused("write", &format!("{text}; update clinical_notes set {set} where id = '{note}'"), "42501").await;
+                scene
+                    .refused("write", &format!("{text}; update clinical_notes set {set} where id = '{note}'"), "42501")
+                    .await;
             }
         }
         scene.refused("write", &signer(signed), "42501").await;
         assert_eq!(before, scene.b.fingerprint(&scene.intruder.superuser).await);
         // The cosigner's step is there.
         scene.blind("write", &format!("update clinical_notes set status = 'SIGNED' where id = '{waiting}'")).await;
-        scene.refused("write", &format!("update clinical_notes set status = 'UNCOSIGNED' where id = '{waiting}'"), "42501").await;
+        scene
+            .refused(
+                "write",
+                &format!("update clinical_notes set status = 'UNCOSIGNED' where id = '{waiting}'"),
+                "42501",
+            )
+            .await;
     }
 }
 
@@ -422,7 +489,7 @@ async fn l24_what_the_database_says_stays_inside() {
     let mut settings = site.server_settings();
     settings.database.statement_timeout_ms = 200;
     let app = cordon::app::App::new(settings, BootCheck::Dev).unwrap();
-    let chart = Chart::of(site, &app, Model::Shared).await;
+    let chart = Chart::of(site, &app, TenancyModel::Shared).await;
     let (tenant, patient) = (chart.tenant.id, chart.patient);
     for sql in [
         "select 1/0".to_owned(),
@@ -443,7 +510,7 @@ async fn l24_what_the_database_says_stays_inside() {
         "select pg_read_file('canary-7f3a')".into(),
         "delete from patients".into(),
     ] {
-        let tx = app.door.work(tenant, &actor(tenant, "clinician"), Purpose::Import, RequestId::new()).await.unwrap();
+        let tx = app.guards.work(tenant, &actor(tenant, "clinician"), TxKind::Import, RequestId::new()).await.unwrap();
         let error = tx.run(sql_query(&sql).execute(&mut tx.conn())).await.expect_err(&sql);
         let said = format!("{error} {error:?} {}", error.code()).to_lowercase();
         for inside in [

@@ -4,12 +4,13 @@
 use crate::intruder::{Chart, login};
 use crate::site::{MODELS, Site, actor};
 use cordon::app::App;
-use cordon::db::cluster::Cluster;
+use cordon::cluster::Cluster;
 use cordon::db::schema::tenant::patients;
 use cordon::error::Error;
-use cordon::guard::{BootCheck, Purpose, walls};
+use cordon::guard::TxKind;
 use cordon::ids::RequestId;
-use cordon::tenant::Model;
+use cordon::isolation::{self, BootCheck};
+use cordon::tenant::TenancyModel;
 use diesel::QueryDsl;
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
@@ -38,20 +39,40 @@ const COMMON: [(&str, &str, &str); 38] = [
         "alter database cordon_template owner to cordon_owner; revoke all on database cordon_template from cordon_app",
         "owns database cordon_template",
     ),
-    ("grant create on schema shared to cordon_app", "revoke create on schema shared from cordon_app", "may create in schema shared"),
+    (
+        "grant create on schema shared to cordon_app",
+        "revoke create on schema shared from cordon_app",
+        "may create in schema shared",
+    ),
     ("alter role cordon_guard login", "alter role cordon_guard nologin", "role cordon_guard can log in"),
     ("alter role cordon_owner bypassrls", "alter role cordon_owner nobypassrls", "role cordon_owner"),
     ("alter role cordon_search superuser", "alter role cordon_search nosuperuser", "role cordon_search"),
     ("alter role cordon_keeper bypassrls", "alter role cordon_keeper nobypassrls", "role cordon_keeper"),
     ("alter role cordon_operator superuser", "alter role cordon_operator nosuperuser", "role cordon_operator"),
-    ("alter role cordon_catalog_reader bypassrls", "alter role cordon_catalog_reader nobypassrls", "role cordon_catalog_reader"),
-    ("grant connect on database cordon_data to public", "revoke connect on database cordon_data from public", "PUBLIC has CONNECT"),
-    ("grant temporary on database cordon_data to public", "revoke temporary on database cordon_data from public", "PUBLIC has TEMPORARY"),
+    (
+        "alter role cordon_catalog_reader bypassrls",
+        "alter role cordon_catalog_reader nobypassrls",
+        "role cordon_catalog_reader",
+    ),
+    (
+        "grant connect on database cordon_data to public",
+        "revoke connect on database cordon_data from public",
+        "PUBLIC has CONNECT",
+    ),
+    (
+        "grant temporary on database cordon_data to public",
+        "revoke temporary on database cordon_data from public",
+        "PUBLIC has TEMPORARY",
+    ),
     ("grant usage on schema public to public", "revoke usage on schema public from public", "PUBLIC has USAGE"),
     ("grant create on schema public to public", "revoke create on schema public from public", "PUBLIC has CREATE"),
     ("grant usage on language plpgsql to public", "revoke usage on language plpgsql from public", "language plpgsql"),
     ("grant usage on language sql to public", "revoke usage on language sql from public", "language sql"),
-    ("grant select on pg_stat_activity to public", "revoke select on pg_stat_activity from public", "may read pg_stat_activity"),
+    (
+        "grant select on pg_stat_activity to public",
+        "revoke select on pg_stat_activity from public",
+        "may read pg_stat_activity",
+    ),
     ("grant select on pg_stats to public", "revoke select on pg_stats from public", "may read pg_stats"),
     (
         "grant select on pg_prepared_statements to public",
@@ -63,7 +84,11 @@ const COMMON: [(&str, &str, &str); 38] = [
         "revoke execute on function pg_stat_get_activity(int) from public",
         "may call pg_stat_get_activity",
     ),
-    ("grant execute on function lo_create(oid) to public", "revoke execute on function lo_create(oid) from public", "may call lo_create"),
+    (
+        "grant execute on function lo_create(oid) to public",
+        "revoke execute on function lo_create(oid) from public",
+        "may call lo_create",
+    ),
     (
         "grant execute on function pg_advisory_lock(bigint) to public",
         "revoke execute on function pg_advisory_lock(bigint) from public",
@@ -79,7 +104,11 @@ const COMMON: [(&str, &str, &str); 38] = [
         "alter function cordon.current_tenant() set search_path = pg_catalog, pg_temp",
         "cordon.current_tenant() is not as it should be",
     ),
-    ("alter function cordon.claims() immutable", "alter function cordon.claims() stable", "cordon.claims() is not as it should be"),
+    (
+        "alter function cordon.claims() immutable",
+        "alter function cordon.claims() stable",
+        "cordon.claims() is not as it should be",
+    ),
     (
         "alter function cordon.bind(text, text) security invoker",
         "alter function cordon.bind(text, text) security definer",
@@ -114,7 +143,11 @@ const COMMON: [(&str, &str, &str); 38] = [
 
 /// Walls around one schema: `{s}` is the schema, `{app}` the login.
 const AROUND: [(&str, &str, &str); 24] = [
-    ("alter table {s}.patients disable row level security", "alter table {s}.patients enable row level security", "not enabled and forced"),
+    (
+        "alter table {s}.patients disable row level security",
+        "alter table {s}.patients enable row level security",
+        "not enabled and forced",
+    ),
     (
         "alter table {s}.note_versions no force row level security",
         "alter table {s}.note_versions force row level security",
@@ -125,7 +158,11 @@ const AROUND: [(&str, &str, &str); 24] = [
         "alter table {s}.audit_log_rest force row level security",
         "not enabled and forced",
     ),
-    ("alter table {s}.encounters owner to cordon_operator", "alter table {s}.encounters owner to cordon_owner", "owned by cordon_operator"),
+    (
+        "alter table {s}.encounters owner to cordon_operator",
+        "alter table {s}.encounters owner to cordon_owner",
+        "owned by cordon_operator",
+    ),
     (
         "alter policy tenant on {s}.patients rename to gone",
         "alter policy gone on {s}.patients rename to tenant",
@@ -146,8 +183,16 @@ const AROUND: [(&str, &str, &str); 24] = [
         "alter policy tenant on {s}.staff to public",
         "policy tenant is missing or altered",
     ),
-    ("create policy open on {s}.patients using (true)", "drop policy open on {s}.patients", "policy open, which nobody knows"),
-    ("create policy open on {s}.audit_log_rest using (true)", "drop policy open on {s}.audit_log_rest", "policy open, which nobody knows"),
+    (
+        "create policy open on {s}.patients using (true)",
+        "drop policy open on {s}.patients",
+        "policy open, which nobody knows",
+    ),
+    (
+        "create policy open on {s}.audit_log_rest using (true)",
+        "drop policy open on {s}.audit_log_rest",
+        "policy open, which nobody knows",
+    ),
     (
         "alter policy reader on {s}.audit_log using (true)",
         "alter policy reader on {s}.audit_log using (tenant_id = (select cordon.current_tenant()) and ((select cordon.has_role('auditor')) or (select cordon.has_role('records'))))",
@@ -162,7 +207,11 @@ const AROUND: [(&str, &str, &str); 24] = [
     ("grant truncate on {s}.staff to public", "revoke truncate on {s}.staff from public", "may TRUNCATE"),
     ("grant trigger on {s}.staff to {app}", "revoke trigger on {s}.staff from {app}", "may TRIGGER"),
     ("grant insert on {s}.audit_log to {app}", "revoke insert on {s}.audit_log from {app}", "may write"),
-    ("grant select on {s}.audit_log_rest to {app}", "revoke select on {s}.audit_log_rest from {app}", "reaches partition"),
+    (
+        "grant select on {s}.audit_log_rest to {app}",
+        "revoke select on {s}.audit_log_rest from {app}",
+        "reaches partition",
+    ),
     (
         "alter table {s}.note_versions disable trigger b_lock",
         "alter table {s}.note_versions enable always trigger b_lock",
@@ -178,7 +227,11 @@ const AROUND: [(&str, &str, &str); 24] = [
         "alter table {s}.staff enable always trigger own_update",
         "trigger own_update of staff",
     ),
-    ("alter table {s}.staff disable trigger a_stamp", "alter table {s}.staff enable always trigger a_stamp", "trigger a_stamp of staff"),
+    (
+        "alter table {s}.staff disable trigger a_stamp",
+        "alter table {s}.staff enable always trigger a_stamp",
+        "trigger a_stamp of staff",
+    ),
     ("create unique index planted on {s}.patients (id)", "drop index {s}.planted", "does not begin with tenant_id"),
     ("create view {s}.planted as select 1", "drop view {s}.planted", "could show rows"),
     (
@@ -209,7 +262,7 @@ async fn l05_each_wall_that_is_down_is_named() {
     let app = site.app(BootCheck::Dev);
     let data = site.superuser("cordon_data").await;
     assert_eq!(app.walls(BootCheck::Dev).await.unwrap(), Vec::<String>::new());
-    let shared = Chart::of(&site, &app, Model::Shared).await;
+    let shared = Chart::of(&site, &app, TenancyModel::Shared).await;
     for (down, up, said) in COMMON {
         data.batch_execute(down).await.unwrap_or_else(|error| panic!("{down}: {error:?}"));
         let named = app.walls(BootCheck::Dev).await.unwrap();
@@ -223,7 +276,7 @@ async fn l05_each_wall_that_is_down_is_named() {
         let chart = Chart::of(&site, &app, model).await;
         let superuser = site.superuser(&chart.placement().database).await;
         let config = login(&site, &app, &chart.tenant).await;
-        let pins = if model == Model::Shared { &[][..] } else { &PINS[..] };
+        let pins = if model == TenancyModel::Shared { &[][..] } else { &PINS[..] };
         for (down, up, said) in AROUND.iter().chain(pins) {
             let [down, up] = [down, up].map(|sql| {
                 sql.replace("{s}", chart.schema())
@@ -231,8 +284,8 @@ async fn l05_each_wall_that_is_down_is_named() {
                     .replace("{id}", &chart.tenant.id.to_string())
             });
             superuser.batch_execute(&down).await.unwrap_or_else(|error| panic!("{down}: {error:?}"));
-            let session = app.router.lease(chart.tenant.id, chart.placement()).await.unwrap();
-            let named = walls::around(&session, &chart.placement().schema).await.unwrap();
+            let session = app.router.checkout(chart.tenant.id, chart.placement()).await.unwrap();
+            let named = isolation::around(&session, &chart.placement().schema).await.unwrap();
             drop(session);
             let fresh = site.app(BootCheck::Dev);
             let served = reads(&fresh, &chart).await;
@@ -240,10 +293,13 @@ async fn l05_each_wall_that_is_down_is_named() {
             assert!(named.iter().any(|wall| wall.contains(said)), "{down}: {named:?}");
             assert_eq!(served, Err(Error::Unavailable), "{down}");
             let counted = fresh.metrics.render();
-            assert!(counted.lines().any(|line| line.starts_with("cordon_walls_down_total") && line.ends_with(" 1")), "{counted}");
+            assert!(
+                counted.lines().any(|line| line.starts_with("cordon_walls_down_total") && line.ends_with(" 1")),
+                "{counted}"
+            );
             // The same process serves it once it is repaired: a placement found down is looked at again.
             assert_eq!(reads(&fresh, &chart).await, Ok(1), "after {up}");
-            if model == Model::Schema {
+            if model == TenancyModel::Schema {
                 assert_eq!(reads(&fresh, &shared).await, Ok(1), "a wall of one placement stops that one only");
             }
         }
@@ -254,17 +310,17 @@ async fn l05_each_wall_that_is_down_is_named() {
 #[test]
 fn l11_old_minor_versions_are_known() {
     for old in [140_030, 150_018, 150_019, 160_015, 170_011, 180_006, 90_624] {
-        let said = walls::too_old(old).expect("too old");
+        let said = isolation::too_old(old).expect("too old");
         assert!(said.contains(&format!("PostgreSQL {}.{} is too old", old / 10_000, old % 10_000)), "{said}");
     }
     for new in [150_020, 150_021, 160_016, 170_012, 180_007, 190_000] {
-        assert_eq!(walls::too_old(new), None);
+        assert_eq!(isolation::too_old(new), None);
     }
 }
 
 async fn reads(app: &App, chart: &Chart) -> Result<usize, Error> {
     let tenant = chart.tenant.id;
-    let tx = app.door.work(tenant, &actor(tenant, "clinician"), Purpose::Read, RequestId::new()).await?;
+    let tx = app.guards.work(tenant, &actor(tenant, "clinician"), TxKind::Read, RequestId::new()).await?;
     let ids: Vec<Uuid> = tx.run(patients::table.select(patients::id).load(&mut tx.conn())).await?;
     tx.commit().await?;
     Ok(ids.len())

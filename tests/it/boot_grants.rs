@@ -3,7 +3,7 @@
 
 use crate::intruder::{Chart, login};
 use crate::site::{MODELS, Site};
-use cordon::guard::{BootCheck, walls};
+use cordon::isolation::{self, BootCheck};
 
 /// Taken down, put up, and a word of what the check says: `{s}` is the schema, `{app}` the login, `{db}` the database.
 const COMMON: [(&str, &str, &str); 24] = [
@@ -17,16 +17,32 @@ const COMMON: [(&str, &str, &str); 24] = [
         "revoke update (state) on cordon.tenants from {app}",
         "read or write cordon.tenants",
     ),
-    ("grant temporary on database {db} to {app}", "revoke temporary on database {db} from {app}", "has TEMPORARY on database"),
+    (
+        "grant temporary on database {db} to {app}",
+        "revoke temporary on database {db} from {app}",
+        "has TEMPORARY on database",
+    ),
     ("grant create on database {db} to {app}", "revoke create on database {db} from {app}", "has CREATE on database"),
-    ("grant connect on database postgres to {app}", "revoke connect on database postgres from {app}", "may connect to database postgres"),
-    ("grant select on pg_stat_activity to {app}", "revoke select on pg_stat_activity from {app}", "may read pg_stat_activity"),
+    (
+        "grant connect on database postgres to {app}",
+        "revoke connect on database postgres from {app}",
+        "may connect to database postgres",
+    ),
+    (
+        "grant select on pg_stat_activity to {app}",
+        "revoke select on pg_stat_activity from {app}",
+        "may read pg_stat_activity",
+    ),
     (
         "grant select (query) on pg_stat_activity to {app}",
         "revoke select (query) on pg_stat_activity from {app}",
         "may read pg_stat_activity",
     ),
-    ("grant usage on language plpgsql to {app}", "revoke usage on language plpgsql from {app}", "may use language plpgsql"),
+    (
+        "grant usage on language plpgsql to {app}",
+        "revoke usage on language plpgsql from {app}",
+        "may use language plpgsql",
+    ),
     (
         "grant execute on procedure cordon.adopt(name) to {app}",
         "revoke execute on procedure cordon.adopt(name) from {app}",
@@ -37,7 +53,11 @@ const COMMON: [(&str, &str, &str); 24] = [
         "revoke execute on function cordon.audit_write() from {app}",
         "may call cordon.audit_write",
     ),
-    ("grant execute on function lo_create(oid) to {app}", "revoke execute on function lo_create(oid) from {app}", "may call lo_create"),
+    (
+        "grant execute on function lo_create(oid) to {app}",
+        "revoke execute on function lo_create(oid) from {app}",
+        "may call lo_create",
+    ),
     (
         "grant execute on function pg_notify(text, text) to {app}",
         "revoke execute on function pg_notify(text, text) from {app}",
@@ -66,13 +86,29 @@ const COMMON: [(&str, &str, &str); 24] = [
         "drop function cordon.planted()",
         "cordon.planted() has another body",
     ),
-    ("alter function cordon.claims() leakproof", "alter function cordon.claims() not leakproof", "cordon.claims() is leakproof"),
+    (
+        "alter function cordon.claims() leakproof",
+        "alter function cordon.claims() not leakproof",
+        "cordon.claims() is leakproof",
+    ),
     ("alter role cordon_keeper createrole", "alter role cordon_keeper nocreaterole", "role cordon_keeper can make"),
     ("alter role cordon_keeper createdb", "alter role cordon_keeper nocreatedb", "role cordon_keeper can make"),
-    ("grant cordon_owner to cordon_keeper", "revoke cordon_owner from cordon_keeper", "role cordon_keeper is a member of cordon_owner"),
-    ("grant pg_read_all_data to cordon_guard", "revoke pg_read_all_data from cordon_guard", "role cordon_guard is a member"),
+    (
+        "grant cordon_owner to cordon_keeper",
+        "revoke cordon_owner from cordon_keeper",
+        "role cordon_keeper is a member of cordon_owner",
+    ),
+    (
+        "grant pg_read_all_data to cordon_guard",
+        "revoke pg_read_all_data from cordon_guard",
+        "role cordon_guard is a member",
+    ),
     ("grant cordon_owner to cordon_search", "revoke cordon_owner from cordon_search", "role cordon_search is a member"),
-    ("grant pg_read_all_data to cordon_owner", "revoke pg_read_all_data from cordon_owner", "role cordon_owner is a member"),
+    (
+        "grant pg_read_all_data to cordon_owner",
+        "revoke pg_read_all_data from cordon_owner",
+        "role cordon_owner is a member",
+    ),
     ("alter role {app} set row_security = off", "alter role {app} reset row_security", "is given setting row_security"),
 ];
 
@@ -142,16 +178,20 @@ async fn l05_quiet_breaches_are_named() {
         superuser.batch_execute("set allow_system_table_mods = on").await.unwrap();
         let config = login(&site, &app, &chart.tenant).await;
         let look = async || {
-            let session = app.router.lease(chart.tenant.id, chart.placement()).await.unwrap();
-            let mut named = walls::common(&session, BootCheck::Dev).await.unwrap();
-            named.extend(walls::around(&session, &chart.placement().schema).await.unwrap());
+            let session = app.router.checkout(chart.tenant.id, chart.placement()).await.unwrap();
+            let mut named = isolation::common(&session, BootCheck::Dev).await.unwrap();
+            named.extend(isolation::around(&session, &chart.placement().schema).await.unwrap());
             named
         };
         assert_eq!(look().await, Vec::<String>::new(), "{model:?}");
         // In production an old minor version is a wall that is down.
-        let version: i32 = superuser.query_one("select current_setting('server_version_num')::int", &[]).await.unwrap().get(0);
-        let session = app.router.lease(chart.tenant.id, chart.placement()).await.unwrap();
-        assert_eq!(walls::common(&session, BootCheck::On).await.unwrap(), walls::too_old(version).into_iter().collect::<Vec<_>>());
+        let version: i32 =
+            superuser.query_one("select current_setting('server_version_num')::int", &[]).await.unwrap().get(0);
+        let session = app.router.checkout(chart.tenant.id, chart.placement()).await.unwrap();
+        assert_eq!(
+            isolation::common(&session, BootCheck::On).await.unwrap(),
+            isolation::too_old(version).into_iter().collect::<Vec<_>>()
+        );
         drop(session);
         for (down, up, said) in COMMON.iter().chain(&AROUND) {
             let [down, up] = [down, up].map(|sql| {

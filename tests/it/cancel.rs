@@ -5,8 +5,9 @@ use crate::site::{MODELS, Site, actor, admitted, insert, names, plant, seen, sta
 use cordon::app::App;
 use cordon::db::pool::closed_unclean;
 use cordon::error::Result;
-use cordon::guard::{BootCheck, Purpose};
+use cordon::guard::TxKind;
 use cordon::ids::{RequestId, TenantId};
+use cordon::isolation::BootCheck;
 use cordon::tenant::Tenant;
 use std::pin::Pin;
 use std::slice::from_ref;
@@ -70,7 +71,8 @@ async fn reads_leave_nothing(site: &Site, superuser: &Client) {
     let before = closed_unclean();
     for (at, tenant) in tenants.iter().enumerate() {
         let neighbour = &tenants[(at + 1) % tenants.len()];
-        for (dropped, warm) in [(Dropped::AtOnce, true), (Dropped::WhenWoken, true), (Dropped::AtOnce, false), (Dropped::WhenWoken, false)]
+        for (dropped, warm) in
+            [(Dropped::AtOnce, true), (Dropped::WhenWoken, true), (Dropped::AtOnce, false), (Dropped::WhenWoken, false)]
         {
             if at == 0 && !warm {
                 continue; // As for a schema tenant: the same pool.
@@ -113,7 +115,10 @@ async fn writes_are_whole_or_absent(site: &Site, superuser: &Client) {
                 finished = Fuse { future: Some(Box::pin(write_two(&app, tenant.id, ids))), polls, dropped }.await;
                 settled(superuser).await;
                 let stored = stored(&inside, placement.schema.as_str(), ids).await;
-                assert!([(0, 0), (2, 2)].contains(&stored), "{stored:?}: rows, and rows that the audit log names, after poll {polls}");
+                assert!(
+                    [(0, 0), (2, 2)].contains(&stored),
+                    "{stored:?}: rows, and rows that the audit log names, after poll {polls}"
+                );
                 kept += usize::from(stored == (2, 2)) * 2;
                 assert_eq!(names(&app, tenant.id).await.unwrap().len(), kept);
             }
@@ -156,7 +161,7 @@ async fn read_twice(app: &App, tenant: TenantId) -> Result<Vec<String>> {
 }
 
 async fn write_two(app: &App, tenant: TenantId, ids: [Uuid; 2]) -> Result<()> {
-    let tx = app.door.work(tenant, &actor(tenant, "clinician"), Purpose::Import, RequestId::new()).await?;
+    let tx = app.guards.work(tenant, &actor(tenant, "clinician"), TxKind::Import, RequestId::new()).await?;
     for id in ids {
         insert(&tx, id, "someone").await?;
     }

@@ -5,7 +5,7 @@ use crate::options;
 use crate::proxy::Proxy;
 use crate::server::Server;
 use crate::site::{MODELS, Site};
-use cordon::db::cluster::{Cluster, Options};
+use cordon::cluster::{Cluster, Options};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -35,7 +35,11 @@ async fn the_chart_page_takes_three_flights() {
         let variables = json!({ "patient": patient });
         let first = server.data(&token, CHART, variables.clone()).await;
         for _ in 0..3 {
-            assert_eq!(server.data(&token, CHART, variables.clone()).await, first, "prepared statements answer like fresh ones");
+            assert_eq!(
+                server.data(&token, CHART, variables.clone()).await,
+                first,
+                "prepared statements answer like fresh ones"
+            );
         }
         // The best of five: on a busy machine the driver is now and then interrupted between two messages of one flight.
         let (mut flights, mut warm) = (usize::MAX, Value::Null);
@@ -63,8 +67,12 @@ async fn the_chart_page_takes_three_flights() {
 #[tokio::test]
 async fn nothing_is_planned_anew() {
     let options = options("plans");
-    let settings =
-        options.settings.iter().cloned().chain([("log_planner_stats".into(), "on".into()), ("autovacuum".into(), "off".into())]).collect();
+    let settings = options
+        .settings
+        .iter()
+        .cloned()
+        .chain([("log_planner_stats".into(), "on".into()), ("autovacuum".into(), "off".into())])
+        .collect();
     let cluster = Cluster::start(&Options { settings, ..options }).unwrap();
     let site = Site::make(&cluster, "plans-site").await;
     let tenant = site.tenant(MODELS[1]).await;
@@ -73,8 +81,10 @@ async fn nothing_is_planned_anew() {
     let server = Server::of(&site);
     let token = site.token(&[tenant.id], "clinician", "alice");
     let patient = patient(&server, &token).await;
-    let note = server.data(&token, "{ notes(first: 1) { nodes { id } } }", json!({})).await["notes"]["nodes"][0]["id"].take();
-    let planned = || std::fs::read_to_string(crate::run_dir().join("plans/log")).unwrap().matches("PLANNER STATISTICS").count();
+    let note =
+        server.data(&token, "{ notes(first: 1) { nodes { id } } }", json!({})).await["notes"]["nodes"][0]["id"].take();
+    let planned =
+        || std::fs::read_to_string(crate::run_dir().join("plans/log")).unwrap().matches("PLANNER STATISTICS").count();
     let rounds = 10;
     for (what, query, variables) in [
         ("a chart page", CHART, json!({ "patient": patient })),
@@ -166,7 +176,8 @@ async fn lists_come_with_their_patient() {
     let server = Server::of(&site);
     let [clinician, admin] = ["clinician", "admin"].map(|role| site.token(&[tenant.id], role, role));
     let id = patient(&server, &clinician).await;
-    let lists = "query ($id: ID!, $n: Int = 3) { patient(id: $id) { sex encounters(first: $n) { nodes { class } } ...N } }
+    let lists =
+        "query ($id: ID!, $n: Int = 3) { patient(id: $id) { sex encounters(first: $n) { nodes { class } } ...N } }
         fragment N on Patient { notes(last: 2) { nodes { title } } }";
     let twice = "query ($id: ID!) { patient(id: $id) { sex encounters(first: 1) { nodes { class } } more: encounters(first: 4) { nodes { class } } } }";
     let no_page = "query ($id: ID!) { patient(id: $id) { sex encounters(first: 0) { nodes { class } } } }";
@@ -178,7 +189,11 @@ async fn lists_come_with_their_patient() {
         let reply = server.reply(token, query, json!({ "id": id })).await;
         let seen = proxy.seen().since(before);
         assert_eq!(seen.statements, statements, "{query}: {reply:?}");
-        assert_eq!(reply.json()["data"]["patient"]["encounters"]["nodes"].as_array().map_or(0, Vec::len), encounters, "{reply:?}");
+        assert_eq!(
+            reply.json()["data"]["patient"]["encounters"]["nodes"].as_array().map_or(0, Vec::len),
+            encounters,
+            "{reply:?}"
+        );
     }
     // What was refused was not disclosed.
     let refused = server.reply(&admin, lists, json!({ "id": id })).await;
@@ -190,7 +205,10 @@ async fn lists_come_with_their_patient() {
     let rows = session.query(&fields, &[&refused.headers["x-request-id"]]).await.unwrap();
     assert_eq!(rows.iter().map(|row| row.get(0)).collect::<Vec<Vec<String>>>(), [["sex"]]);
     let page = server.data(&clinician, lists, json!({ "id": id })).await;
-    assert_eq!(page["patient"]["notes"]["nodes"], json!([{ "title": "pagezqtitle p0e0n0" }, { "title": "pagezqtitle p0loose" }]));
+    assert_eq!(
+        page["patient"]["notes"]["nodes"],
+        json!([{ "title": "pagezqtitle p0e0n0" }, { "title": "pagezqtitle p0loose" }])
+    );
     let more = server.data(&clinician, twice, json!({ "id": id })).await;
     assert_eq!(more["patient"]["more"]["nodes"].as_array().unwrap().len(), 4);
 }
@@ -208,7 +226,8 @@ async fn pages_hold_every_note_once() {
         let all = notes(&server, &token, &id, json!({ "first": 200 })).await;
         assert_eq!(all.titles.len(), 37);
         assert!(!all.has_next && !all.has_previous);
-        let mut expected: Vec<_> = (0..12).rev().flat_map(|e| (0..3).rev().map(move |n| format!("pagezqtitle p0e{e}n{n}"))).collect();
+        let mut expected: Vec<_> =
+            (0..12).rev().flat_map(|e| (0..3).rev().map(move |n| format!("pagezqtitle p0e{e}n{n}"))).collect();
         expected.push("pagezqtitle p0loose".into());
         assert_eq!(all.titles, expected, "newest first");
         for size in [1, 7, 36, 37, 38] {
@@ -239,7 +258,8 @@ async fn pages_hold_every_note_once() {
 }
 
 async fn patient(server: &Server<'_>, token: &str) -> String {
-    let query = "query ($system: String!, $value: String!) { patientByIdentifier(system: $system, value: $value) { id } }";
+    let query =
+        "query ($system: String!, $value: String!) { patientByIdentifier(system: $system, value: $value) { id } }";
     let data = server.data(token, query, json!({ "system": SYSTEM, "value": CHARTS.number(0) })).await;
     data["patientByIdentifier"]["id"].as_str().unwrap().to_owned()
 }
@@ -259,7 +279,12 @@ async fn notes(server: &Server<'_>, token: &str, patient: &str, mut variables: V
     variables["id"] = patient.into();
     let mut data = server.data(token, query, variables).await;
     let page = data["patient"]["notes"].take();
-    let titles = page["edges"].as_array().unwrap().iter().map(|edge| edge["node"]["title"].as_str().unwrap().to_owned()).collect();
+    let titles = page["edges"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|edge| edge["node"]["title"].as_str().unwrap().to_owned())
+        .collect();
     let info = &page["pageInfo"];
     let (has_next, has_previous) = (info["hasNextPage"] == true, info["hasPreviousPage"] == true);
     Notes { titles, start: info["startCursor"].clone(), end: info["endCursor"].clone(), has_next, has_previous }

@@ -3,9 +3,9 @@
 
 use crate::run_dir;
 use crate::site::Site;
-use cordon::guard::BootCheck;
-use cordon::ops::import::source::Source;
-use cordon::ops::import::{self, Report, Store};
+use cordon::import::source::Source;
+use cordon::import::{self, Report, Store};
+use cordon::isolation::BootCheck;
 use cordon::tenant::Tenant;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -30,7 +30,8 @@ impl Charts<'_> {
     /// One resource a line.
     pub fn ndjson(&self) -> String {
         let mark = self.mark;
-        let mut lines = vec![json!({ "resourceType": "Practitioner", "id": "doc", "name": [{ "family": format!("{mark}doc") }] })];
+        let mut lines =
+            vec![json!({ "resourceType": "Practitioner", "id": "doc", "name": [{ "family": format!("{mark}doc") }] })];
         for p in 0..self.patients {
             lines.push(json!({ "resourceType": "Patient", "id": format!("p{p}"), "gender": "female", "birthDate": "1970-02-03",
                 "identifier": [{ "system": SYSTEM, "value": self.number(p) }, { "system": self.system(), "value": format!("common-{p}") }],
@@ -63,7 +64,11 @@ impl Charts<'_> {
     pub async fn import(&self, site: &Site, tenant: &Tenant) {
         let report = import(site, tenant, &self.ndjson()).await;
         let notes = self.patients * (self.encounters * self.notes + 1);
-        assert_eq!((report.patients.new, report.notes.new, report.rejects), (self.patients as u64, notes as u64, 0), "{report:?}");
+        assert_eq!(
+            (report.patients.new, report.notes.new, report.rejects),
+            (self.patients as u64, notes as u64, 0),
+            "{report:?}"
+        );
     }
 }
 
@@ -92,7 +97,7 @@ pub async fn import(site: &Site, tenant: &Tenant, ndjson: &str) -> Report {
     let file = run_dir().join(format!("charts-{}.ndjson", NUMBER.fetch_add(1, Ordering::Relaxed)));
     std::fs::write(&file, ndjson).unwrap();
     let app = site.app(BootCheck::Dev);
-    let store = Store::new(Arc::clone(&app.door), tenant.id, "fhir");
+    let store = Store::new(Arc::clone(&app.guards), tenant.id, "fhir");
     import::run(Source::open(&[file]).unwrap(), store, None, |_| ()).await.unwrap()
 }
 

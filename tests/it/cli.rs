@@ -2,7 +2,7 @@
 
 use crate::import::{encounter, file, ndjson, note, patient};
 use crate::{options, run_dir};
-use cordon::db::cluster::Cluster;
+use cordon::cluster::Cluster;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use secrecy::ExposeSecret;
@@ -79,8 +79,9 @@ impl Desk {
         let mut command = self.cordon(&["server.env"], &["serve", "--config", "settings", "--profile", "dev"]);
         let mut child = command.envs(variables.iter().copied()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let url =
-            lines.find_map(|line| Some(line[line.find("http://")?..].split(['"', ' ']).next().unwrap().to_owned())).expect("an address");
+        let url = lines
+            .find_map(|line| Some(line[line.find("http://")?..].split(['"', ' ']).next().unwrap().to_owned()))
+            .expect("an address");
         // Whoever logs must be read.
         std::thread::spawn(move || lines.for_each(drop));
         Served { child, url }
@@ -91,7 +92,13 @@ impl Served {
     fn ask(&self, token: &str, query: &str) -> (u16, Value) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let answer = reqwest::Client::new().post(&self.url).bearer_auth(token).json(&json!({ "query": query })).send().await.unwrap();
+            let answer = reqwest::Client::new()
+                .post(&self.url)
+                .bearer_auth(token)
+                .json(&json!({ "query": query }))
+                .send()
+                .await
+                .unwrap();
             (answer.status().as_u16(), answer.json().await.unwrap())
         })
     }
@@ -148,7 +155,9 @@ fn from_nothing_to_a_query() {
     assert_eq!(std::fs::read(desk.directory.join("keys.json")).unwrap(), before);
     assert!(desk.json(&[], &["init", "--print-sql"])["sql"].as_str().unwrap().contains("cordon_guard"));
 
-    let create = |slug: &'static str, model| desk.json(OPERATOR, &["tenant", "create", slug, "--name", "A clinic", "--model", model]);
+    let create = |slug: &'static str, model| {
+        desk.json(OPERATOR, &["tenant", "create", slug, "--name", "A clinic", "--model", model])
+    };
     let tenants = [create("riverside", "shared"), create("lakeside", "schema"), create("summit", "database")];
     assert_eq!(create("lakeside", "schema"), tenants[1], "again, it is the same tenant");
     assert_eq!(desk.json(OPERATOR, &["tenant", "list"]).as_array().unwrap().len(), 3);
@@ -169,12 +178,17 @@ fn from_nothing_to_a_query() {
         assert_eq!(desk.json(SERVER, &["import", "fhir", "--tenant", slug, files])["notes"]["unchanged"], 1);
     }
     // Standard input, and what is refused on it.
-    let mut piped = desk.cordon(SERVER, &["import", "fhir", "--tenant", "riverside", "-", "--rejects", "rejects.ndjson", "--json"]);
+    let mut piped =
+        desk.cordon(SERVER, &["import", "fhir", "--tenant", "riverside", "-", "--rejects", "rejects.ndjson", "--json"]);
     let mut child = piped.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let input = format!("{}\n{}\n", note("m", "Patient/p", "from a pipe"), note("lost", "Patient/none", "from a pipe"));
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
-    assert_eq!((output.status.code(), document(&output)["notes"]["new"].clone()), (Some(3), json!(1)), "done, with rejects");
+    assert_eq!(
+        (output.status.code(), document(&output)["notes"]["new"].clone()),
+        (Some(3), json!(1)),
+        "done, with rejects"
+    );
     let rejects = std::fs::read_to_string(desk.directory.join("rejects.ndjson")).unwrap();
     assert!(rejects.contains("patient_not_found") && !rejects.contains("pipe"), "{rejects}");
 
@@ -185,7 +199,8 @@ fn from_nothing_to_a_query() {
     };
     let token_of_riverside = token(&tenants[0]);
     let served = desk.serve();
-    let by_number = r#"{ patientByIdentifier(system: "urn:mrn", value: "mrn-p") { notes(first: 5) { edges { node { body } } } } }"#;
+    let by_number =
+        r#"{ patientByIdentifier(system: "urn:mrn", value: "mrn-p") { notes(first: 5) { edges { node { body } } } } }"#;
     for tenant in &tenants {
         let (status, body) = served.ask(&token(tenant), by_number);
         assert_eq!(status, 200, "{body}");
@@ -223,7 +238,8 @@ fn refusals(desk: &Desk, files: &str) {
     assert!(status == 2 && said.contains("there is no tenant nobody"), "{said}");
     let (status, said) = code(OPERATOR, &["migrate", "status", "--tenant", "riverside"]);
     assert!(status == 2 && said.contains("riverside has no schema of its own"), "{said}");
-    let (status, said) = code(SERVER, &["import", "fhir", "--tenant", "lakeside", files, "--rejects", "no/such/rejects"]);
+    let (status, said) =
+        code(SERVER, &["import", "fhir", "--tenant", "lakeside", files, "--rejects", "no/such/rejects"]);
     assert!(status == 2 && said.contains("no/such/rejects: "), "{said}");
     let (status, said) = code(&[], &["sample", "--patients", "1", "--out", "no/such/charts"]);
     assert!(status == 2 && said.contains("no/such/charts: "), "{said}");
@@ -259,7 +275,10 @@ fn refusals(desk: &Desk, files: &str) {
     std::fs::rename(&keys, &elsewhere).unwrap();
     assert_eq!(code(SERVER, &["import", "fhir", "--tenant", "lakeside", files]).0, 6);
     let mut without = desk.cordon(SERVER, &["serve", "--profile", "dev"]);
-    without.env("CORDON__HTTP__BIND", "127.0.0.1:0").env("CORDON__TELEMETRY__BIND", "127.0.0.1:0").stderr(Stdio::piped());
+    without
+        .env("CORDON__HTTP__BIND", "127.0.0.1:0")
+        .env("CORDON__TELEMETRY__BIND", "127.0.0.1:0")
+        .stderr(Stdio::piped());
     let mut without = without.spawn().unwrap();
     let lines = BufReader::new(without.stderr.take().unwrap()).lines().map_while(Result::ok);
     let said: String = lines.take_while(|line| !line.contains("Serving ")).collect();
@@ -268,8 +287,11 @@ fn refusals(desk: &Desk, files: &str) {
     assert!(said.contains("The keys are not available") && !said.contains("is away"), "{said}");
     std::fs::rename(&elsewhere, &keys).unwrap();
     let unreachable = "postgres://cordon_catalog_reader:x@/cordon_control?host=/nonexistent";
-    let away =
-        desk.cordon(SERVER, &["import", "fhir", "--tenant", "lakeside", files]).env("CORDON__CATALOG__URL", unreachable).output().unwrap();
+    let away = desk
+        .cordon(SERVER, &["import", "fhir", "--tenant", "lakeside", files])
+        .env("CORDON__CATALOG__URL", unreachable)
+        .output()
+        .unwrap();
     assert_eq!(failed(away).0, 6);
     let unreachable = "postgres://cordon_operator:x@/cordon_control?host=/nonexistent";
     let mut away = desk.cordon(OPERATOR, &["tenant", "list"]);
@@ -298,22 +320,30 @@ fn migrations_go_down_and_up_and_a_second_server_takes_tenants() {
     let desk = Desk::new("cli-two");
     desk.json(&[], &["init", "--admin-url-env", "ADMIN_URL"]);
     desk.json(OPERATOR, &["tenant", "create", "lakeside", "--name", "A clinic", "--model", "schema"]);
-    let mine = |status: &Value| status.as_array().unwrap().iter().find(|row| row["tenant"] == "lakeside").unwrap().clone();
+    let mine =
+        |status: &Value| status.as_array().unwrap().iter().find(|row| row["tenant"] == "lakeside").unwrap().clone();
     let up = mine(&desk.json(OPERATOR, &["migrate", "status"]));
     assert!(up["applied"].as_array().unwrap().len() >= 2 && up["pending"] == json!([]), "{up}");
     assert_eq!(desk.fails(OPERATOR, &["migrate", "down", "--tenant", "lakeside"]).0, 4, "not without --yes");
     let count = up["applied"].as_array().unwrap().len();
     let mut undone = 0;
     while undone < count {
-        undone += desk.json(OPERATOR, &["migrate", "down", "--tenant", "lakeside", "--yes"])["ran"].as_array().unwrap().len();
+        undone +=
+            desk.json(OPERATOR, &["migrate", "down", "--tenant", "lakeside", "--yes"])["ran"].as_array().unwrap().len();
         let now = mine(&desk.json(OPERATOR, &["migrate", "status", "--tenant", "lakeside"]));
-        assert_eq!((now["applied"].as_array().unwrap().len(), now["pending"].as_array().unwrap().len()), (count - undone, undone));
+        assert_eq!(
+            (now["applied"].as_array().unwrap().len(), now["pending"].as_array().unwrap().len()),
+            (count - undone, undone)
+        );
     }
     assert_eq!(desk.json(OPERATOR, &["migrate", "up"])["ran"].as_array().unwrap().len(), count);
     assert_eq!(desk.json(OPERATOR, &["migrate", "up"])["ran"], json!([]), "nothing to do");
     assert_eq!(mine(&desk.json(OPERATOR, &["migrate", "status"])), up);
     let files = charts(&desk.directory);
-    assert_eq!(desk.json(SERVER, &["import", "fhir", "--tenant", "lakeside", files.to_str().unwrap()])["notes"]["new"], 1);
+    assert_eq!(
+        desk.json(SERVER, &["import", "fhir", "--tenant", "lakeside", files.to_str().unwrap()])["notes"]["new"],
+        1
+    );
 
     let second = Cluster::start(&options("cli-second")).unwrap();
     let url = second.superuser_url("postgres");
@@ -327,15 +357,24 @@ fn migrations_go_down_and_up_and_a_second_server_takes_tenants() {
     assert_eq!(document(&add()), added, "again, it is the same server");
     assert_eq!(desk.json(OPERATOR, &["server", "locate", "east", "eu-east"])["id"], added["id"]);
     let servers = desk.json(OPERATOR, &["server", "list"]);
-    assert_eq!((&servers[0]["region"], &servers[1]["region"], servers.as_array().unwrap().len()), (&Value::Null, &json!("eu-east"), 2));
+    assert_eq!(
+        (&servers[0]["region"], &servers[1]["region"], servers.as_array().unwrap().len()),
+        (&Value::Null, &json!("eu-east"), 2)
+    );
     assert_eq!(desk.fails(OPERATOR, &["server", "locate", "west", "eu-west"]).0, 2);
     for (slug, model) in [("dune", "schema"), ("delta", "database"), ("dale", "shared")] {
-        let made = desk.json(OPERATOR, &["tenant", "create", slug, "--name", "A clinic", "--model", model, "--server", "east"]);
+        let made = desk
+            .json(OPERATOR, &["tenant", "create", slug, "--name", "A clinic", "--model", model, "--server", "east"]);
         assert_eq!(made["placement"]["server"], added["id"]);
-        assert_eq!(desk.json(SERVER, &["import", "fhir", "--tenant", slug, files.to_str().unwrap()])["notes"]["new"], 1);
+        assert_eq!(
+            desk.json(SERVER, &["import", "fhir", "--tenant", slug, files.to_str().unwrap()])["notes"]["new"],
+            1
+        );
     }
-    let (code, said) =
-        desk.fails(OPERATOR, &["tenant", "create", "lakeside", "--name", "A clinic", "--model", "schema", "--server", "east"]);
+    let (code, said) = desk.fails(
+        OPERATOR,
+        &["tenant", "create", "lakeside", "--name", "A clinic", "--model", "schema", "--server", "east"],
+    );
     assert!(code == 4 && said.contains("another name, model, server or plan"), "{said}");
     assert_eq!(desk.fails(OPERATOR, &["tenant", "create", "far", "--name", "x", "--server", "west"]).0, 2);
     interrupted(&desk);
@@ -343,7 +382,8 @@ fn migrations_go_down_and_up_and_a_second_server_takes_tenants() {
 
 /// SIGINT ends an import at once, by 130, also one that waits for its input.
 fn interrupted(desk: &Desk) {
-    let mut waiting = desk.cordon(SERVER, &["import", "fhir", "--tenant", "lakeside", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut waiting =
+        desk.cordon(SERVER, &["import", "fhir", "--tenant", "lakeside", "-"]).stdin(Stdio::piped()).spawn().unwrap();
     // Held open: to wait for a child closes its input.
     let _input = waiting.stdin.take();
     std::thread::sleep(Duration::from_millis(700));

@@ -1,7 +1,7 @@
 //! The private PostgreSQL: what it offers, and how it comes back after what happens to machines.
 
 use crate::{cluster, options, run_dir};
-use cordon::db::cluster::{Binaries, Cluster, ClusterError, Durability, Options};
+use cordon::cluster::{Binaries, Cluster, ClusterError, Durability, Options};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use secrecy::ExposeSecret;
@@ -20,7 +20,11 @@ fn answers_on_a_socket_and_nowhere_else() {
     let pid_file = sql(cluster, "select pg_read_file('postmaster.pid')");
     assert_eq!(pid_file.lines().nth(5).map(str::trim), Some(""), "no TCP address in {pid_file}");
     assert!(cluster.socket_dir().join(".s.PGSQL.5432").as_os_str().len() < 100);
-    assert_eq!(std::fs::metadata(cluster.socket_dir()).unwrap().mode() & 0o077, 0, "only the server's user gets to the socket");
+    assert_eq!(
+        std::fs::metadata(cluster.socket_dir()).unwrap().mode() & 0o077,
+        0,
+        "only the server's user gets to the socket"
+    );
     assert_eq!(sql(cluster, "show max_prepared_transactions"), "0");
     assert_eq!(sql(cluster, "show server_encoding"), "UTF8");
 }
@@ -75,9 +79,14 @@ fn comes_back_after_a_sigkill_with_a_busy_backend() {
     let before = cluster.pid();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let url = cluster.superuser_url("postgres");
-    runtime.spawn(async move { connect(url.expose_secret()).await.batch_execute("select count(*) from generate_series(1, 1e15)").await });
+    runtime.spawn(async move {
+        connect(url.expose_secret()).await.batch_execute("select count(*) from generate_series(1, 1e15)").await
+    });
     wait_for(|| {
-        sql(&cluster, "select count(*) from pg_stat_activity where query like '%generate_series(1, 1e15)' and state = 'active'") == "1"
+        sql(
+            &cluster,
+            "select count(*) from pg_stat_activity where query like '%generate_series(1, 1e15)' and state = 'active'",
+        ) == "1"
     });
     kill(Pid::from_raw(before.try_into().unwrap()), Signal::SIGKILL).unwrap();
     wait_for(|| ![0, before].contains(&cluster.pid()));
@@ -105,7 +114,10 @@ fn starts_again_after_a_sigkill_of_its_parent() {
         .spawn()
         .unwrap();
     let lines = BufReader::new(parent.stdout.take().unwrap()).lines();
-    let server = lines.map_while(Result::ok).find_map(|line| line.strip_prefix("server ")?.parse::<i32>().ok()).expect("a server");
+    let server = lines
+        .map_while(Result::ok)
+        .find_map(|line| line.strip_prefix("server ")?.parse::<i32>().ok())
+        .expect("a server");
     let refused = Cluster::start(&options).unwrap_err();
     assert!(matches!(&refused, ClusterError::InUse { pid, .. } if *pid == parent.id().to_string()), "{refused}");
 

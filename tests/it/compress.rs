@@ -2,20 +2,23 @@
 
 use crate::server::{Reply, Server};
 use crate::site::Site;
-use cordon::guard::BootCheck;
-use cordon::tenant::Model;
+use cordon::isolation::BootCheck;
+use cordon::tenant::TenancyModel;
 
 #[tokio::test]
 async fn large_answers_are_compressed_for_who_takes_gzip() {
     let site = Site::shared().await;
-    let tenant = site.tenant(Model::Shared).await;
+    let tenant = site.tenant(TenancyModel::Shared).await;
     let mut settings = site.server_settings();
     settings.limits.introspection = true;
     let server = Server::start(site, settings, BootCheck::Dev);
     let token = site.token(&[tenant.id], "clinician", "alice");
     let (small, large) = ("{ viewer { id } }", "{ __schema { types { name fields { name description } } } }");
     let plain = Reply::to(server.question(&token, large, serde_json::Value::Null)).await;
-    assert!(plain.status == 200 && plain.body.len() > 5_000 && !plain.headers.contains_key("content-encoding"), "{plain:?}");
+    assert!(
+        plain.status == 200 && plain.body.len() > 5_000 && !plain.headers.contains_key("content-encoding"),
+        "{plain:?}"
+    );
     for (query, accepts, encoded) in [
         (large, "gzip", true),
         (large, "br, gzip;q=0.5", true),
@@ -24,7 +27,12 @@ async fn large_answers_are_compressed_for_who_takes_gzip() {
         (large, "identity;q=0, *;q=0", false),
         (small, "gzip", false),
     ] {
-        let answer = server.question(&token, query, serde_json::Value::Null).header("accept-encoding", accepts).send().await.unwrap();
+        let answer = server
+            .question(&token, query, serde_json::Value::Null)
+            .header("accept-encoding", accepts)
+            .send()
+            .await
+            .unwrap();
         assert_eq!(answer.status().as_u16(), 200, "{accepts}");
         let encoding = answer.headers().get("content-encoding").map(|encoding| encoding.to_str().unwrap().to_owned());
         assert_eq!(encoding.as_deref(), encoded.then_some("gzip"), "{accepts}");
@@ -35,7 +43,12 @@ async fn large_answers_are_compressed_for_who_takes_gzip() {
             // The last four bytes of gzip are the length of what was compressed.
             let (body, length) = bytes.split_at(bytes.len() - 4);
             assert_eq!(u32::from_le_bytes(length.try_into().unwrap()) as usize, plain.body.len());
-            assert!(body.starts_with(&[0x1f, 0x8b]) && bytes.len() * 3 < plain.body.len(), "{} of {}", bytes.len(), plain.body.len());
+            assert!(
+                body.starts_with(&[0x1f, 0x8b]) && bytes.len() * 3 < plain.body.len(),
+                "{} of {}",
+                bytes.len(),
+                plain.body.len()
+            );
         } else if query == large {
             assert_eq!(bytes, plain.body.as_bytes());
         }

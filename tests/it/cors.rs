@@ -4,7 +4,7 @@ use crate::server::{Reply, Server};
 use crate::site::Site;
 use cordon::ops::provision;
 use cordon::ops::terms::{self, Change};
-use cordon::tenant::{Model, Tenant};
+use cordon::tenant::{TenancyModel, Tenant};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ const ME: &str = "{ viewer { id } }";
 
 /// A tenant whose pages have an origin that no other tenant of the run allows.
 async fn clinic(site: &Site) -> (Tenant, String, String) {
-    let tenant = site.tenant(Model::Shared).await;
+    let tenant = site.tenant(TenancyModel::Shared).await;
     let origin = format!("https://{}.pages.example", tenant.slug);
     let tenant = allow(site, &tenant, &[&origin, "http://localhost:5173"]).await;
     let token = site.token(&[tenant.id], "clinician", "alice");
@@ -27,7 +27,9 @@ async fn allow(site: &Site, tenant: &Tenant, origins: &[&str]) -> Tenant {
 
 async fn preflight(server: &Server<'_>, origin: &str, host: Option<&str>) -> Reply {
     let asks = server.http.request(reqwest::Method::OPTIONS, &server.url).header("origin", origin);
-    let asks = asks.header("access-control-request-method", "POST").header("access-control-request-headers", "authorization,content-type");
+    let asks = asks
+        .header("access-control-request-method", "POST")
+        .header("access-control-request-headers", "authorization,content-type");
     Reply::to(match host {
         Some(host) => asks.header("host", host),
         None => asks,
@@ -68,7 +70,10 @@ async fn a_tenants_pages_ask_for_it_and_for_no_other() {
         assert!(!reply.headers.contains_key("access-control-allow-credentials"));
     }
     let reply = asks(&server, &token, &origin).await;
-    assert_eq!((reply.status, reply.headers[ALLOW].as_str(), reply.headers["vary"].as_str()), (200, origin.as_str(), "origin"));
+    assert_eq!(
+        (reply.status, reply.headers[ALLOW].as_str(), reply.headers["vary"].as_str()),
+        (200, origin.as_str(), "origin")
+    );
     assert!(reply.headers["access-control-expose-headers"].contains("x-request-id") && reply.says("retry-after"));
     assert!(!reply.headers.contains_key("access-control-allow-credentials"));
     // An error of the question is the page's to read.
@@ -87,7 +92,10 @@ async fn a_tenants_pages_ask_for_it_and_for_no_other() {
         (&token, &evil),
         (&token, ""),
     ] {
-        let reply = Reply::to(server.post(token).header("origin", foreign).header("content-type", "application/json").body("{{{")).await;
+        let reply = Reply::to(
+            server.post(token).header("origin", foreign).header("content-type", "application/json").body("{{{"),
+        )
+        .await;
         assert_eq!(reply.outcome(), (403, "INVALID_INPUT".into()), "{foreign}");
         assert_eq!((reply.headers.get(ALLOW), reply.headers["vary"].as_str()), (None, "origin"), "{foreign}");
     }
@@ -103,7 +111,11 @@ async fn a_tenants_pages_ask_for_it_and_for_no_other() {
         (&theirs.slug, &origin, 403),
         (&"nobody".to_owned(), &origin, 403),
     ] {
-        assert_eq!(preflight(&server, origin, Some(&format!("{slug}.notes.test"))).await.status, status, "{slug} {origin}");
+        assert_eq!(
+            preflight(&server, origin, Some(&format!("{slug}.notes.test"))).await.status,
+            status,
+            "{slug} {origin}"
+        );
     }
 
     // No page, or one of the host itself: nothing is said of origins.

@@ -1,7 +1,7 @@
 //! `cordon dev` through the binary: everything from nothing, found again the second time, shared with other commands.
 
 use crate::run_dir;
-use cordon::db::cluster::Binaries;
+use cordon::cluster::Binaries;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -50,7 +50,10 @@ impl Dev {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
         assert!(self.child.wait().unwrap().success());
         let logged = std::fs::read_to_string(&self.log).unwrap();
-        assert!(logged.contains("Serving ") && !logged.contains("notifications"), "it ends without a word of what it ends: {logged}");
+        assert!(
+            logged.contains("Serving ") && !logged.contains("notifications"),
+            "it ends without a word of what it ends: {logged}"
+        );
     }
 }
 
@@ -71,11 +74,14 @@ async fn dev_makes_everything_and_finds_it_again() {
     std::fs::create_dir_all(&home).unwrap();
     let dev = Dev::start(&home, &[]);
     println!("first start in {:?}", dev.took);
-    let models: Vec<_> = dev.said["tenants"].as_array().unwrap().iter().map(|tenant| tenant["slug"].as_str().unwrap()).collect();
+    let models: Vec<_> =
+        dev.said["tenants"].as_array().unwrap().iter().map(|tenant| tenant["slug"].as_str().unwrap()).collect();
     assert_eq!(models, ["riverside", "lakeside", "summit"]);
-    let models: Vec<_> = dev.said["tenants"].as_array().unwrap().iter().map(|tenant| tenant["model"].as_str().unwrap()).collect();
+    let models: Vec<_> =
+        dev.said["tenants"].as_array().unwrap().iter().map(|tenant| tenant["model"].as_str().unwrap()).collect();
     assert_eq!(models, ["shared", "schema", "database"]);
-    let chart = "{ patients(first: 200) { edges { node { id name { text } notes(first: 1) { edges { node { body } } } } } } }";
+    let chart =
+        "{ patients(first: 200) { edges { node { id name { text } notes(first: 1) { edges { node { body } } } } } } }";
     let mut charts = Vec::new();
     for tenant in 0..3 {
         let answer = dev.ask(tenant, "clinician", chart).await;

@@ -11,11 +11,13 @@ async fn an_encounter_starts_and_ends_once() {
     for model in MODELS {
         let ward = Ward::open(site, site.tenant(model).await).await;
         let nurse = ward.token("nurse", "nora");
-        let input =
-            json!({ "patientId": ward.patient, "class": "AMB", "reason": "Кашель\nsince Monday", "startedAt": "2024-05-01T08:00:00Z" });
+        let input = json!({ "patientId": ward.patient, "class": "AMB", "reason": "Кашель\nsince Monday", "startedAt": "2024-05-01T08:00:00Z" });
         let encounter = ward.change(&nurse, START, input).await.unwrap();
         assert_eq!((&encounter["status"], &encounter["version"]), (&json!("IN_PROGRESS"), &json!(1)));
-        assert_eq!((&encounter["reason"], &encounter["patient"]["id"]), (&json!("Кашель\nsince Monday"), &json!(ward.patient)));
+        assert_eq!(
+            (&encounter["reason"], &encounter["patient"]["id"]),
+            (&json!("Кашель\nsince Monday"), &json!(ward.patient))
+        );
         let id = &encounter["id"];
         let early = json!({ "id": id, "expectedVersion": 1, "endedAt": "2024-05-01T07:59:59Z" });
         assert_eq!(ward.change(&nurse, FINISH, early).await.unwrap_err().1["field"], "input.endedAt");
@@ -26,10 +28,16 @@ async fn an_encounter_starts_and_ends_once() {
         assert_eq!(stale, ("CONFLICT".into(), json!({ "code": "CONFLICT", "currentVersion": 2 })));
         let again = ward.change(&nurse, FINISH, json!({ "id": id, "expectedVersion": 2 })).await.unwrap_err();
         assert_eq!(again.0, "CONFLICT", "a finished encounter is not finished again");
-        assert_eq!(ward.change(&nurse, CANCEL, json!({ "id": id, "expectedVersion": 2 })).await.unwrap_err().0, "CONFLICT");
+        assert_eq!(
+            ward.change(&nurse, CANCEL, json!({ "id": id, "expectedVersion": 2 })).await.unwrap_err().0,
+            "CONFLICT"
+        );
 
         let other = ward.change(&nurse, START, json!({ "patientId": ward.patient, "class": "EMER" })).await.unwrap();
-        let cancelled = ward.change(&nurse, CANCEL, json!({ "id": other["id"], "expectedVersion": 1, "reason": "No show" })).await.unwrap();
+        let cancelled = ward
+            .change(&nurse, CANCEL, json!({ "id": other["id"], "expectedVersion": 1, "reason": "No show" }))
+            .await
+            .unwrap();
         assert_eq!((&cancelled["status"], &cancelled["cancelReason"]), (&json!("CANCELLED"), &json!("No show")));
         let words =
             ward.rows("select from encounters where tenant_id = $tenant and encounters::text ilike '%' || encode('No show', 'hex') || '%'");
@@ -61,7 +69,10 @@ async fn what_is_no_encounter_is_refused() {
         assert_eq!(refused, ("INVALID_INPUT".into(), json!({ "code": "INVALID_INPUT", "field": field })));
     }
     for patient in [opaque(b'p', Uuid::now_v7()), neighbour.patient.clone()] {
-        assert_eq!(ward.change(&ward.alice, START, with(json!({ "patientId": patient }))).await.unwrap_err().0, "NOT_FOUND");
+        assert_eq!(
+            ward.change(&ward.alice, START, with(json!({ "patientId": patient }))).await.unwrap_err().0,
+            "NOT_FOUND"
+        );
     }
     assert_eq!(ward.rows("select from encounters where tenant_id = $tenant").await.len(), 0);
 }
@@ -73,8 +84,11 @@ async fn the_days_encounters_are_listed() {
         let ward = Ward::open(site, site.tenant(model).await).await;
         let other = json!({ "identifiers": [], "sex": "MALE", "name": { "text": "Other" } });
         let other = ward.change(&ward.alice, REGISTER, other).await.unwrap();
-        for (patient, class, day) in [(json!(ward.patient), "AMB", 1), (other["id"].clone(), "EMER", 2), (json!(ward.patient), "AMB", 3)] {
-            let input = json!({ "patientId": patient, "class": class, "startedAt": format!("2024-05-0{day}T08:00:00Z") });
+        for (patient, class, day) in
+            [(json!(ward.patient), "AMB", 1), (other["id"].clone(), "EMER", 2), (json!(ward.patient), "AMB", 3)]
+        {
+            let input =
+                json!({ "patientId": patient, "class": class, "startedAt": format!("2024-05-0{day}T08:00:00Z") });
             let started = ward.change(&ward.alice, START, input).await.unwrap();
             if day == 3 {
                 ward.change(&ward.alice, FINISH, json!({ "id": started["id"], "expectedVersion": 1 })).await.unwrap();
@@ -106,7 +120,9 @@ async fn the_days_encounters_are_listed() {
         ] {
             assert_eq!(list(filter.clone()).await, days, "{model}: {filter}");
         }
-        let rows = ward.rows("select distinct patient_id from audit_log where tenant_id = $tenant and action = 'encounter.read'").await;
+        let rows = ward
+            .rows("select distinct patient_id from audit_log where tenant_id = $tenant and action = 'encounter.read'")
+            .await;
         assert_eq!(rows.len(), 2, "each patient whose encounter was shown has a row");
     }
 }

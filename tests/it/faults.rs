@@ -4,13 +4,13 @@
 use crate::options;
 use crate::site::{MODELS, Site, admitted, names, plant, seen, statement};
 use cordon::app::App;
+use cordon::cluster::Cluster;
 use cordon::crypto::integrity_failures;
-use cordon::db::cluster::Cluster;
 use cordon::error::Error;
-use cordon::guard::BootCheck;
 use cordon::ids::TenantId;
+use cordon::isolation::BootCheck;
 use cordon::ops::provision;
-use cordon::tenant::{Model, Tenant};
+use cordon::tenant::{TenancyModel, Tenant};
 use std::fs::{Permissions, rename, set_permissions, write};
 use std::os::unix::fs::PermissionsExt;
 use std::slice::from_ref;
@@ -18,8 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-const END_SESSIONS: &str =
-    "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'cordon_app' or usename like 'cordon\\_t\\_%'";
+const END_SESSIONS: &str = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'cordon_app' or usename like 'cordon\\_t\\_%'";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_is_away_comes_back_without_a_restart() {
@@ -74,8 +73,8 @@ async fn who_is_known_is_served_while_the_catalog_is_away() {
     let (_cluster, site) = Site::alone("no-catalog").await;
     let (app, superuser) = (site.app(BootCheck::Dev), site.superuser("postgres").await);
     app.run_beside();
-    let known = served(&site, &app, Model::Schema).await;
-    let unknown = site.tenant(Model::Shared).await;
+    let known = served(&site, &app, TenancyModel::Schema).await;
+    let unknown = site.tenant(TenancyModel::Shared).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     let stranger = TenantId::new();
     for away in [true, false] {
@@ -105,7 +104,7 @@ async fn who_is_known_is_served_while_the_catalog_is_away() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_that_were_read_outlive_their_file_for_a_while() {
     let site = Site::shared().await;
-    let tenant = site.tenant(Model::Schema).await;
+    let tenant = site.tenant(TenancyModel::Schema).await;
     let file = site.directory.join("keys-that-go-away");
     std::fs::copy(site.settings.keys.file.as_ref().unwrap(), &file).unwrap();
     let mut settings = site.server_settings();
@@ -163,7 +162,7 @@ async fn a_statement_that_takes_too_long_ends_in_the_server() {
     let mut settings = site.server_settings();
     (settings.database.statement_timeout_ms, settings.database.backends) = (300, 1);
     let app = App::new(settings, BootCheck::Dev).unwrap();
-    let tenant = served(site, &app, Model::Schema).await;
+    let tenant = served(site, &app, TenancyModel::Schema).await;
     let guard = admitted(&app, tenant.id).await.unwrap();
     let tx = guard.read().await.unwrap();
     let began = Instant::now();
@@ -179,8 +178,8 @@ async fn a_statement_that_takes_too_long_ends_in_the_server() {
 async fn what_was_changed_underneath_is_never_served() {
     let site = Site::shared().await;
     let app = site.app(BootCheck::Dev);
-    let tenant = served(site, &app, Model::Schema).await;
-    let sound = served(site, &app, Model::Schema).await;
+    let tenant = served(site, &app, TenancyModel::Schema).await;
+    let sound = served(site, &app, TenancyModel::Schema).await;
     let placement = tenant.placement.clone().unwrap();
     let (schema, inside) = (placement.schema, site.superuser(&placement.database).await);
     inside
@@ -200,7 +199,7 @@ async fn what_was_changed_underneath_is_never_served() {
 async fn what_cannot_be_audited_is_not_answered() {
     let site = Site::shared().await;
     let app = site.app(BootCheck::Dev);
-    let tenant = served(site, &app, Model::Schema).await;
+    let tenant = served(site, &app, TenancyModel::Schema).await;
     let placement = tenant.placement.clone().unwrap();
     let (schema, inside) = (placement.schema, site.superuser(&placement.database).await);
     inside.batch_execute(&format!("revoke insert on {schema}.audit_log from cordon_guard")).await.unwrap();
@@ -213,7 +212,7 @@ async fn what_cannot_be_audited_is_not_answered() {
 }
 
 /// A tenant with one patient, named like it, whom the server has read.
-async fn served(site: &Site, app: &Arc<App>, model: Model) -> Tenant {
+async fn served(site: &Site, app: &Arc<App>, model: TenancyModel) -> Tenant {
     let tenant = site.tenant(model).await;
     plant(app, tenant.id, Uuid::now_v7(), &tenant.slug).await.unwrap();
     assert_eq!(names(app, tenant.id).await.unwrap(), from_ref(&tenant.slug));

@@ -6,14 +6,15 @@ use crate::server::Server;
 use crate::site::{MODELS, Site, actor};
 use cordon::app::App;
 use cordon::auth::Principal;
-use cordon::db::cluster::Cluster;
+use cordon::cluster::Cluster;
 use cordon::db::schema::tenant::{note_types, patients};
 use cordon::error::Error;
-use cordon::guard::{BootCheck, Guard, Purpose, RequestInfo, TenantHint};
+use cordon::guard::{Guard, RequestInfo, TenantHint, TxKind};
 use cordon::ids::{RequestId, TenantId};
+use cordon::isolation::BootCheck;
 use cordon::ops::init;
 use cordon::ops::provision::{self, NewTenant};
-use cordon::tenant::{Model, State};
+use cordon::tenant::{State, TenancyModel};
 use diesel::{ExpressionMethods, QueryDsl};
 use diesel_async::RunQueryDsl;
 use serde_json::Value;
@@ -57,7 +58,7 @@ async fn l37_late_writer() {
 #[tokio::test]
 async fn a_second_try_has_the_turn_of_the_first() {
     let site = Site::shared().await;
-    let tenant = site.tenant(Model::Schema).await;
+    let tenant = site.tenant(TenancyModel::Schema).await;
     let mut settings = site.server_settings();
     settings.database.at_once = 1;
     let server = Server::start(site, settings, BootCheck::Dev);
@@ -78,7 +79,12 @@ async fn a_second_try_has_the_turn_of_the_first() {
 }
 
 /// Six writers until each is stopped; `flip` in the middle. When it has returned, whatever will ever be there is there.
-async fn writers_and_a_flip(app: &Arc<App>, chart: &Chart, superuser: &Client, flip: impl AsyncFn()) -> (u32, Vec<Error>) {
+async fn writers_and_a_flip(
+    app: &Arc<App>,
+    chart: &Chart,
+    superuser: &Client,
+    flip: impl AsyncFn(),
+) -> (u32, Vec<Error>) {
     let written = Arc::new(AtomicU32::new(0));
     let writers: Vec<_> = (0..6)
         .map(|_| {
@@ -107,13 +113,18 @@ async fn writers_and_a_flip(app: &Arc<App>, chart: &Chart, superuser: &Client, f
         chart.schema(),
         chart.tenant.id
     );
-    assert_eq!(superuser.query_one(&late, &[]).await.unwrap().get::<_, i64>(0), 0, "a row was committed after the flip");
+    assert_eq!(
+        superuser.query_one(&late, &[]).await.unwrap().get::<_, i64>(0),
+        0,
+        "a row was committed after the flip"
+    );
     (AtomicU32::load(&written, Ordering::Relaxed), last)
 }
 
 async fn write(app: &App, tenant: TenantId) -> Result<(), Error> {
-    let tx = app.door.work(tenant, &actor(tenant, "clinician"), Purpose::Write, RequestId::new()).await?;
-    let row = diesel::insert_into(patients::table).values((patients::tenant_id.eq(tenant.0), patients::id.eq(Uuid::now_v7())));
+    let tx = app.guards.work(tenant, &actor(tenant, "clinician"), TxKind::Write, RequestId::new()).await?;
+    let row = diesel::insert_into(patients::table)
+        .values((patients::tenant_id.eq(tenant.0), patients::id.eq(Uuid::now_v7())));
     let outcome = tx.run(row.execute(&mut tx.conn())).await;
     match outcome {
         Ok(_) => tx.commit().await,
@@ -131,8 +142,8 @@ async fn admit(app: &Arc<App>, tenant: TenantId) -> Result<Guard, Error> {
         acting: None,
         expires_at: chrono::Utc::now() + Duration::from_secs(600),
     };
-    let info = RequestInfo { request: RequestId::new(), whereabouts: Default::default(), effort: Default::default() };
-    app.door.admit(&principal, TenantHint::default(), info).await
+    let info = RequestInfo { request: RequestId::new(), client: Default::default(), stats: Default::default() };
+    app.guards.admit(&principal, TenantHint::default(), info).await
 }
 
 async fn read(guard: &Guard) -> Result<usize, Error> {
@@ -173,7 +184,7 @@ async fn a_running_app_hears_of_a_new_tenant() {
     let site = Site::shared().await;
     let app = site.app(BootCheck::Dev);
     app.run_beside();
-    let chart = Chart::of(site, &app, Model::Schema).await;
+    let chart = Chart::of(site, &app, TenancyModel::Schema).await;
     within_a_second(async || read(&admit(&app, chart.tenant.id).await.unwrap()).await == Ok(1)).await;
     assert!(matches!(admit(&app, TenantId::new()).await, Err(Error::TenantMismatch)));
 }
@@ -193,12 +204,15 @@ async fn purposes_of_keepers_are_not_the_servers() {
     for model in MODELS {
         let chart = Chart::of(site, &app, model).await;
         let tenant = chart.tenant.id;
-        let tx = app.door.work(tenant, &actor(tenant, "migrate"), Purpose::Migrate, RequestId::new()).await.unwrap();
+        let tx = app.guards.work(tenant, &actor(tenant, "migrate"), TxKind::Migrate, RequestId::new()).await.unwrap();
         let refused = tx.run(note_types::table.select(note_types::code).load::<String>(&mut tx.conn())).await;
         assert_eq!(refused, Err(Error::Unavailable), "{model}");
         let intruder = Intruder::enter(site, &login(site, &app, &chart.tenant).await).await;
         for purpose in ["migrate", "move", "restore", "reseal", "purge", "backup", "seal"] {
-            let refused = intruder.run(chart.schema(), &intruder.bind(&Ticket::of(tenant, purpose)), "select 1").await.unwrap_err();
+            let refused = intruder
+                .run(chart.schema(), &intruder.bind(&Ticket::of(tenant, purpose)), "select 1")
+                .await
+                .unwrap_err();
             assert_eq!((refused.code.as_str(), refused.message.as_str()), ("42501", "binding refused"), "{purpose}");
         }
     }
@@ -220,8 +234,9 @@ async fn killed_after<F: Future>(future: F, polls: usize) -> Option<F::Output> {
 #[tokio::test]
 async fn provisioning_resumes_after_a_kill_at_any_step() {
     let site = Site::shared().await;
-    for (model, step) in [(Model::Shared, 1), (Model::Schema, 1), (Model::Database, 3)] {
-        let new = NewTenant { slug: format!("killed-{model}"), name: "A clinic".into(), model, server: None, plan: None };
+    for (model, step) in [(TenancyModel::Shared, 1), (TenancyModel::Schema, 1), (TenancyModel::Database, 3)] {
+        let new =
+            NewTenant { slug: format!("killed-{model}"), name: "A clinic".into(), model, server: None, plan: None };
         let mut polls = step;
         // What a killed run left on the server may still be at work: a failure is one more kill.
         while !matches!(killed_after(provision::create(&site.operator, &new), polls).await, Some(Ok(_))) {
@@ -231,10 +246,13 @@ async fn provisioning_resumes_after_a_kill_at_any_step() {
         println!("{:8} provisioned after kills at 1…{polls} polls", model.as_str());
         let tenant = provision::create(&site.operator, &new).await.unwrap();
         assert_eq!(tenant.state, State::Active);
-        let same: Vec<_> = provision::list(&site.operator).await.unwrap().into_iter().filter(|other| other.slug == new.slug).collect();
+        let same: Vec<_> =
+            provision::list(&site.operator).await.unwrap().into_iter().filter(|other| other.slug == new.slug).collect();
         assert_eq!((same.len(), same[0].id), (1, tenant.id));
         let control = site.superuser("cordon_control").await;
-        let count = |table: &str, column: &str| format!("select count(*) from cordon_catalog.{table} where {column} = '{}'", tenant.id);
+        let count = |table: &str, column: &str| {
+            format!("select count(*) from cordon_catalog.{table} where {column} = '{}'", tenant.id)
+        };
         for (query, wanted) in [(count("placements", "tenant_id"), 1), (count("wrapped_keys", "tenant_id"), 3)] {
             assert_eq!(control.query_one(&query, &[]).await.unwrap().get::<_, i64>(0), wanted, "{query}");
         }
@@ -243,7 +261,11 @@ async fn provisioning_resumes_after_a_kill_at_any_step() {
         let chart = Chart::write(&app, tenant).await;
         let guard = admit(&app, chart.tenant.id).await.unwrap();
         assert_eq!(read(&guard).await, Ok(1));
-        let tx = app.door.work(chart.tenant.id, &actor(chart.tenant.id, "clinician"), Purpose::Read, RequestId::new()).await.unwrap();
+        let tx = app
+            .guards
+            .work(chart.tenant.id, &actor(chart.tenant.id, "clinician"), TxKind::Read, RequestId::new())
+            .await
+            .unwrap();
         assert_eq!(tx.run(note_types::table.count().get_result::<i64>(&mut tx.conn())).await, Ok(12));
         tx.commit().await.unwrap();
     }
@@ -262,7 +284,12 @@ async fn init_resumes_after_a_kill_at_any_step() {
     println!("init done after kills at 1…{polls} polls");
     let site = Site::make(&cluster, "killed-init-site").await;
     assert_eq!(site.app(BootCheck::Dev).walls(BootCheck::Dev).await.unwrap(), Vec::<String>::new());
-    let servers = site.superuser("cordon_control").await.query_one("select count(*) from cordon_catalog.servers", &[]).await.unwrap();
+    let servers = site
+        .superuser("cordon_control")
+        .await
+        .query_one("select count(*) from cordon_catalog.servers", &[])
+        .await
+        .unwrap();
     assert_eq!(servers.get::<_, i64>(0), 1);
     for model in MODELS {
         let app = site.app(BootCheck::Dev);

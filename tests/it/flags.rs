@@ -7,8 +7,8 @@ use crate::site::{MODELS, Site, admitted};
 use cordon::app::App;
 use cordon::config::Settings;
 use cordon::flags::Flag;
-use cordon::guard::BootCheck;
 use cordon::ids::TenantId;
+use cordon::isolation::BootCheck;
 use cordon::tenant::Tenant;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -85,8 +85,7 @@ async fn l31_nothing_a_client_says_changes_an_answer() {
     let rules: Vec<_> = ones.iter().map(|one| format!("{{ tenant: {}, enabled: false }}", one.id)).collect();
     let file = File::new("l31", &format!("patientSearch: {{ variant: words, rules: [{}] }}", rules.join(", ")));
     let server = Server::start(site, settings(site, Some(&file), None), BootCheck::Dev);
-    let features =
-        |search: Value| json!({ "viewer": { "features": [{ "name": "chartWrites", "enabled": true, "variant": null }, search] } });
+    let features = |search: Value| json!({ "viewer": { "features": [{ "name": "chartWrites", "enabled": true, "variant": null }, search] } });
     for (one, other) in ones.iter().zip(&others) {
         let off = features(json!({ "name": "patientSearch", "enabled": false, "variant": null }));
         let on = features(json!({ "name": "patientSearch", "enabled": true, "variant": "words" }));
@@ -220,7 +219,10 @@ async fn an_unleash_that_is_away_hangs_or_talks_nonsense_changes_nothing() {
             let one_request = Instant::now();
             assert_eq!(is_on(&server, &one, "patientSearch").await, search_of_one);
             assert!(is_on(&server, &other, "patientSearch").await && is_on(&server, &one, "chartWrites").await);
-            assert!(one_request.elapsed() < Duration::from_millis(900), "no request waits for Unleash, whose time-out is a second");
+            assert!(
+                one_request.elapsed() < Duration::from_millis(900),
+                "no request waits for Unleash, whose time-out is a second"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
@@ -251,7 +253,10 @@ async fn an_unleash_that_is_away_hangs_or_talks_nonsense_changes_nothing() {
     unleash.becomes(Mood::says(json!([{ "name": "chartWrites", "enabled": false, "strategies": [] }])));
     becomes(&server, &one, "patientSearch", false).await;
     becomes(&server, &other, "chartWrites", false).await;
-    assert!(unleash.heard().iter().all(|request| !request.contains(&one.id.to_string())), "only counts leave, no tenant's id");
+    assert!(
+        unleash.heard().iter().all(|request| !request.contains(&one.id.to_string())),
+        "only counts leave, no tenant's id"
+    );
     assert!(!Log::lines().contains("secret-of-flags"));
 }
 

@@ -20,10 +20,20 @@ async fn table_definitions_are_fresh() {
     let site = Site::shared().await;
     prove(
         "src/db/schema/tenant.rs",
-        &tables(site, "cordon_data", "shared", "", "Tables of a tenant schema, unqualified: placement decides through search_path.").await,
+        &tables(
+            site,
+            "cordon_data",
+            "shared",
+            "",
+            "Tables of a tenant schema, unqualified: placement decides through search_path.",
+        )
+        .await,
     );
     let about = "Tables of the catalog, always qualified.";
-    prove("src/db/schema/catalog.rs", &tables(site, "cordon_control", "cordon_catalog", "cordon_catalog.", about).await);
+    prove(
+        "src/db/schema/catalog.rs",
+        &tables(site, "cordon_control", "cordon_catalog", "cordon_catalog.", about).await,
+    );
 }
 
 #[test]
@@ -53,7 +63,8 @@ async fn tables(site: &Site, database: &str, schema: &str, prefix: &str, about: 
     );
     let mut names: Vec<String> = Vec::new();
     for row in &rows {
-        let (table, column, kind, required): (String, String, String, bool) = (row.get(0), row.get(1), row.get(2), row.get(3));
+        let (table, column, kind, required): (String, String, String, bool) =
+            (row.get(0), row.get(1), row.get(2), row.get(3));
         if names.last() != Some(&table) {
             if !names.is_empty() {
                 text.push_str("    }\n}\n");

@@ -4,7 +4,7 @@
 use crate::options;
 use crate::site::{MODELS, Site};
 use crate::write::{DRAFT, Ward};
-use cordon::db::cluster::{Cluster, Options};
+use cordon::cluster::{Cluster, Options};
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,11 @@ impl Disk {
         let at = crate::run_dir().join("full-disk");
         std::fs::create_dir(&at).unwrap();
         let mounted = geteuid().is_root()
-            && Command::new("mount").args(["-t", "tmpfs", "-o", "size=200m,mode=755", "none"]).arg(&at).status().is_ok_and(|s| s.success());
+            && Command::new("mount")
+                .args(["-t", "tmpfs", "-o", "size=200m,mode=755", "none"])
+                .arg(&at)
+                .status()
+                .is_ok_and(|s| s.success());
         mounted.then_some(Self(at))
     }
 }
@@ -40,7 +44,8 @@ async fn a_full_disk_loses_nothing() {
         println!("a disk of its own may not be mounted here: the error alone is tried");
         return;
     };
-    let small = [("max_wal_size", "32MB"), ("min_wal_size", "32MB"), ("shared_buffers", "16MB"), ("wal_init_zero", "on")];
+    let small =
+        [("max_wal_size", "32MB"), ("min_wal_size", "32MB"), ("shared_buffers", "16MB"), ("wal_init_zero", "on")];
     let settings = small.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     let cluster = Cluster::start(&Options { dir: disk.0.join("pg"), settings, ..options("unused") }).unwrap();
     let site = Site::make(&cluster, "full-disk-site").await;

@@ -3,13 +3,13 @@
 use crate::options;
 use crate::server::Server;
 use crate::site::{Site, names, plant};
-use cordon::db::cluster::Cluster;
+use cordon::cluster::Cluster;
 use cordon::db::connect;
 use cordon::db::migrate::Direction;
-use cordon::guard::BootCheck;
+use cordon::isolation::BootCheck;
 use cordon::ops::operator::fresh_password;
 use cordon::ops::{migrate, provision, server};
-use cordon::tenant::{Model, own_database_name};
+use cordon::tenant::{TenancyModel, own_database_name};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -34,7 +34,9 @@ async fn becomes(server: &Server<'_>, status: u16, wanted: &[(&str, &str)]) -> V
         let (code, report, retry) = get(server, "/readyz").await;
         assert!(asked.elapsed() < Duration::from_secs(3), "answered after {:?}", asked.elapsed());
         assert_eq!(get(server, "/healthz").await.0, 200, "the process answers whatever else does not");
-        if code == status && wanted.iter().all(|(name, value)| report[name].as_str().is_some_and(|text| text.starts_with(value))) {
+        if code == status
+            && wanted.iter().all(|(name, value)| report[name].as_str().is_some_and(|text| text.starts_with(value)))
+        {
             assert_eq!(retry, status == 503);
             return report;
         }
@@ -49,7 +51,7 @@ async fn readiness_says_what_is_away() {
     let second = Cluster::start(&options("health-east")).unwrap();
     let east = connect::parse(&second.superuser_url("postgres")).unwrap();
     server::add(&site.operator, "east", &east, &fresh_password()).await.unwrap();
-    let tenant = site.tenant(Model::Schema).await;
+    let tenant = site.tenant(TenancyModel::Schema).await;
     let server = Server::of(&site);
     plant(&server.app, tenant.id, Uuid::now_v7(), "someone").await.unwrap();
     assert_eq!(get(&server, "/healthz").await.1, json!({ "status": "ok" }));
@@ -58,7 +60,8 @@ async fn readiness_says_what_is_away() {
     let lines = server.http.get(server.url.replace("/graphql", "/readyz")).send().await.unwrap().text().await.unwrap();
     assert_eq!(lines.lines().count(), 7, "a line for each check: {lines}");
     for (path, method) in [("/readyz", "POST"), ("/healthz", "DELETE")] {
-        let answer = server.http.request(method.parse().unwrap(), server.url.replace("/graphql", path)).send().await.unwrap();
+        let answer =
+            server.http.request(method.parse().unwrap(), server.url.replace("/graphql", path)).send().await.unwrap();
         assert_eq!((answer.status().as_u16(), answer.headers()["allow"].to_str().unwrap()), (405, "GET, HEAD"));
     }
     let head = server.http.head(server.url.replace("/graphql", "/readyz")).send().await.unwrap();
@@ -92,7 +95,9 @@ async fn readiness_says_what_is_away() {
     // The other loses plpgsql, as when its packages are upgraded underneath it; `select 1` goes on.
     let data = site.superuser("cordon_data").await;
     let handler = |path: &str| {
-        format!("set allow_system_table_mods = on; update pg_proc set probin = '$libdir/{path}' where proname = 'plpgsql_call_handler'")
+        format!(
+            "set allow_system_table_mods = on; update pg_proc set probin = '$libdir/{path}' where proname = 'plpgsql_call_handler'"
+        )
     };
     data.batch_execute(&handler("nowhere")).await.unwrap();
     site.superuser("cordon_data").await.batch_execute("select 1").await.unwrap();
@@ -103,7 +108,8 @@ async fn readiness_says_what_is_away() {
     // Keys, and the catalog.
     let keys = site.settings.keys.file.clone().unwrap();
     std::fs::rename(&keys, keys.with_extension("aside")).unwrap();
-    becomes(&server, 503, &[("status", "not_ready"), ("catalog", "ok"), ("keys", "failing"), ("databases", "unknown")]).await;
+    becomes(&server, 503, &[("status", "not_ready"), ("catalog", "ok"), ("keys", "failing"), ("databases", "unknown")])
+        .await;
     std::fs::rename(keys.with_extension("aside"), &keys).unwrap();
     for (away, status) in [(true, 503), (false, 200)] {
         let text = format!(
@@ -121,7 +127,7 @@ async fn readiness_says_what_is_away() {
     becomes(&server, 200, &[("status", "degraded"), ("audit", "partitions end in 0 days")]).await;
     // `cordon migrate up` makes them again, where there was nothing else to migrate.
     let _second = Cluster::start(&options("health-east")).unwrap();
-    let own = site.tenant(Model::Database).await;
+    let own = site.tenant(TenancyModel::Database).await;
     for target in migrate::targets(&site.operator).await.unwrap() {
         assert!(migrate::run(&site.operator, &target, Direction::Up).await.unwrap().is_empty());
     }
@@ -142,7 +148,7 @@ async fn busy_is_ready() {
     let mut settings = site.server_settings();
     (settings.database.backends, settings.database.connect_timeout_ms) = (2, 300);
     let server = Server::start(site, settings, BootCheck::Dev);
-    let tenants = [site.tenant(Model::Shared).await, site.tenant(Model::Schema).await];
+    let tenants = [site.tenant(TenancyModel::Shared).await, site.tenant(TenancyModel::Schema).await];
     let mut held = Vec::new();
     for tenant in &tenants {
         let guard = crate::site::admitted(&server.app, tenant.id).await.unwrap();

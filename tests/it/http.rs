@@ -3,9 +3,9 @@
 use crate::charts::{Charts, SYSTEM};
 use crate::server::{Log, Reply, Server};
 use crate::site::{MODELS, Site};
-use cordon::guard::BootCheck;
+use cordon::isolation::BootCheck;
 use cordon::ops::provision;
-use cordon::tenant::{Model, Tenant};
+use cordon::tenant::{TenancyModel, Tenant};
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 const ME: &str = "{ viewer { id } }";
 
 /// A tenant with one patient, and its clinician's token.
-async fn clinic(site: &Site, model: Model, mark: &str) -> (Tenant, String) {
+async fn clinic(site: &Site, model: TenancyModel, mark: &str) -> (Tenant, String) {
     let tenant = site.tenant(model).await;
     Charts { mark, patients: 1, encounters: 2, notes: 2 }.import(site, &tenant).await;
     let token = site.token(&[tenant.id], "clinician", "alice");
@@ -23,19 +23,35 @@ async fn clinic(site: &Site, model: Model, mark: &str) -> (Tenant, String) {
 #[tokio::test]
 async fn a_status_says_what_it_means() {
     let site = Site::shared().await;
-    let tenant = site.tenant(Model::Schema).await;
+    let tenant = site.tenant(TenancyModel::Schema).await;
     let server = Server::of(site);
     let token = site.token(&[tenant.id], "clinician", "alice");
-    let ask =
-        |body: &str| server.http.post(&server.url).bearer_auth(&token).header("content-type", "application/json").body(body.to_owned());
+    let ask = |body: &str| {
+        server
+            .http
+            .post(&server.url)
+            .bearer_auth(&token)
+            .header("content-type", "application/json")
+            .body(body.to_owned())
+    };
     let me = json!({ "query": ME }).to_string();
     let (newer, older) = ("application/graphql-response+json", "application/json");
-    for (accept, kind) in
-        [(newer, newer), (older, older), ("*/*", older), ("application/*;q=0.5, application/graphql-response+json", newer)]
-    {
+    for (accept, kind) in [
+        (newer, newer),
+        (older, older),
+        ("*/*", older),
+        ("application/*;q=0.5, application/graphql-response+json", newer),
+    ] {
         let reply = Reply::to(ask(&me).header("accept", accept)).await;
-        assert_eq!((reply.status, reply.headers["content-type"].as_str()), (200, format!("{kind}; charset=utf-8").as_str()), "{accept}");
-        assert_eq!((reply.headers["cache-control"].as_str(), reply.headers["x-content-type-options"].as_str()), ("no-store", "nosniff"));
+        assert_eq!(
+            (reply.status, reply.headers["content-type"].as_str()),
+            (200, format!("{kind}; charset=utf-8").as_str()),
+            "{accept}"
+        );
+        assert_eq!(
+            (reply.headers["cache-control"].as_str(), reply.headers["x-content-type-options"].as_str()),
+            ("no-store", "nosniff")
+        );
     }
     assert_eq!(Reply::to(ask(&me).header("accept", "text/html")).await.outcome(), (406, "INVALID_INPUT".into()));
     for (kind, status) in [
@@ -67,10 +83,16 @@ async fn a_status_says_what_it_means() {
         "[{\"query\":\"{ viewer { id } }\"}]",
     ] {
         for accept in [newer, older] {
-            assert_eq!(Reply::to(ask(body).header("accept", accept)).await.outcome(), (400, "INVALID_INPUT".into()), "{body}");
+            assert_eq!(
+                Reply::to(ask(body).header("accept", accept)).await.outcome(),
+                (400, "INVALID_INPUT".into()),
+                "{body}"
+            );
         }
     }
-    for query in ["{ nothing }", "{", "query A { viewer { id } } query B { viewer { id } }", "{ patient { id } }", "{ viewer }"] {
+    for query in
+        ["{ nothing }", "{", "query A { viewer { id } } query B { viewer { id } }", "{ patient { id } }", "{ viewer }"]
+    {
         let body = json!({ "query": query }).to_string();
         for (accept, status) in [(newer, 400), (older, 200)] {
             let reply = Reply::to(ask(&body).header("accept", accept)).await;
@@ -80,14 +102,17 @@ async fn a_status_says_what_it_means() {
     }
     // The error of one field leaves the others.
     let partly = server.reply(&token, "{ viewer { id } patient(id: \"x\") { id } }", Value::Null).await;
-    assert!(partly.status == 200 && partly.code() == "INVALID_INPUT" && partly.json()["data"]["viewer"]["id"].is_string(), "{partly:?}");
+    assert!(
+        partly.status == 200 && partly.code() == "INVALID_INPUT" && partly.json()["data"]["viewer"]["id"].is_string(),
+        "{partly:?}"
+    );
     assert_eq!(partly.json()["errors"][0]["extensions"]["field"], "id");
 }
 
 #[tokio::test]
 async fn only_good_tokens_come_in() {
     let site = Site::shared().await;
-    let tenant = site.tenant(Model::Shared).await;
+    let tenant = site.tenant(TenancyModel::Shared).await;
     let server = Server::of(site);
     let now = chrono::Utc::now().timestamp();
     let good = json!({ "iss": cordon::auth::dev::ISSUER, "aud": "cordon", "sub": "alice", "tenants": [tenant.id], "roles": ["clinician"], "iat": now, "exp": now + 600 });
@@ -131,7 +156,10 @@ async fn only_good_tokens_come_in() {
     ];
     bad.extend(changes.into_iter().map(signed));
     let refused = Reply::to(server.http.post(&server.url).json(&json!({ "query": ME }))).await;
-    assert_eq!((refused.outcome(), refused.headers["www-authenticate"].as_str()), ((401, "UNAUTHENTICATED".into()), "Bearer"));
+    assert_eq!(
+        (refused.outcome(), refused.headers["www-authenticate"].as_str()),
+        ((401, "UNAUTHENTICATED".into()), "Bearer")
+    );
     for token in bad {
         let request = server.http.post(&server.url).bearer_auth(&token).json(&json!({ "query": ME }));
         assert_eq!(Reply::to(request).await.told(), refused.told(), "{token}");
@@ -140,7 +168,10 @@ async fn only_good_tokens_come_in() {
     let nonsense = server.http.post(&server.url).header("accept", "text/html").body("{{{");
     assert_eq!(Reply::to(nonsense).await.told(), refused.told());
     for tenants in [json!([]), json!([uuid::Uuid::now_v7()])] {
-        assert_eq!(server.reply(&signed(json!({ "tenants": tenants })), ME, Value::Null).await.outcome(), (403, "TENANT_MISMATCH".into()));
+        assert_eq!(
+            server.reply(&signed(json!({ "tenants": tenants })), ME, Value::Null).await.outcome(),
+            (403, "TENANT_MISMATCH".into())
+        );
     }
     let tokens = server.question(&whole, ME, Value::Null).header("authorization", "Bearer x");
     assert_eq!(Reply::to(tokens).await.status, 400);
@@ -190,7 +221,7 @@ async fn a_suspension_holds_at_once() {
 #[tokio::test]
 async fn what_is_away_is_503_with_a_time_to_come_back() {
     let site = Site::shared().await;
-    let (_, token) = clinic(site, Model::Schema, "awayzq").await;
+    let (_, token) = clinic(site, TenancyModel::Schema, "awayzq").await;
     let mut keyless = site.server_settings();
     keyless.keys.file = Some(site.directory.join("nowhere.json"));
     let mut homeless = site.server_settings();
@@ -213,9 +244,12 @@ async fn every_read_is_in_the_log() {
         let query = "query ($system: String!, $value: String!) { patientByIdentifier(system: $system, value: $value) { id name { text }
             encounters { nodes { id reason notes { nodes { id body } } } } notes { nodes { id title } } } }";
         let variables = json!({ "system": SYSTEM, "value": "auditzq-mrn-0" });
-        let reply = Reply::to(server.question(&token, query, variables).header("user-agent", "Chart/1.0 'quoted'")).await;
+        let reply =
+            Reply::to(server.question(&token, query, variables).header("user-agent", "Chart/1.0 'quoted'")).await;
         let patient = &reply.json()["data"]["patientByIdentifier"];
-        let uuids = |list: &Value| -> Vec<String> { list.as_array().unwrap().iter().map(|node| uuid_of(&node["id"])).collect() };
+        let uuids = |list: &Value| -> Vec<String> {
+            list.as_array().unwrap().iter().map(|node| uuid_of(&node["id"])).collect()
+        };
         let mut notes = uuids(&patient["notes"]["nodes"]);
         notes.sort();
         assert_eq!(notes.len(), 5);
@@ -235,7 +269,8 @@ async fn every_read_is_in_the_log() {
             ("note", "note.read", notes),
         ] {
             let row = of(kind);
-            let mut named: Vec<_> = row["resource_ids"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect();
+            let mut named: Vec<_> =
+                row["resource_ids"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect();
             named.sort();
             assert_eq!((row["action"].as_str(), named), (Some(action), ids), "{model}");
             assert_eq!(row["patient_id"], uuid_of(&patient["id"]).as_str());
@@ -247,18 +282,28 @@ async fn every_read_is_in_the_log() {
                 (&row["roles"], row["purpose"].as_str(), row["outcome"].as_str()),
                 (&json!(["clinician"]), Some("read"), Some("success"))
             );
-            assert_eq!((row["ip"].as_str(), row["user_agent"].as_str()), (Some("127.0.0.1"), Some("Chart/1.0 'quoted'")));
+            assert_eq!(
+                (row["ip"].as_str(), row["user_agent"].as_str()),
+                (Some("127.0.0.1"), Some("Chart/1.0 'quoted'"))
+            );
             let when: chrono::DateTime<chrono::Utc> = row["recorded_at"].as_str().unwrap().parse().unwrap();
             assert!((chrono::Utc::now() - when).num_seconds().abs() < 30);
         }
-        let fields =
-            |kind: &str| of(kind)["fields"].as_array().unwrap().iter().map(|field| field.as_str().unwrap().to_owned()).collect::<Vec<_>>();
+        let fields = |kind: &str| {
+            of(kind)["fields"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|field| field.as_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
         assert_eq!(fields("note"), ["body", "id", "title"]);
         assert!(fields("patient").contains(&"name".to_owned()) && fields("encounter").contains(&"reason".to_owned()));
 
         // What is not there, and what is not allowed, is written down too; who I am is nobody's record.
         for (root, kind) in [("patient", 'p'), ("encounter", 'e'), ("note", 'n'), ("node", 'n')] {
-            let absent = server.reply(&token, &format!("{{ {root}(id: \"{}\") {{ id }} }}", stranger(kind)), Value::Null).await;
+            let absent =
+                server.reply(&token, &format!("{{ {root}(id: \"{}\") {{ id }} }}", stranger(kind)), Value::Null).await;
             let rows = audit(site, &tenant, &absent).await;
             let named = rows.first().and_then(|row| row["resource_ids"].as_array()).map_or(0, Vec::len);
             assert!(rows.len() == 1 && rows[0]["outcome"] == "not_found" && named == 1, "{root}: {rows:?}");
@@ -267,7 +312,10 @@ async fn every_read_is_in_the_log() {
         let denied = server.reply(&partner, &by_number("auditzq"), Value::Null).await;
         assert_eq!(denied.outcome(), (200, "FORBIDDEN".into()));
         let rows = audit(site, &tenant, &denied).await;
-        assert!(rows.len() == 1 && rows[0]["outcome"] == "denied" && rows[0]["action"] == "patientByIdentifier", "{rows:?}");
+        assert!(
+            rows.len() == 1 && rows[0]["outcome"] == "denied" && rows[0]["action"] == "patientByIdentifier",
+            "{rows:?}"
+        );
         assert_eq!(rows[0]["subject"], "machine");
         let me = server.reply(&token, ME, Value::Null).await;
         assert!(audit(site, &tenant, &me).await.is_empty());
@@ -298,7 +346,7 @@ async fn a_commit_that_fails_takes_the_answer_with_it() {
     let site = Site::shared().await;
     // A trigger that does not belong there would be refused as a wall that is down.
     let server = Server::start(site, site.server_settings(), BootCheck::Off);
-    let (tenant, token) = clinic(site, Model::Schema, "failzq").await;
+    let (tenant, token) = clinic(site, TenancyModel::Schema, "failzq").await;
     let schema = tenant.placement.as_ref().unwrap().schema.to_string();
     let session = site.superuser("cordon_data").await;
     session
@@ -311,7 +359,10 @@ async fn a_commit_that_fails_takes_the_answer_with_it() {
     let reply = server.reply(&token, &by_number("failzq"), Value::Null).await;
     assert_eq!(reply.outcome(), (500, "INTERNAL".into()));
     assert!(reply.json().get("data").is_none() && !reply.says("failzq"), "{reply:?}");
-    session.batch_execute(&format!("drop trigger fail on {schema}.audit_log; drop function {schema}.fail()")).await.unwrap();
+    session
+        .batch_execute(&format!("drop trigger fail on {schema}.audit_log; drop function {schema}.fail()"))
+        .await
+        .unwrap();
     let reply = server.reply(&token, &by_number("failzq"), Value::Null).await;
     assert!(reply.status == 200 && reply.says("failzqfamily"), "{reply:?}");
 }
@@ -347,7 +398,9 @@ async fn audit(site: &Site, tenant: &Tenant, reply: &Reply) -> Vec<Value> {
 
 async fn audit_text(site: &Site, tenant: &Tenant) -> String {
     let placement = tenant.placement.as_ref().unwrap();
-    let text =
-        format!("select coalesce(string_agg(a::text, ' '), '') from {}.audit_log a where tenant_id = $1::text::uuid", placement.schema);
+    let text = format!(
+        "select coalesce(string_agg(a::text, ' '), '') from {}.audit_log a where tenant_id = $1::text::uuid",
+        placement.schema
+    );
     site.superuser(&placement.database).await.query_one(&text, &[&tenant.id.to_string()]).await.unwrap().get(0)
 }

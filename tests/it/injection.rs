@@ -4,7 +4,7 @@
 use crate::charts::{Charts, SYSTEM, document, import};
 use crate::server::{Reply, Server};
 use crate::site::{MODELS, Site};
-use cordon::tenant::{Model, Tenant};
+use cordon::tenant::{TenancyModel, Tenant};
 use serde_json::{Value, json};
 
 /// Quotes, backslashes, ends of statements, dollar quotes, comments, line separators, directions, format strings, and a tag.
@@ -40,15 +40,24 @@ async fn poison_in_fhir_is_data() {
             "{model}: {report:?}"
         );
         let again = import(site, &tenant, &lines).await;
-        assert_eq!((again.patients.unchanged, again.notes.unchanged, again.notes.updated), (all, all, 0), "{model}: {again:?}");
+        assert_eq!(
+            (again.patients.unchanged, again.notes.unchanged, again.notes.updated),
+            (all, all, 0),
+            "{model}: {again:?}"
+        );
         for poison in POISON {
             let query = "query ($system: String!, $value: String!) { patientByIdentifier(system: $system, value: $value) {
                 identifiers { system value } name { family given text }
                 encounters { nodes { reason class } } notes { nodes { title body type { code display } author { name } } } } }";
-            let data = server.data(&token, query, json!({ "system": format!("urn:x:{poison}"), "value": poison })).await;
+            let data =
+                server.data(&token, query, json!({ "system": format!("urn:x:{poison}"), "value": poison })).await;
             let patient = &data["patientByIdentifier"];
             assert_eq!(patient["identifiers"], json!([{ "system": format!("urn:x:{poison}"), "value": poison }]));
-            assert_eq!((&patient["name"]["family"], &patient["name"]["given"]), (&json!(poison), &json!([poison])), "{model}");
+            assert_eq!(
+                (&patient["name"]["family"], &patient["name"]["given"]),
+                (&json!(poison), &json!([poison])),
+                "{model}"
+            );
             assert_eq!(patient["encounters"]["nodes"][0]["reason"], poison);
             let note = &patient["notes"]["nodes"][0];
             assert_eq!(
@@ -90,7 +99,7 @@ fn poisoned(n: usize, poison: &str) -> String {
 #[tokio::test]
 async fn what_is_no_text_is_refused_by_the_importer() {
     let site = Site::shared().await;
-    let tenant = site.tenant(Model::Schema).await;
+    let tenant = site.tenant(TenancyModel::Schema).await;
     let patient = |text: &str| {
         format!(
             "{{\"resourceType\":\"Patient\",\"id\":\"x\",\"name\":[{{\"family\":\"{text}\"}}],\"identifier\":[{{\"system\":\"s\",\"value\":\"{text}\"}}]}}\n"
@@ -120,7 +129,7 @@ async fn what_is_no_text_is_refused_by_the_importer() {
 async fn poison_in_a_request_is_data_or_an_error() {
     let site = Site::shared().await;
     let server = Server::of(site);
-    let tenant = site.tenant(Model::Schema).await;
+    let tenant = site.tenant(TenancyModel::Schema).await;
     Charts { mark: "wellzq", patients: 1, encounters: 1, notes: 1 }.import(site, &tenant).await;
     let token = site.token(&[tenant.id], "clinician", "alice");
     for poison in POISON {
@@ -128,12 +137,17 @@ async fn poison_in_a_request_is_data_or_an_error() {
         // Arguments, as variables and as literals; names of operations and variables; members nobody knows.
         let by_number = "query ($s: String!, $v: String!) { patientByIdentifier(system: $s, value: $v) { id } }";
         for (system, value) in [(poison, "x"), (SYSTEM, poison)] {
-            assert_eq!(server.data(&token, by_number, json!({ "s": system, "v": value })).await, json!({ "patientByIdentifier": null }));
+            assert_eq!(
+                server.data(&token, by_number, json!({ "s": system, "v": value })).await,
+                json!({ "patientByIdentifier": null })
+            );
         }
         let inline = format!("{{ patientByIdentifier(system: {literal}, value: {literal}) {{ id }} }}");
         assert_eq!(server.data(&token, &inline, Value::Null).await, json!({ "patientByIdentifier": null }));
         for root in ["node", "patient", "encounter", "note"] {
-            let reply = server.reply(&token, &format!("query ($id: ID!) {{ {root}(id: $id) {{ id }} }}"), json!({ "id": poison })).await;
+            let reply = server
+                .reply(&token, &format!("query ($id: ID!) {{ {root}(id: $id) {{ id }} }}"), json!({ "id": poison }))
+                .await;
             assert_eq!(reply.outcome(), (200, "INVALID_INPUT".into()), "{root} {poison}");
             plain(&reply, poison);
         }
@@ -147,8 +161,7 @@ async fn poison_in_a_request_is_data_or_an_error() {
         }
         let body = json!({ "query": "query A { viewer { id } }", "operationName": poison });
         assert_eq!(Reply::to(server.post(&token).json(&body)).await.outcome(), (400, "INVALID_INPUT".into()));
-        let body =
-            json!({ "query": "{ viewer { id } }", "variables": { poison: poison }, "extensions": { poison: poison }, poison: poison });
+        let body = json!({ "query": "{ viewer { id } }", "variables": { poison: poison }, "extensions": { poison: poison }, poison: poison });
         assert_eq!(Reply::to(server.post(&token).json(&body)).await.status, 200);
         assert_eq!(
             Reply::to(server.post(&token).json(&json!({ "query": poison }))).await.outcome(),
@@ -167,8 +180,13 @@ async fn poison_in_a_request_is_data_or_an_error() {
         assert_eq!(reply.status, 200, "{poison}");
         let row = "select user_agent, subject from SCHEMA.audit_log where request_id = $1::text::uuid";
         assert_eq!(column(site, &tenant, row, &reply.headers["x-request-id"]).await, poison);
-        let hinted = Reply::to(server.question(&token, "{ viewer { id } }", Value::Null).header("x-tenant-id", agent.clone())).await;
-        assert!(matches!(hinted.outcome(), (403, code) if code == "TENANT_MISMATCH") || hinted.status == 400, "{hinted:?}");
+        let hinted =
+            Reply::to(server.question(&token, "{ viewer { id } }", Value::Null).header("x-tenant-id", agent.clone()))
+                .await;
+        assert!(
+            matches!(hinted.outcome(), (403, code) if code == "TENANT_MISMATCH") || hinted.status == 400,
+            "{hinted:?}"
+        );
         let accepted = Reply::to(
             server
                 .http
@@ -181,8 +199,10 @@ async fn poison_in_a_request_is_data_or_an_error() {
         assert!([200, 406].contains(&accepted.status), "{accepted:?}");
         let typed = Reply::to(server.post(&token).header("content-type", agent.clone()).body("{}")).await;
         assert_eq!(typed.outcome(), (415, "INVALID_INPUT".into()));
-        let hosted =
-            server.question(&token, "{ viewer { id } }", Value::Null).header("x-forwarded-for", agent).header("x-request-id", "' or 1=1");
+        let hosted = server
+            .question(&token, "{ viewer { id } }", Value::Null)
+            .header("x-forwarded-for", agent)
+            .header("x-request-id", "' or 1=1");
         assert_eq!(Reply::to(hosted).await.status, 200);
     }
     unharmed(site, &tenant, 1).await;
@@ -201,12 +221,19 @@ async fn poison_in_a_token_is_data_or_no_token() {
             let mut all = json!({ "iss": cordon::auth::dev::ISSUER, "aud": "cordon", "sub": "alice", "tenants": [tenant.id], "roles": ["clinician"], "iat": now, "exp": now + 600 });
             all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
             site.issuer
-                .sign(&json!({ "alg": "ES256", "typ": "at+jwt", "kid": site.issuer.key_id() }).to_string(), &all.to_string())
+                .sign(
+                    &json!({ "alg": "ES256", "typ": "at+jwt", "kid": site.issuer.key_id() }).to_string(),
+                    &all.to_string(),
+                )
                 .unwrap()
         };
-        let query = format!("{{ viewer {{ name }} patientByIdentifier(system: \"{SYSTEM}\", value: \"tokenzq-mrn-0\") {{ id }} }}");
+        let query = format!(
+            "{{ viewer {{ name }} patientByIdentifier(system: \"{SYSTEM}\", value: \"tokenzq-mrn-0\") {{ id }} }}"
+        );
         for poison in POISON {
-            let reply = server.reply(&token(json!({ "sub": poison, "name": poison, "act": { "sub": poison } })), &query, Value::Null).await;
+            let reply = server
+                .reply(&token(json!({ "sub": poison, "name": poison, "act": { "sub": poison } })), &query, Value::Null)
+                .await;
             assert_eq!(reply.status, 200, "{poison}: {reply:?}");
             assert_eq!(reply.json()["data"]["viewer"]["name"], poison);
             assert!(reply.json()["data"]["patientByIdentifier"]["id"].is_string(), "{reply:?}");
@@ -238,7 +265,7 @@ async fn poison_in_a_token_is_data_or_no_token() {
 #[tokio::test]
 async fn what_is_no_text_is_refused_at_the_door() {
     let site = Site::shared().await;
-    let tenant = site.tenant(Model::Shared).await;
+    let tenant = site.tenant(TenancyModel::Shared).await;
     let server = Server::of(site);
     let token = site.token(&[tenant.id], "clinician", "alice");
     let query = "query ($v: String!) { patientByIdentifier(system: \\\"s\\\", value: $v) { id } }";
@@ -247,8 +274,10 @@ async fn what_is_no_text_is_refused_at_the_door() {
         bodies.push(format!("{{\"query\":\"{query}\",\"variables\":{{\"v\":\"{bad}\"}}}}").into_bytes());
         bodies.push(format!("{{\"query\":\"{query}\",\"variables\":{{\"v\":\"x\",\"{bad}\":1}}}}").into_bytes());
         bodies.push(format!("{{\"query\":\"{{ viewer {{ id }} }}\",\"operationName\":\"{bad}\"}}").into_bytes());
-        bodies
-            .push(format!("{{\"query\":\"{{ patientByIdentifier(system: \\\"s\\\", value: \\\"\\{bad}\\\") {{ id }} }}\"}}").into_bytes());
+        bodies.push(
+            format!("{{\"query\":\"{{ patientByIdentifier(system: \\\"s\\\", value: \\\"\\{bad}\\\") {{ id }} }}\"}}")
+                .into_bytes(),
+        );
         bodies.push(format!("{{\"query\":\"{{ viewer {{ id }} }} # {bad}\"}}").into_bytes());
     }
     bodies.push(b"{\"query\":\"{ viewer { id } } # \xff\"}".to_vec());
@@ -279,7 +308,10 @@ async fn unharmed(site: &Site, tenant: &Tenant, patients: u64) {
     let placement = tenant.placement.as_ref().unwrap();
     let session = site.superuser(&placement.database).await;
     let text = format!("select count(*) from {}.patients where tenant_id = $1::text::uuid", placement.schema);
-    assert_eq!(session.query_one(&text, &[&tenant.id.to_string()]).await.unwrap().get::<_, i64>(0), i64::try_from(patients).unwrap());
+    assert_eq!(
+        session.query_one(&text, &[&tenant.id.to_string()]).await.unwrap().get::<_, i64>(0),
+        i64::try_from(patients).unwrap()
+    );
     let tables = "select count(*) from pg_tables where schemaname = $1 and tablename in ('patients', 'encounters', 'clinical_notes', 'note_versions', 'audit_log')";
     assert_eq!(session.query_one(tables, &[&placement.schema.as_str()]).await.unwrap().get::<_, i64>(0), 5);
 }

@@ -4,14 +4,16 @@ use crate::site::{Site, actor, open};
 use aws_lc_rs::digest::{SHA256, digest};
 use cordon::app::App;
 use cordon::audit::hex;
-use cordon::crypto::fields::{
+use cordon::db::schema::tenant::{
+    clinical_notes, encounters, note_versions, patient_identifiers, patient_terms, patients, staff,
+};
+use cordon::db::schema::tenant::{idempotency_keys, note_signatures, note_signers};
+use cordon::guard::TxKind;
+use cordon::ids::{RequestId, TenantId};
+use cordon::model::fields::{
     EncounterReason, IdentifierValue, NoteBody, NoteTitle, PatientBirthDate, PatientName, PersonName, SignatureSalt,
 };
-use cordon::db::schema::tenant::{clinical_notes, encounters, note_versions, patient_identifiers, patient_terms, patients, staff};
-use cordon::db::schema::tenant::{idempotency_keys, note_signatures, note_signers};
-use cordon::guard::Purpose;
-use cordon::ids::{RequestId, TenantId};
-use cordon::tenant::{Model, Placement, Tenant, own_database_name};
+use cordon::tenant::{Placement, TenancyModel, Tenant, own_database_name};
 use diesel::ExpressionMethods;
 use diesel_async::RunQueryDsl;
 use secrecy::ExposeSecret;
@@ -59,14 +61,20 @@ impl Chart {
             encounter: id(),
             note: id(),
             version: id(),
-            words: ["Nightshade", "1931-02-03", "MRN", "palpitations", "Consult", "Ischaemic", "Salt"].map(secret).to_vec(),
+            words: ["Nightshade", "1931-02-03", "MRN", "palpitations", "Consult", "Ischaemic", "Salt"]
+                .map(secret)
+                .to_vec(),
             tenant,
         };
         let [family, birth, number, reason, title, body, salt] = chart.words.clone().try_into().unwrap();
         let tenant = chart.tenant.id;
-        let tx = app.door.work(tenant, &actor(tenant, "import"), Purpose::Import, RequestId::new()).await.unwrap();
+        let tx = app.guards.work(tenant, &actor(tenant, "import"), TxKind::Import, RequestId::new()).await.unwrap();
         let (keys, mine, now) = (tx.keys(), tenant.0, chrono::Utc::now());
-        let name = PersonName { family: Some(family.clone()), given: vec!["Belladonna".into()], text: format!("Belladonna {family}") };
+        let name = PersonName {
+            family: Some(family.clone()),
+            given: vec!["Belladonna".into()],
+            text: format!("Belladonna {family}"),
+        };
         let terms = keys.patient_terms(Some(&name), None, []);
         let rows = diesel::insert_into(staff::table).values((
             staff::tenant_id.eq(mine),
@@ -166,7 +174,7 @@ impl Chart {
     }
 
     /// A tenant of its own with a chart.
-    pub async fn of(site: &Site, app: &App, model: Model) -> Self {
+    pub async fn of(site: &Site, app: &App, model: TenancyModel) -> Self {
         Self::write(app, site.tenant(model).await).await
     }
 
@@ -208,11 +216,11 @@ impl Chart {
 pub async fn login(site: &Site, app: &App, tenant: &Tenant) -> Config {
     let placement = tenant.placement.as_ref().unwrap();
     let (user, password) = match placement.model {
-        Model::Database => {
+        TenancyModel::Database => {
             let wrapped = app.catalog.own_password(placement.id).await.unwrap();
             (own_database_name(tenant.id), app.keys.own_password(placement.id, &wrapped).await.unwrap())
         }
-        Model::Shared | Model::Schema => {
+        TenancyModel::Shared | TenancyModel::Schema => {
             let server = app.catalog.server(placement.server).await.unwrap();
             ("cordon_app".to_owned(), app.keys.app_password(server.id, &server.app_password).await.unwrap())
         }
@@ -305,7 +313,11 @@ impl Intruder {
             Err(error) => {
                 self.session.batch_execute("rollback").await.unwrap();
                 let said = error.as_db_error().unwrap_or_else(|| panic!("{sql}: {error}"));
-                Err(Refusal { code: said.code().code().to_owned(), message: said.message().to_owned(), all: format!("{said:?}") })
+                Err(Refusal {
+                    code: said.code().code().to_owned(),
+                    message: said.message().to_owned(),
+                    all: format!("{said:?}"),
+                })
             }
         }
     }

@@ -5,7 +5,7 @@ use crate::{cluster_of_own, site};
 use cordon::db::migrate::{Direction, Set};
 use cordon::ops::OpsError;
 use cordon::ops::migrate::{self, Target};
-use cordon::tenant::Model;
+use cordon::tenant::TenancyModel;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,12 +53,13 @@ async fn every_set_goes_up_down_and_up_again() {
     let mut databases = vec!["cordon_control".to_owned(), "cordon_data".to_owned()];
     for model in site::MODELS {
         let tenant = site.tenant(model).await;
-        databases.extend((model == Model::Database).then(|| tenant.placement.unwrap().database));
+        databases.extend((model == TenancyModel::Database).then(|| tenant.placement.unwrap().database));
     }
     let before = structures(&site, &databases).await;
 
     // The functions cannot go while a tenant's policies lean on them.
-    let [_, data] = <[_; 2]>::try_from(targets(&site, Set::Database).await.into_iter().take(2).collect::<Vec<_>>()).ok().unwrap();
+    let [_, data] =
+        <[_; 2]>::try_from(targets(&site, Set::Database).await.into_iter().take(2).collect::<Vec<_>>()).ok().unwrap();
     assert!(matches!(migrate::run(&site.operator, &data, Direction::Down).await, Err(OpsError::Failed(_))));
 
     all_down(&site, Set::Tenant).await;
@@ -130,7 +131,8 @@ async fn a_run_whose_process_died_is_put_on_record_by_the_next() {
         let table = if cut_off { "patients" } else { "audit_log" };
         held.batch_execute(&format!("lock table shared.{table} in access share mode")).await.unwrap();
         let (theirs, target) = (Arc::clone(&site), shared.clone());
-        let dies = tokio::spawn(async move { migrate::run(&theirs.operator, &target, Direction::Down).await.map(drop) });
+        let dies =
+            tokio::spawn(async move { migrate::run(&theirs.operator, &target, Direction::Down).await.map(drop) });
         let waiting = "select pid from pg_stat_activity where usename = 'cordon_operator' and wait_event_type = 'Lock'";
         let superuser = site.superuser("postgres").await;
         let pid: i32 = loop {
@@ -146,7 +148,11 @@ async fn a_run_whose_process_died_is_put_on_record_by_the_next() {
         }
         held.rollback().await.unwrap();
         let left = migrate::status(&site.operator, &shared).await.unwrap().applied.len();
-        assert_eq!((left, newest().await), (applied - 1, ["down", outcome, error].map(str::to_owned)), "cut off: {cut_off}");
+        assert_eq!(
+            (left, newest().await),
+            (applied - 1, ["down", outcome, error].map(str::to_owned)),
+            "cut off: {cut_off}"
+        );
     }
     migrate::run(&site.operator, &shared, Direction::Up).await.unwrap();
     assert_eq!(newest().await, ["up", "done", ""]);

@@ -3,8 +3,8 @@
 use crate::site::{MODELS, Site};
 use crate::write::{DISCARD, DRAFT, REVISE, SIGN, START, Ward, opaque};
 use cordon::crypto::Sealed;
-use cordon::crypto::fields::SignatureSalt;
 use cordon::ids::{NoteId, PatientId, StaffId};
+use cordon::model::fields::SignatureSalt;
 use cordon::model::signature::{Content, Meaning, Signing, verify};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -25,11 +25,18 @@ async fn a_draft_becomes_a_signed_note_that_nobody_changes() {
         for (mutation, part) in [(REVISE, json!({ "body": "mine" })), (DISCARD, json!({})), (SIGN, json!({}))] {
             let mut input = json!({ "id": id, "expectedVersion": 1 });
             input.as_object_mut().unwrap().extend(part.as_object().unwrap().clone());
-            assert_eq!(ward.change(&bob, mutation, input).await.unwrap_err().0, "NOT_FOUND", "{model}: someone else's draft");
+            assert_eq!(
+                ward.change(&bob, mutation, input).await.unwrap_err().0,
+                "NOT_FOUND",
+                "{model}: someone else's draft"
+            );
         }
         let revised = json!({ "id": id, "expectedVersion": 1, "title": null });
         let revised = ward.change(&ward.alice, REVISE, revised).await.unwrap();
-        assert_eq!((&revised["title"], &revised["body"], &revised["version"]), (&Value::Null, &json!("Stable."), &json!(2)));
+        assert_eq!(
+            (&revised["title"], &revised["body"], &revised["version"]),
+            (&Value::Null, &json!("Stable."), &json!(2))
+        );
         let stale = ward.change(&ward.alice, SIGN, json!({ "id": id, "expectedVersion": 1 })).await.unwrap_err();
         assert_eq!(stale.1["currentVersion"], 2);
         let signed = ward.change(&ward.alice, SIGN, json!({ "id": id, "expectedVersion": 2 })).await.unwrap();
@@ -41,7 +48,11 @@ async fn a_draft_becomes_a_signed_note_that_nobody_changes() {
         for (mutation, part) in [(REVISE, json!({ "body": "mine" })), (DISCARD, json!({})), (SIGN, json!({}))] {
             let mut input = json!({ "id": id, "expectedVersion": 3 });
             input.as_object_mut().unwrap().extend(part.as_object().unwrap().clone());
-            assert_eq!(ward.change(&ward.alice, mutation, input).await.unwrap_err().0, "CONFLICT", "{model}: it is signed");
+            assert_eq!(
+                ward.change(&ward.alice, mutation, input).await.unwrap_err().0,
+                "CONFLICT",
+                "{model}: it is signed"
+            );
         }
     }
 }
@@ -57,7 +68,10 @@ async fn a_discarded_draft_is_kept_and_seen_by_nobody() {
     let list = "query ($id: ID!) { patient(id: $id) { notes { edges { node { id } } } } }";
     let list = ward.server.data(&ward.alice, list, json!({ "id": ward.patient })).await;
     assert_eq!(list["patient"]["notes"]["edges"], json!([]));
-    assert_eq!(ward.change(&ward.alice, SIGN, json!({ "id": id, "expectedVersion": 2 })).await.unwrap_err().0, "NOT_FOUND");
+    assert_eq!(
+        ward.change(&ward.alice, SIGN, json!({ "id": id, "expectedVersion": 2 })).await.unwrap_err().0,
+        "NOT_FOUND"
+    );
     assert_eq!(ward.rows("select from note_versions where tenant_id = $tenant").await.len(), 1);
 }
 
@@ -65,9 +79,13 @@ async fn a_discarded_draft_is_kept_and_seen_by_nobody() {
 async fn roles_write_what_is_theirs() {
     let site = Site::shared().await;
     let ward = Ward::open(site, site.tenant(MODELS[1]).await).await;
-    let input = |kind: &str, author: Value| json!({ "patientId": ward.patient, "type": kind, "body": "b", "authorId": author });
-    let (nurse, trainee, scribe) = (ward.token("nurse", "nora"), ward.token("trainee", "tom"), ward.token("scribe", "sam"));
-    let sign = async |token: &str, note: &Value| ward.change(token, SIGN, json!({ "id": note["id"], "expectedVersion": 1 })).await;
+    let input =
+        |kind: &str, author: Value| json!({ "patientId": ward.patient, "type": kind, "body": "b", "authorId": author });
+    let (nurse, trainee, scribe) =
+        (ward.token("nurse", "nora"), ward.token("trainee", "tom"), ward.token("scribe", "sam"));
+    let sign = async |token: &str, note: &Value| {
+        ward.change(token, SIGN, json!({ "id": note["id"], "expectedVersion": 1 })).await
+    };
 
     assert_eq!(ward.change(&nurse, DRAFT, input("34117-2", Value::Null)).await.unwrap_err().0, "FORBIDDEN");
     let note = ward.change(&nurse, DRAFT, input("34746-8", Value::Null)).await.unwrap();
@@ -77,15 +95,26 @@ async fn roles_write_what_is_theirs() {
     assert_eq!(sign(&trainee, &note).await.unwrap()["status"], "UNCOSIGNED");
 
     let alice = ward.server.data(&ward.alice, "{ viewer { id } }", json!({})).await["viewer"]["id"].take();
-    assert_eq!(ward.change(&scribe, DRAFT, input("34117-2", Value::Null)).await.unwrap_err().0, "FORBIDDEN", "a scribe writes for someone");
+    assert_eq!(
+        ward.change(&scribe, DRAFT, input("34117-2", Value::Null)).await.unwrap_err().0,
+        "FORBIDDEN",
+        "a scribe writes for someone"
+    );
     let note = ward.change(&scribe, DRAFT, input("34117-2", alice.clone())).await.unwrap();
     assert_eq!(note["author"]["id"], alice);
     assert_eq!(seen(&ward, &scribe, &note["id"]).await["body"], "b", "who typed it sees it");
     assert_eq!(seen(&ward, &nurse, &note["id"]).await, Value::Null);
     assert_eq!(sign(&scribe, &note).await.unwrap_err().0, "FORBIDDEN");
-    assert_eq!(sign(&ward.token("clinician", "sam"), &note).await.unwrap_err().0, "FORBIDDEN", "nor with another role: it is not theirs");
+    assert_eq!(
+        sign(&ward.token("clinician", "sam"), &note).await.unwrap_err().0,
+        "FORBIDDEN",
+        "nor with another role: it is not theirs"
+    );
     assert_eq!(sign(&ward.alice, &note).await.unwrap()["signatures"][0]["meaning"], "AUTHOR");
-    assert_eq!(ward.change(&ward.alice, DRAFT, input("34117-2", json!(opaque(b's', Uuid::now_v7())))).await.unwrap_err().0, "FORBIDDEN");
+    assert_eq!(
+        ward.change(&ward.alice, DRAFT, input("34117-2", json!(opaque(b's', Uuid::now_v7())))).await.unwrap_err().0,
+        "FORBIDDEN"
+    );
     let nobody = input("34117-2", json!(opaque(b's', Uuid::now_v7())));
     assert_eq!(ward.change(&scribe, DRAFT, nobody).await.unwrap_err().0, "NOT_FOUND");
 }
@@ -101,7 +130,10 @@ async fn who_is_named_sees_and_signs_a_draft() {
     let note = ward.change(&ward.token("trainee", "tom"), DRAFT, input).await.unwrap();
     assert_eq!(seen(&ward, &bob, &note["id"]).await["body"], "b");
     // To sign is not to give up, and a nurse named on a physician's note does not write in it.
-    assert_eq!(ward.change(&bob, DISCARD, json!({ "id": note["id"], "expectedVersion": 1 })).await.unwrap_err().0, "FORBIDDEN");
+    assert_eq!(
+        ward.change(&bob, DISCARD, json!({ "id": note["id"], "expectedVersion": 1 })).await.unwrap_err().0,
+        "FORBIDDEN"
+    );
     let nurse = ward.token("nurse", "bob");
     let over = json!({ "id": note["id"], "expectedVersion": 1, "body": "written over" });
     assert_eq!(ward.change(&nurse, REVISE, over).await.unwrap_err().0, "FORBIDDEN");
@@ -119,7 +151,8 @@ async fn what_is_no_note_is_refused() {
     let site = Site::shared().await;
     let ward = Ward::open(site, site.tenant(MODELS[0]).await).await;
     let other = Ward::open(site, site.tenant(MODELS[0]).await).await;
-    let theirs = other.change(&other.alice, START, json!({ "patientId": other.patient, "class": "AMB" })).await.unwrap();
+    let theirs =
+        other.change(&other.alice, START, json!({ "patientId": other.patient, "class": "AMB" })).await.unwrap();
     let with = |part: Value| {
         let mut input = json!({ "patientId": ward.patient, "type": "34117-2", "body": "b" });
         input.as_object_mut().unwrap().extend(part.as_object().unwrap().clone());
@@ -200,7 +233,8 @@ async fn work_lists_show_what_waits() {
         let ward = Ward::open(site, site.tenant(model).await).await;
         let (bob, tom) = (ward.token("clinician", "bob"), ward.token("trainee", "tom"));
         let encounter = ward.change(&bob, START, json!({ "patientId": ward.patient, "class": "AMB" })).await.unwrap();
-        let id = async |token: &str| ward.server.data(token, "{ viewer { id } }", json!({})).await["viewer"]["id"].take();
+        let id =
+            async |token: &str| ward.server.data(token, "{ viewer { id } }", json!({})).await["viewer"]["id"].take();
         let write = async |token: &str, kind: &str, body: &str, more: Value| {
             let mut input = json!({ "patientId": ward.patient, "type": kind, "body": body });
             input.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -245,8 +279,11 @@ async fn work_lists_show_what_waits() {
             assert_eq!(list(token, filter.clone()).await, expected, "{model}: {filter}");
         }
         let many = json!({ "filter": { "type": vec!["x"; 51] } });
-        let refused =
-            ward.server.ask(&bob, "query ($filter: NoteFilter) { notes(filter: $filter) { edges { node { id } } } }", many).await.1;
+        let refused = ward
+            .server
+            .ask(&bob, "query ($filter: NoteFilter) { notes(filter: $filter) { edges { node { id } } } }", many)
+            .await
+            .1;
         assert_eq!(refused["errors"][0]["extensions"], json!({ "code": "INVALID_INPUT", "field": "filter.type" }));
     }
 }
@@ -257,7 +294,7 @@ async fn an_answer_has_so_much_text_and_no_more() {
     let ward = Ward::open(site, site.tenant(MODELS[1]).await).await;
     let mut settings = site.server_settings();
     settings.limits.answer_bytes = 10_000;
-    let server = crate::server::Server::start(site, settings, cordon::guard::BootCheck::Dev);
+    let server = crate::server::Server::start(site, settings, cordon::isolation::BootCheck::Dev);
     for _ in 0..3 {
         let input = json!({ "patientId": ward.patient, "type": "34117-2", "body": "x".repeat(4_000) });
         ward.change(&ward.alice, DRAFT, input).await.unwrap();

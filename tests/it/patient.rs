@@ -15,7 +15,10 @@ async fn a_patient_is_registered_and_updated() {
             "name": { "family": "Nguyễn", "given": ["Thị", "山田"] }, "birthDate": "1980-02", "sex": "OTHER" });
         let patient = ward.change(&ward.alice, REGISTER, input).await.unwrap();
         assert_eq!(patient["name"], json!({ "text": "Thị 山田 Nguyễn", "family": "Nguyễn", "given": ["Thị", "山田"] }));
-        assert_eq!((&patient["birthDate"], &patient["sex"], &patient["version"]), (&json!("1980-02"), &json!("OTHER"), &json!(1)));
+        assert_eq!(
+            (&patient["birthDate"], &patient["sex"], &patient["version"]),
+            (&json!("1980-02"), &json!("OTHER"), &json!(1))
+        );
         let numbers = |patient: &Value| {
             let list = patient["identifiers"].as_array().unwrap();
             list.iter().map(|number| number["value"].as_str().unwrap().to_owned()).collect::<Vec<_>>().join(" ")
@@ -29,17 +32,31 @@ async fn a_patient_is_registered_and_updated() {
         };
         // What is not sent stays.
         let second = edit(1, json!({ "deceasedAt": "2020-01-02T03:04:05Z" })).await.unwrap();
-        assert_eq!((&second["name"], &second["birthDate"], numbers(&second)), (&patient["name"], &patient["birthDate"], "7 П-7".into()));
+        assert_eq!(
+            (&second["name"], &second["birthDate"], numbers(&second)),
+            (&patient["name"], &patient["birthDate"], "7 П-7".into())
+        );
         assert_eq!((&second["deceasedAt"], &second["version"]), (&json!("2020-01-02T03:04:05Z"), &json!(2)));
         // Null clears.
-        let third = edit(2, json!({ "deceasedAt": null, "name": null, "birthDate": null, "sex": "MALE" })).await.unwrap();
-        assert_eq!((&third["deceasedAt"], &third["name"], &third["birthDate"]), (&Value::Null, &Value::Null, &Value::Null));
+        let third =
+            edit(2, json!({ "deceasedAt": null, "name": null, "birthDate": null, "sex": "MALE" })).await.unwrap();
+        assert_eq!(
+            (&third["deceasedAt"], &third["name"], &third["birthDate"]),
+            (&Value::Null, &Value::Null, &Value::Null)
+        );
         let numbered = [json!({ "system": "urn:new", "value": "8" }), json!({ "system": "urn:mrn", "value": "7" })];
         let fourth = edit(3, json!({ "identifiers": numbered })).await.unwrap();
         assert_eq!(numbers(&fourth), "8 7", "in the order given; the others are retired");
         assert_eq!(numbers(&edit(4, json!({ "identifiers": null })).await.unwrap()), "");
-        assert_eq!(ward.rows("select from patient_identifiers where tenant_id = $tenant and retired_at is null").await.len(), 1);
-        assert_eq!(ward.rows("select from patient_identifiers where tenant_id = $tenant").await.len(), 4, "what was is kept");
+        assert_eq!(
+            ward.rows("select from patient_identifiers where tenant_id = $tenant and retired_at is null").await.len(),
+            1
+        );
+        assert_eq!(
+            ward.rows("select from patient_identifiers where tenant_id = $tenant").await.len(),
+            4,
+            "what was is kept"
+        );
         // A number that was given up is free.
         let heir = json!({ "identifiers": [{ "system": "urn:mrn", "value": "7" }], "sex": "UNKNOWN" });
         ward.change(&ward.alice, REGISTER, heir).await.unwrap();
@@ -64,7 +81,8 @@ async fn an_identifier_is_one_patients() {
     neighbour.change(&neighbour.alice, REGISTER, theirs.clone()).await.unwrap();
     ward.change(&ward.alice, REGISTER, theirs).await.unwrap();
     let at_once = json!({ "identifiers": number("9"), "sex": "MALE" });
-    let (a, b) = tokio::join!(ward.change(&ward.alice, REGISTER, at_once.clone()), ward.change(&ward.alice, REGISTER, at_once));
+    let (a, b) =
+        tokio::join!(ward.change(&ward.alice, REGISTER, at_once.clone()), ward.change(&ward.alice, REGISTER, at_once));
     assert_eq!(a.is_ok() as u8 + b.is_ok() as u8, 1, "{a:?} {b:?}");
 }
 
@@ -117,12 +135,18 @@ async fn what_is_no_patient_is_refused() {
     assert_eq!(ward.rows("select from patients where tenant_id = $tenant").await.len(), 1);
 }
 
-const FIND: &str = "query ($search: String, $first: Int, $after: String) { patients(search: $search, first: $first, after: $after) {
+const FIND: &str =
+    "query ($search: String, $first: Int, $after: String) { patients(search: $search, first: $first, after: $after) {
     edges { node { name { text } } } pageInfo { hasNextPage endCursor } } }";
 
 async fn found(ward: &Ward<'_>, search: &str) -> Vec<String> {
     let page = ward.server.data(&ward.alice, FIND, json!({ "search": search })).await;
-    page["patients"]["edges"].as_array().unwrap().iter().map(|edge| edge["node"]["name"]["text"].as_str().unwrap().to_owned()).collect()
+    page["patients"]["edges"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|edge| edge["node"]["name"]["text"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 #[tokio::test]
@@ -159,12 +183,17 @@ async fn patients_are_found_by_words() {
         // Found by what is on the chart now.
         let edit = json!({ "id": zoe["id"], "expectedVersion": 1, "name": { "text": "Zita Stone" }, "identifiers": [{ "system": "urn:mrn", "value": "B-9" }] });
         ward.change(&ward.alice, UPDATE, edit).await.unwrap();
-        for (search, expected) in [("zoe", 0), ("zit sto", 1), ("urn:mrn|A-2", 0), ("urn:mrn|B-9", 1), ("1990-01-02 zita", 1)] {
+        for (search, expected) in
+            [("zoe", 0), ("zit sto", 1), ("urn:mrn|A-2", 0), ("urn:mrn|B-9", 1), ("1990-01-02 zita", 1)]
+        {
             assert_eq!(found(&ward, search).await.len(), expected, "{model}: {search:?}");
         }
         let (mut names, mut after) = (Vec::new(), Value::Null);
         loop {
-            let mut page = ward.server.data(&ward.alice, FIND, json!({ "search": "1990-01-02", "first": 1, "after": after })).await;
+            let mut page = ward
+                .server
+                .data(&ward.alice, FIND, json!({ "search": "1990-01-02", "first": 1, "after": after }))
+                .await;
             let page = page["patients"].take();
             names.push(page["edges"][0]["node"]["name"]["text"].clone());
             after = page["pageInfo"]["endCursor"].clone();
@@ -178,7 +207,10 @@ async fn patients_are_found_by_words() {
                 "select patient_id is not null from audit_log where tenant_id = $tenant and action = 'patient.read' and fields = '{name}'",
             )
             .await;
-        assert!(rows.len() > 10 && rows.iter().all(|row| row.get::<_, bool>(0)), "each patient found has a row of its own");
+        assert!(
+            rows.len() > 10 && rows.iter().all(|row| row.get::<_, bool>(0)),
+            "each patient found has a row of its own"
+        );
     }
 }
 
@@ -198,7 +230,9 @@ async fn what_is_no_search_is_refused() {
         assert_eq!(ask(json!({ "first": page })).await.0, json!({ "code": "INVALID_INPUT", "field": "first" }));
     }
     ask(json!({ "search": "nobody" })).await;
-    let rows = ward.rows("select from audit_log where tenant_id = $tenant and action = 'patient.search' and outcome = 'not_found'").await;
+    let rows = ward
+        .rows("select from audit_log where tenant_id = $tenant and action = 'patient.search' and outcome = 'not_found'")
+        .await;
     assert_eq!(rows.len(), 1, "that nobody was found is written down");
     for word in ["ada", "writ", "1815-12-10", "urn:mrn|77"] {
         ask(json!({ "search": word })).await;

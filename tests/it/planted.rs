@@ -4,12 +4,13 @@ use crate::intruder::Chart;
 use crate::site::{Site, actor};
 use cordon::app::App;
 use cordon::crypto::Sealed;
-use cordon::crypto::fields::PatientName;
 use cordon::db::schema::tenant::patients;
 use cordon::error::Error;
-use cordon::guard::{BootCheck, Purpose};
+use cordon::guard::TxKind;
 use cordon::ids::RequestId;
-use cordon::tenant::Model;
+use cordon::isolation::BootCheck;
+use cordon::model::fields::PatientName;
+use cordon::tenant::TenancyModel;
 use diesel::{NullableExpressionMethods, QueryDsl};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use std::sync::Arc;
@@ -25,7 +26,7 @@ fn app_of_one(site: &Site) -> Arc<App> {
 /// The names of a tenant's patients, as a request reads them.
 async fn names(app: &App, chart: &Chart) -> Result<Vec<(Uuid, String)>, Error> {
     let tenant = chart.tenant.id;
-    let tx = app.door.work(tenant, &actor(tenant, "clinician"), Purpose::Read, RequestId::new()).await?;
+    let tx = app.guards.work(tenant, &actor(tenant, "clinician"), TxKind::Read, RequestId::new()).await?;
     let rows = patients::table.select((patients::id, patients::name_sealed.assume_not_null()));
     let rows: Vec<(Uuid, Sealed<PatientName>)> = tx.run(rows.load(&mut tx.conn())).await?;
     let opened = rows.iter().map(|(id, name)| Ok((*id, tx.keys().open(*id, name)?.text))).collect();
@@ -36,7 +37,7 @@ async fn names(app: &App, chart: &Chart) -> Result<Vec<(Uuid, String)>, Error> {
 /// B's SQL, committed.
 async fn plant(app: &App, chart: &Chart, sql: &str) -> Result<(), Error> {
     let tenant = chart.tenant.id;
-    let tx = app.door.work(tenant, &actor(tenant, "clinician"), Purpose::Write, RequestId::new()).await?;
+    let tx = app.guards.work(tenant, &actor(tenant, "clinician"), TxKind::Write, RequestId::new()).await?;
     tx.run(async { (&mut tx.conn()).batch_execute(sql).await }).await?;
     tx.commit().await
 }
@@ -44,12 +45,13 @@ async fn plant(app: &App, chart: &Chart, sql: &str) -> Result<(), Error> {
 #[tokio::test]
 async fn l36_what_is_planted_on_a_session_misleads_nobody() {
     let site = Site::shared().await;
-    for model in [Model::Shared, Model::Schema] {
+    for model in [TenancyModel::Shared, TenancyModel::Schema] {
         let before = site.app(BootCheck::Dev);
         let (a, b) = (Chart::of(site, &before, model).await, Chart::of(site, &before, model).await);
         let right = names(&before, &a).await.unwrap();
         assert_eq!((right.len(), right[0].0), (1, a.patient));
-        let claims = "select set_config(n, current_setting(n), false) from unnest('{app.claims,app.binding}'::text[]) n";
+        let claims =
+            "select set_config(n, current_setting(n), false) from unnest('{app.claims,app.binding}'::text[]) n";
         for planted in [
             prepared(site, &b).await.as_str(),
             "declare planted cursor with hold for select id from patients",
@@ -108,8 +110,11 @@ async fn l36_what_is_planted_on_a_session_misleads_nobody() {
 async fn prepared(site: &Site, chart: &Chart) -> String {
     let session = site.superuser("cordon_data").await;
     let _kept = session.prepare("select 'how far is the count?'").await.unwrap();
-    let name: String =
-        session.query_one("select name from pg_prepared_statements where statement like '%how far is%' limit 1", &[]).await.unwrap().get(0);
+    let name: String = session
+        .query_one("select name from pg_prepared_statements where statement like '%how far is%' limit 1", &[])
+        .await
+        .unwrap()
+        .get(0);
     let next: u32 = name.strip_prefix('s').expect("statements are named s and a number").parse().unwrap();
     (next..next + 2_000).map(|n| format!("prepare s{n} as select '{}'::uuid, '\\x00'::bytea;", chart.patient)).collect()
 }

@@ -5,10 +5,10 @@ use cordon::app::App;
 use cordon::config::Database;
 use cordon::db::pool::closed_unclean;
 use cordon::error::Error;
-use cordon::guard::BootCheck;
 use cordon::ids::TenantId;
+use cordon::isolation::BootCheck;
 use cordon::ops::provision;
-use cordon::tenant::{Model, Tenant, own_database_name};
+use cordon::tenant::{TenancyModel, Tenant, own_database_name};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use std::collections::BTreeSet;
@@ -19,14 +19,20 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-const BACKENDS: &str = "select count(*) from pg_stat_activity where usename = 'cordon_app' or usename like 'cordon\\_t\\_%'";
+const BACKENDS: &str =
+    "select count(*) from pg_stat_activity where usename = 'cordon_app' or usename like 'cordon\\_t\\_%'";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l01_pool_of_one() {
     let site = Site::shared().await;
     let app = app(site, |database| database.backends = 1);
-    let clinics = clinics(site, &app, &[Model::Shared, Model::Schema, Model::Shared, Model::Database]).await;
-    let suspended = site.tenant(Model::Shared).await;
+    let clinics = clinics(
+        site,
+        &app,
+        &[TenancyModel::Shared, TenancyModel::Schema, TenancyModel::Shared, TenancyModel::Database],
+    )
+    .await;
+    let suspended = site.tenant(TenancyModel::Shared).await;
     assert_eq!(names(&app, suspended.id).await.unwrap(), Vec::<String>::new());
     provision::suspend(&site.operator, &suspended.slug).await.unwrap();
 
@@ -81,7 +87,7 @@ async fn no_context_no_rows(site: &Site, clinics: &[Clinic]) {
 async fn a_session_is_used_again_after_a_clean_end_only() {
     let site = Site::shared().await;
     let app = app(site, |database| database.backends = 1);
-    let clinic = &clinics(site, &app, &[Model::Schema]).await[0];
+    let clinic = &clinics(site, &app, &[TenancyModel::Schema]).await[0];
     let first = backend(&app, clinic).await;
     assert_eq!(backend(&app, clinic).await, first);
     assert!(plant(&app, clinic.id, clinic.patient, "an impostor").await.is_err());
@@ -107,7 +113,7 @@ async fn a_session_is_used_again_after_a_clean_end_only() {
 async fn l03_statement_cache_follows_the_schema() {
     let site = Site::shared().await;
     let app = app(site, |database| database.backends = 1);
-    let clinics = clinics(site, &app, &[Model::Schema, Model::Schema]).await;
+    let clinics = clinics(site, &app, &[TenancyModel::Schema, TenancyModel::Schema]).await;
     let first = backend(&app, &clinics[0]).await;
     for turn in 0..1000 {
         let clinic = &clinics[turn % 2];
@@ -117,7 +123,8 @@ async fn l03_statement_cache_follows_the_schema() {
 
     // The same table with another type of column in one schema, as halfway through a migration.
     let inside = site.superuser("cordon_data").await;
-    let other = format!("alter table t_{}.patients alter name_sealed type text using 'other'", clinics[1].id.0.simple());
+    let other =
+        format!("alter table t_{}.patients alter name_sealed type text using 'other'", clinics[1].id.0.simple());
     inside.batch_execute(&other).await.unwrap();
     assert_eq!(names(&app, clinics[0].id).await.unwrap(), from_ref(&clinics[0].name));
     let before = backend(&app, &clinics[0]).await;
@@ -130,7 +137,7 @@ async fn l03_statement_cache_follows_the_schema() {
 async fn l26_interleaved_workers() {
     let site = Site::shared().await;
     let app = app(site, |database| database.backends = 3);
-    let clinics = clinics(site, &app, &[Model::Shared, Model::Schema]).await;
+    let clinics = clinics(site, &app, &[TenancyModel::Shared, TenancyModel::Schema]).await;
     let workers = (0..8).map(|worker| {
         let (app, clinics) = (Arc::clone(&app), clinics.clone());
         tokio::spawn(async move {
@@ -157,7 +164,7 @@ async fn l26_interleaved_workers() {
 async fn pools_share_one_budget_and_all_get_on() {
     let (_cluster, site) = Site::alone("budget").await;
     let app = app(&site, |database| database.backends = 2);
-    let clinics = clinics(&site, &app, &[Model::Shared, Model::Database, Model::Database]).await;
+    let clinics = clinics(&site, &app, &[TenancyModel::Shared, TenancyModel::Database, TenancyModel::Database]).await;
     let (over, superuser) = (Arc::new(AtomicBool::new(false)), site.superuser("postgres").await);
     let counted = tokio::spawn(backends(superuser, Arc::clone(&over)));
     let busy = clinics.iter().flat_map(|clinic| [clinic, clinic]).map(|clinic| {
@@ -205,7 +212,7 @@ async fn pools_share_one_budget_and_all_get_on() {
 async fn who_waits_too_long_is_told_and_who_gives_up_leaves_nothing() {
     let site = Site::shared().await;
     let app = app(site, |database| (database.backends, database.connect_timeout_ms) = (1, 400));
-    let clinics = clinics(site, &app, &[Model::Shared, Model::Database]).await;
+    let clinics = clinics(site, &app, &[TenancyModel::Shared, TenancyModel::Database]).await;
     for holder in [0, 1] {
         let guard = admitted(&app, clinics[holder].id).await.unwrap();
         seen(&guard.read().await.unwrap()).await.unwrap();
@@ -229,7 +236,7 @@ async fn who_waits_too_long_is_told_and_who_gives_up_leaves_nothing() {
 async fn sessions_end_when_idle_and_when_old() {
     let site = Site::shared().await;
     let idle = app(site, |database| database.idle_seconds = 1);
-    let clinics = clinics(site, &idle, &[Model::Database]).await;
+    let clinics = clinics(site, &idle, &[TenancyModel::Database]).await;
     let superuser = site.superuser("postgres").await;
     let sessions = async || -> i64 {
         let count = "select count(*) from pg_stat_activity where usename = $1::text::name";
@@ -258,7 +265,7 @@ struct Clinic {
     name: String,
 }
 
-async fn clinics(site: &Site, app: &App, models: &[Model]) -> Vec<Clinic> {
+async fn clinics(site: &Site, app: &App, models: &[TenancyModel]) -> Vec<Clinic> {
     let mut clinics = Vec::new();
     for model in models {
         let Tenant { id, slug, .. } = site.tenant(*model).await;

@@ -38,7 +38,11 @@ impl Process {
         });
         std::fs::write(directory.join("dev.yaml"), profile.to_string()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_cordon"));
-        command.args(["serve", "--profile", "dev", "--config"]).arg(&directory).stdin(Stdio::null()).stderr(Stdio::piped());
+        command
+            .args(["serve", "--profile", "dev", "--config"])
+            .arg(&directory)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
         let (send, addresses) = channel();

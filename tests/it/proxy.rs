@@ -62,13 +62,21 @@ impl Proxy {
     /// From here on a site's servers reach its tenants through this.
     pub async fn stands_before(&self, site: &Site) {
         let address = format!("postgres:///?host={}&port=5432", self.directory.display());
-        let moved = site.superuser("cordon_control").await.execute("update cordon_catalog.servers set address = $1", &[&address]).await;
+        let moved = site
+            .superuser("cordon_control")
+            .await
+            .execute("update cordon_catalog.servers set address = $1", &[&address])
+            .await;
         assert_eq!(moved.unwrap(), 1);
     }
 
     pub fn seen(&self) -> Seen {
         let read = |count: &AtomicUsize| count.load(Ordering::SeqCst);
-        Seen { sessions: read(&self.counts.sessions), flights: read(&self.counts.flights), statements: read(&self.counts.statements) }
+        Seen {
+            sessions: read(&self.counts.sessions),
+            flights: read(&self.counts.flights),
+            statements: read(&self.counts.statements),
+        }
     }
 }
 

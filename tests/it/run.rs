@@ -1,6 +1,6 @@
 //! What all tests of one run share: a directory of the run's own, and one PostgreSQL in it that ends with the run.
 
-use cordon::db::cluster::{Cluster, Durability, Options};
+use cordon::cluster::{Cluster, Durability, Options};
 use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;

@@ -6,9 +6,9 @@ use crate::site::Site;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use cordon::ops::import::Counts;
-use cordon::ops::sample::{Charts, Written};
-use cordon::tenant::Model;
+use cordon::import::Counts;
+use cordon::sample::{Charts, Written};
+use cordon::tenant::TenancyModel;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
@@ -46,9 +46,13 @@ fn few_charts_are_the_beginning_of_many_and_another_seed_has_others() {
     assert_eq!(few, ndjson(Charts::new(7, 20)).0);
     assert!(many.starts_with(&few) && many.len() > few.len());
     let other = ndjson(Charts::new(8, 20)).0;
-    let ids = |text: &str| -> BTreeSet<String> { resources(text).iter().map(|resource| resource["id"].to_string()).collect() };
+    let ids = |text: &str| -> BTreeSet<String> {
+        resources(text).iter().map(|resource| resource["id"].to_string()).collect()
+    };
     assert!(ids(&few).is_disjoint(&ids(&other)), "charts of two seeds can live in one tenant");
-    let names = |text: &str| -> Vec<Value> { of(&resources(text), "Patient").iter().map(|patient| patient["name"].clone()).collect() };
+    let names = |text: &str| -> Vec<Value> {
+        of(&resources(text), "Patient").iter().map(|patient| patient["name"].clone()).collect()
+    };
     assert_ne!(names(&few), names(&other));
 }
 
@@ -67,11 +71,15 @@ fn charts_are_whole_and_end_on_their_day() {
     assert_eq!((written, written.patients), (counted, 300));
     assert!((3.5..6.0).contains(&(encounters.len() as f64 / 300.0)), "{} encounters", encounters.len());
 
-    let known: BTreeSet<_> =
-        all.iter().map(|one| format!("{}/{}", one["resourceType"].as_str().unwrap(), one["id"].as_str().unwrap())).collect();
+    let known: BTreeSet<_> = all
+        .iter()
+        .map(|one| format!("{}/{}", one["resourceType"].as_str().unwrap(), one["id"].as_str().unwrap()))
+        .collect();
     assert_eq!(known.len(), all.len(), "an id is given once");
-    let born: BTreeMap<_, _> =
-        patients.iter().map(|patient| (format!("Patient/{}", text_of(&patient["id"])), &patient["birthDate"])).collect();
+    let born: BTreeMap<_, _> = patients
+        .iter()
+        .map(|patient| (format!("Patient/{}", text_of(&patient["id"])), &patient["birthDate"]))
+        .collect();
     for one in encounters.iter().chain(&notes) {
         let subject = text_of(&one["subject"]["reference"]);
         let encounter = &one["context"]["encounter"][0]["reference"];
@@ -82,12 +90,15 @@ fn charts_are_whole_and_end_on_their_day() {
         assert!(text_of(born[subject]) < time, "{one}");
         assert_eq!(time > "2001-02-04", one["status"] == "planned", "{one}");
     }
-    let mut ends: Vec<_> = encounters.iter().map(|one| (text_of(&one["period"]["start"]), one["period"]["end"].as_str())).collect();
+    let mut ends: Vec<_> =
+        encounters.iter().map(|one| (text_of(&one["period"]["start"]), one["period"]["end"].as_str())).collect();
     ends.retain(|(start, end)| end.is_some_and(|end| end < *start));
     assert_eq!(ends, [], "nobody leaves before coming");
     let died: BTreeMap<_, _> = patients
         .iter()
-        .filter_map(|patient| Some((format!("Patient/{}", text_of(&patient["id"])), patient["deceasedDateTime"].as_str()?)))
+        .filter_map(|patient| {
+            Some((format!("Patient/{}", text_of(&patient["id"])), patient["deceasedDateTime"].as_str()?))
+        })
         .collect();
     assert!(!died.is_empty());
     for note in &notes {
@@ -111,7 +122,9 @@ fn charts_vary() {
     assert_eq!(classes.iter().map(String::as_str).collect::<Vec<_>>(), ["AMB", "EMER", "HH", "IMP", "VR"]);
     let statuses = values(&encounters, "/status");
     assert!(
-        ["cancelled", "entered-in-error", "finished", "in-progress", "planned"].iter().all(|one| statuses.contains(*one)),
+        ["cancelled", "entered-in-error", "finished", "in-progress", "planned"]
+            .iter()
+            .all(|one| statuses.contains(*one)),
         "{statuses:?}"
     );
     assert_eq!(values(&notes, "/type/coding/0/code").len(), 12, "all kinds that a tenant begins with");
@@ -119,7 +132,8 @@ fn charts_vary() {
     assert!(values(&encounters, "/serviceType/text").len() >= 10);
     assert!(values(&notes, "/author/0/reference").len() >= 40);
     assert!(
-        notes.iter().any(|note| note["context"].is_null()) && notes.iter().any(|note| note["content"][0]["attachment"]["title"].is_null())
+        notes.iter().any(|note| note["context"].is_null())
+            && notes.iter().any(|note| note["content"][0]["attachment"]["title"].is_null())
     );
 
     let names: String = of(&all, "Patient").iter().map(|patient| patient["name"][0].to_string()).collect();
@@ -146,13 +160,16 @@ fn charts_vary() {
     let (shortest, middle, longest) = (lengths[0], lengths[lengths.len() / 2], lengths[lengths.len() - 1]);
     assert!(shortest < 20 && (150..600).contains(&middle) && longest > 6_000, "{shortest} {middle} {longest}");
     assert!(bodies.iter().all(|body| !body.contains(['{', '}'])), "all blanks are filled in");
-    assert!(bodies.iter().collect::<BTreeSet<_>>().len() * 100 > bodies.len() * 80, "most notes are the only one of their words");
+    assert!(
+        bodies.iter().collect::<BTreeSet<_>>().len() * 100 > bodies.len() * 80,
+        "most notes are the only one of their words"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_importer_takes_all_of_it_once() {
     let site = Site::shared().await;
-    let tenant = site.tenant(Model::Schema).await;
+    let tenant = site.tenant(TenancyModel::Schema).await;
     let (text, written) = ndjson(Charts::new(1, 40));
     let report = import(site, &tenant, &text).await;
     let new = |new| Counts { new, ..Counts::default() };
@@ -162,11 +179,18 @@ async fn the_importer_takes_all_of_it_once() {
 
     let again = import(site, &tenant, &text).await;
     let same = |unchanged| Counts { unchanged, ..Counts::default() };
-    assert_eq!((again.rejects, again.practitioners, again.patients), (0, same(written.practitioners), same(written.patients)));
+    assert_eq!(
+        (again.rejects, again.practitioners, again.patients),
+        (0, same(written.practitioners), same(written.patients))
+    );
     assert_eq!((again.encounters, again.notes), (same(written.encounters), same(written.notes)));
 
     let others = import(site, &tenant, &ndjson(Charts::new(2, 10)).0).await;
-    assert_eq!((others.rejects, others.patients), (0, new(10)), "another seed's charts find their place beside the first's");
+    assert_eq!(
+        (others.rejects, others.patients),
+        (0, new(10)),
+        "another seed's charts find their place beside the first's"
+    );
 }
 
 #[test]
@@ -189,9 +213,11 @@ fn the_command_writes_what_the_library_does() {
 
 #[test]
 fn the_command_refuses_what_it_cannot_do() {
-    for (arguments, said) in
-        [(vec!["--json"], "--out"), (vec!["--until", "yesterday"], "a day between"), (vec!["--until", "1700-01-01"], "a day between")]
-    {
+    for (arguments, said) in [
+        (vec!["--json"], "--out"),
+        (vec!["--until", "yesterday"], "a day between"),
+        (vec!["--until", "1700-01-01"], "a day between"),
+    ] {
         let refused = sample(&arguments);
         assert_eq!((refused.status.code(), refused.stdout.len()), (Some(2), 0), "{arguments:?}");
         assert!(String::from_utf8(refused.stderr).unwrap().contains(said), "{arguments:?}");

@@ -3,10 +3,11 @@
 use crate::site::Site;
 use cordon::app::App;
 use cordon::config::Settings;
-use cordon::guard::BootCheck;
+use cordon::isolation::BootCheck;
+use parking_lot::Mutex;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -88,8 +89,12 @@ impl<'a> Server<'a> {
         let _ = tokio::time::timeout(std::time::Duration::from_secs(15), socket.read_to_end(&mut bytes)).await;
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-        let headers =
-            head.lines().skip(1).filter_map(|line| line.split_once(": ")).map(|(k, v)| (k.to_lowercase(), v.to_owned())).collect();
+        let headers = head
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split_once(": "))
+            .map(|(k, v)| (k.to_lowercase(), v.to_owned()))
+            .collect();
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
         Reply { status, headers, body: body.to_owned() }
     }
@@ -161,18 +166,19 @@ impl Log {
         let log = LOG.get_or_init(|| {
             let log = Log(Arc::default());
             let writer = log.clone();
-            let settings = cordon::config::Log { format: cordon::config::LogFormat::Json, filter: "info,cordon=trace".into() };
+            let settings =
+                cordon::config::Log { format: cordon::config::LogFormat::Json, filter: "info,cordon=trace".into() };
             let lines = cordon::telemetry::lines(&settings, move || writer.clone()).unwrap();
             tracing_subscriber::registry().with(lines).try_init().expect("one log for the run");
             log
         });
-        String::from_utf8_lossy(&log.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+        String::from_utf8_lossy(&log.0.lock()).into_owned()
     }
 }
 
 impl std::io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        self.0.lock().extend_from_slice(bytes);
         Ok(bytes.len())
     }
 

@@ -15,7 +15,10 @@ fn desk(name: &str) -> PathBuf {
 fn serve(desk: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cordon"));
     command.current_dir(desk).arg("serve").args(arguments).stdin(Stdio::null());
-    command.env("CORDON__HTTP__BIND", "127.0.0.1:0").env("CORDON__TELEMETRY__BIND", "127.0.0.1:0").envs(variables.iter().copied());
+    command
+        .env("CORDON__HTTP__BIND", "127.0.0.1:0")
+        .env("CORDON__TELEMETRY__BIND", "127.0.0.1:0")
+        .envs(variables.iter().copied());
     let output = command.output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), output.stdout.is_empty()), (Some(2), true), "{said}");
@@ -30,7 +33,10 @@ fn what_config_and_profile_name_must_be_there() {
     let desk = desk("settings-named");
     std::fs::create_dir_all(desk.join("settings")).unwrap();
     assert!(serve(&desk, &["--config", "nowhere"], &[]).contains("--config nowhere: there is no such directory"));
-    assert!(serve(&desk, &["--profile", "production"], &[]).contains("--profile production: there is no config/production.yaml"));
+    assert!(
+        serve(&desk, &["--profile", "production"], &[])
+            .contains("--profile production: there is no config/production.yaml")
+    );
     let said = serve(&desk, &["--config", "settings", "--profile", "production"], &[]);
     assert!(said.contains("there is no settings/production.yaml"), "{said}");
     std::fs::write(desk.join("settings/production.yaml"), "{}").unwrap();
@@ -60,7 +66,11 @@ fn values_that_nobody_can_mean_stop_the_start() {
         ("CORDON__LIMITS__TOKENS", "0", "limits.tokens must be more than 0"),
         ("CORDON__ADMISSION__REQUESTS_PER_SECOND", "0", "admission.requests_per_second must be more than 0"),
         ("CORDON__ADMISSION__CONCURRENCY", "0", "admission.concurrency must be more than 0"),
-        ("CORDON__ADMISSION__PRINCIPAL_REQUESTS_PER_SECOND", "0", "admission.principal_requests_per_second must be more than 0"),
+        (
+            "CORDON__ADMISSION__PRINCIPAL_REQUESTS_PER_SECOND",
+            "0",
+            "admission.principal_requests_per_second must be more than 0",
+        ),
         ("CORDON__ADMISSION__PRINCIPAL_CONCURRENCY", "0", "admission.principal_concurrency must be more than 0"),
         ("CORDON__DATABASE__BACKENDS", "0", "database.backends must be more than 0"),
         ("CORDON__TELEMETRY__SAMPLE_RATIO", "1.5", "telemetry.sample_ratio must be from 0 to 1"),
@@ -70,7 +80,11 @@ fn values_that_nobody_can_mean_stop_the_start() {
         let said = serve(&desk, &[], &[(variable, value)]);
         assert!(said.contains(wanted), "{variable}: {said}");
     }
-    let edge = [("CORDON__TELEMETRY__SAMPLE_RATIO", "1.0"), ("CORDON__DATABASE__BACKENDS", "1"), ("CORDON__LIMITS__ALIASES", "0")];
+    let edge = [
+        ("CORDON__TELEMETRY__SAMPLE_RATIO", "1.0"),
+        ("CORDON__DATABASE__BACKENDS", "1"),
+        ("CORDON__LIMITS__ALIASES", "0"),
+    ];
     assert!(serve(&desk, &[], &edge).contains(NO_CATALOG));
 }
 

@@ -4,7 +4,7 @@
 use crate::import::{Clinic, attachment, encounter, id, note, patient, practitioner, report, with};
 use crate::run_dir;
 use crate::server::Server;
-use cordon::crypto::fields::PatientSource;
+use cordon::model::fields::PatientSource;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,11 @@ async fn charts_of_other_makers_are_the_same_in_all_models() {
     for clinic in Clinic::of_each().await {
         let synthea = directory.join("synthea");
         let done = import(&clinic, &synthea);
-        assert_eq!((&done["patients"]["new"], &done["notes"]["new"]), (&json!(expected.patients), &json!(expected.notes)), "{done}");
+        assert_eq!(
+            (&done["patients"]["new"], &done["notes"]["new"]),
+            (&json!(expected.patients), &json!(expected.notes)),
+            "{done}"
+        );
         println!("{}: {done}", clinic.tenant.slug);
         let again = import(&clinic, &synthea);
         for kind in ["patients", "encounters", "notes", "practitioners"] {
@@ -52,7 +56,9 @@ fn import(clinic: &Clinic<'_>, path: &Path) -> Value {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cordon"));
     command.args(["import", "fhir", "--profile", "dev", "--json", "--tenant", &clinic.tenant.slug]).arg(path);
     let variables = std::fs::read_to_string(clinic.site.directory.join("server.env")).unwrap();
-    command.envs(variables.lines().filter_map(|line| line.split_once('=')).map(|(name, value)| (name, value.trim_matches('\''))));
+    command.envs(
+        variables.lines().filter_map(|line| line.split_once('=')).map(|(name, value)| (name, value.trim_matches('\''))),
+    );
     let output = command.output().unwrap();
     assert!(matches!(output.status.code(), Some(0 | 3)), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
@@ -72,9 +78,11 @@ async fn charts(clinic: &Clinic<'_>) -> BTreeMap<String, Value> {
     // Global ids of patients are the API's business: they are asked for by a number that every patient has.
     for row in clinic.rows("select id::text, source_sealed from patients where tenant_id = $1").await {
         let source = clinic.open::<PatientSource>(id(&row, 0), row.get(1)).await;
-        let number = source["identifier"].as_array().unwrap().iter().find(|number| number["value"].is_string()).unwrap();
+        let number =
+            source["identifier"].as_array().unwrap().iter().find(|number| number["value"].is_string()).unwrap();
         let variables = json!({ "system": number["system"], "value": number["value"] });
-        let question = "query ($system: String!, $value: String!) { patientByIdentifier(system: $system, value: $value) { id } }";
+        let question =
+            "query ($system: String!, $value: String!) { patientByIdentifier(system: $system, value: $value) { id } }";
         let found = server.data(&token, question, variables).await;
         let mut page = server.data(&token, CHART, json!({ "patient": found["patientByIdentifier"]["id"] })).await;
         scrub(&mut page);
@@ -112,7 +120,8 @@ fn small_set() -> PathBuf {
     let (synthea, feed) = (directory.join("synthea"), directory.join("generated/clinosim-us-feed"));
     std::fs::create_dir_all(synthea.join("shared")).unwrap();
     std::fs::create_dir_all(feed.join("day0")).unwrap();
-    let author = json!([{ "reference": "Practitioner?identifier=http://hl7.org/fhir/sid/us-npi|1", "display": "Dr. Max Wolf" }]);
+    let author =
+        json!([{ "reference": "Practitioner?identifier=http://hl7.org/fhir/sid/us-npi|1", "display": "Dr. Max Wolf" }]);
     for p in 0..4 {
         let (subject, visit) = (format!("urn:uuid:p{p}"), format!("urn:uuid:e{p}"));
         let mut resources = vec![encounter(&format!("e{p}"), &subject), patient(&format!("p{p}"))];
@@ -126,7 +135,12 @@ fn small_set() -> PathBuf {
         write_bundle(&synthea.join(format!("chart-{p}.json")), &resources, "POST");
     }
     write_bundle(&synthea.join("shared/practitioners.json"), &[practitioner("d", "1", "Wolf")], "POST");
-    let first = [patient("f"), encounter("fe", "Patient/f"), note("f1", "Patient/f", "first"), note("f2", "Patient/f", "second")];
+    let first = [
+        patient("f"),
+        encounter("fe", "Patient/f"),
+        note("f1", "Patient/f", "first"),
+        note("f2", "Patient/f", "second"),
+    ];
     write_bundle(&feed.join("day0/bundle.json"), &first, "POST");
     let longer = with(note("f2", "Patient/f", ""), json!({ "content": [attachment("second, and more")] }));
     let changes = [with(patient("f"), json!({ "gender": "male" })), longer, note("f3", "Patient/f", "third")];
@@ -143,5 +157,6 @@ fn write_bundle(path: &Path, resources: &[Value], method: &str) {
             json!({ "fullUrl": format!("urn:uuid:{id}"), "resource": resource, "request": { "method": method, "url": url } })
         })
         .collect();
-    std::fs::write(path, json!({ "resourceType": "Bundle", "type": "transaction", "entry": entries }).to_string()).unwrap();
+    std::fs::write(path, json!({ "resourceType": "Bundle", "type": "transaction", "entry": entries }).to_string())
+        .unwrap();
 }

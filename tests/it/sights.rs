@@ -5,7 +5,7 @@ use crate::attacks::Scene;
 use crate::intruder::{Intruder, Ticket};
 use crate::site::{Site, open};
 use crate::{cluster_of_own, run_dir};
-use cordon::tenant::{Model, Tenant};
+use cordon::tenant::{TenancyModel, Tenant};
 use futures_util::StreamExt;
 use secrecy::ExposeSecret;
 use std::collections::BTreeSet;
@@ -68,7 +68,7 @@ async fn l09_functions_are_not_folded_and_not_open() {
 
 #[tokio::test]
 async fn l12_no_own_operators_and_no_statistics() {
-    let scene = Scene::of(Site::shared().await, Model::Shared).await;
+    let scene = Scene::of(Site::shared().await, TenancyModel::Shared).await;
     for view in ["pg_stats", "pg_stats_ext", "pg_stats_ext_exprs", "pg_statistic", "pg_statistic_ext_data"] {
         scene.refused("read", &format!("select * from {view}"), "42501").await;
     }
@@ -86,7 +86,10 @@ async fn l12_no_own_operators_and_no_statistics() {
     }
     // Nothing to lean on: an error would tell that a foreign row was looked at.
     for probe in [
-        format!("select id from patients where 1 / (case when tenant_id = '{}' then 0 else 1 end) = 1", scene.a.tenant.id),
+        format!(
+            "select id from patients where 1 / (case when tenant_id = '{}' then 0 else 1 end) = 1",
+            scene.a.tenant.id
+        ),
         format!("select id from patients where id = '{}' or 1 / (length(sex) - length(sex)) = 1", scene.b.patient),
         format!("select id from patients where (sex || id::text)::int > 0 and id = '{}'", scene.a.patient),
         format!(
@@ -119,7 +122,7 @@ async fn l13_nothing_was_marked_leakproof() {
 
 #[tokio::test]
 async fn l14_nothing_can_be_planted_in_a_path() {
-    let scene = Scene::of(Site::shared().await, Model::Schema).await;
+    let scene = Scene::of(Site::shared().await, TenancyModel::Schema).await;
     for what in [
         "create schema planted",
         "create temp table patients (id uuid)",
@@ -202,7 +205,7 @@ async fn l16_every_key_carries_the_tenant() {
 
 #[tokio::test]
 async fn l33_the_list_of_what_is_visible_does_not_grow() {
-    let scene = Scene::of(Site::shared().await, Model::Schema).await;
+    let scene = Scene::of(Site::shared().await, TenancyModel::Schema).await;
     let (home, id) = (scene.a.schema(), scene.a.tenant.id.0.simple());
     let queries = [
         ("names of schemas", format!("select nspname from pg_namespace where nspname = '{home}'")),
@@ -211,10 +214,16 @@ async fn l33_the_list_of_what_is_visible_does_not_grow() {
         ("column names", format!("select attname from pg_attribute where attrelid = '{home}.patients'::regclass")),
         ("row estimates", format!("select reltuples from pg_class where oid = '{home}.patients'::regclass")),
         ("sizes of tables", format!("select pg_total_relation_size('{home}.patients')")),
-        ("activity counters", format!("select n_tup_ins from pg_stat_all_tables where schemaname = '{home}' and n_tup_ins > 0")),
+        (
+            "activity counters",
+            format!("select n_tup_ins from pg_stat_all_tables where schemaname = '{home}' and n_tup_ins > 0"),
+        ),
         ("transaction ids", "select pg_current_snapshot()".into()),
         ("estimates of a plan", format!("explain select * from {home}.patients")),
-        ("rows removed by a filter", format!("explain (analyze, costs off, timing off, summary off) select * from {home}.patients")),
+        (
+            "rows removed by a filter",
+            format!("explain (analyze, costs off, timing off, summary off) select * from {home}.patients"),
+        ),
         ("statements of others", "select query from pg_stat_activity".into()),
         ("statements of others by function", "select pg_stat_get_backend_activity(1)".into()),
         ("prepared statements", "select * from pg_prepared_statements".into()),
@@ -245,7 +254,8 @@ async fn l33_the_list_of_what_is_visible_does_not_grow() {
     }
     assert_eq!(seen, BTreeSet::from(SEEN), "the list of what is visible may shrink, not grow");
     let slug = scene.a.tenant.slug.clone();
-    let everything = "select string_agg(n.nspname || coalesce(obj_description(n.oid, 'pg_namespace'), ''), ' ') from pg_namespace n";
+    let everything =
+        "select string_agg(n.nspname || coalesce(obj_description(n.oid, 'pg_namespace'), ''), ' ') from pg_namespace n";
     let said = scene.intruder.run_as(&scene.b, "read", everything).await.unwrap();
     assert!(said.contains(&id.to_string()) && !said.contains(&format!(" {slug} ")), "names carry ids, never slugs");
 }
@@ -253,9 +263,10 @@ async fn l33_the_list_of_what_is_visible_does_not_grow() {
 #[tokio::test]
 async fn l34_no_plan_shows_the_binding_key() {
     let site = Site::shared().await;
-    let scene = Scene::of(site, Model::Shared).await;
-    let app = site.app(cordon::guard::BootCheck::Dev);
-    let (session, mut connection) = crate::intruder::login(site, &app, &scene.b.tenant).await.connect(tokio_postgres::NoTls).await.unwrap();
+    let scene = Scene::of(site, TenancyModel::Shared).await;
+    let app = site.app(cordon::isolation::BootCheck::Dev);
+    let (session, mut connection) =
+        crate::intruder::login(site, &app, &scene.b.tenant).await.connect(tokio_postgres::NoTls).await.unwrap();
     let (send, mut receive) = tokio::sync::mpsc::unbounded_channel();
     tokio::spawn(async move {
         let mut messages = pin!(futures_util::stream::poll_fn(move |context| connection.poll_message(context)));
@@ -277,10 +288,12 @@ async fn l34_no_plan_shows_the_binding_key() {
         said
     };
     for purpose in ["read", "import"] {
-        let calls = "select cordon.has_role('auditor'), cordon.purpose(), cordon.claims(); select count(*) from patients";
+        let calls =
+            "select cordon.has_role('auditor'), cordon.purpose(), cordon.claims(); select count(*) from patients";
         intruder.run_as(&scene.b, purpose, calls).await.unwrap();
     }
-    let write = format!("update patients set sex = 'MALE' where id = '{}'; select shared.audit('5b5d')", scene.b.patient);
+    let write =
+        format!("update patients set sex = 'MALE' where id = '{}'; select shared.audit('5b5d')", scene.b.patient);
     intruder.run_as(&scene.b, "import", &write).await.unwrap();
     let forged = format!("select cordon.bind('{}', 'x')", intruder.ticket(&Ticket::of(scene.b.tenant.id, "read")));
     intruder.run(scene.b.schema(), &forged, "select 1").await.unwrap_err();
@@ -301,19 +314,26 @@ async fn l34_no_plan_shows_the_binding_key() {
 async fn l34_no_log_shows_the_binding_key_when_it_is_given() {
     let cluster = cluster_of_own("logs-all");
     let superuser = open(&cluster.superuser_url("postgres").expose_secret().parse().unwrap()).await;
-    let all = ["log_statement = 'all'", "log_min_duration_statement = 0", "log_error_verbosity = 'default'", "debug_print_plan = on"];
+    let all = [
+        "log_statement = 'all'",
+        "log_min_duration_statement = 0",
+        "log_error_verbosity = 'default'",
+        "debug_print_plan = on",
+    ];
     for setting in all {
         superuser.batch_execute(&format!("alter role all set {setting}")).await.unwrap();
     }
     let site = Site::make(&cluster, "logs-all-site").await;
-    let Tenant { placement, .. } = site.tenant(Model::Database).await;
+    let Tenant { placement, .. } = site.tenant(TenancyModel::Database).await;
     let log = std::fs::read_to_string(run_dir().join("logs-all/log")).unwrap();
     assert!(
-        log.matches("insert into cordon.binding_keys").count() >= 2 && log.to_lowercase().contains("detail:  parameters:"),
+        log.matches("insert into cordon.binding_keys").count() >= 2
+            && log.to_lowercase().contains("detail:  parameters:"),
         "everything was logged"
     );
     for database in ["cordon_data", &placement.unwrap().database] {
-        let keys = site.superuser(database).await.query_one("select ipad, opad from cordon.binding_keys", &[]).await.unwrap();
+        let keys =
+            site.superuser(database).await.query_one("select ipad, opad from cordon.binding_keys", &[]).await.unwrap();
         for key in [0, 1].map(|column| keys.get::<_, Vec<u8>>(column)) {
             assert!(!shows(&log, &key), "{database}");
         }
@@ -323,7 +343,7 @@ async fn l34_no_log_shows_the_binding_key_when_it_is_given() {
 #[tokio::test]
 async fn l35_other_sessions_and_old_tickets_are_out_of_reach() {
     let site = Site::shared().await;
-    let scene = Scene::of(site, Model::Shared).await;
+    let scene = Scene::of(site, TenancyModel::Shared).await;
     for sql in [
         "select * from pg_stat_activity",
         "select * from pg_stat_replication",
@@ -344,13 +364,15 @@ async fn l35_other_sessions_and_old_tickets_are_out_of_reach() {
     }
     // A ticket of another session, and one whose transaction is over: nothing of it is left where SQL could look.
     let ticket = Ticket::of(scene.a.tenant.id, "read");
-    let elsewhere =
-        Intruder::enter(site, &crate::intruder::login(site, &site.app(cordon::guard::BootCheck::Dev), &scene.a.tenant).await).await;
+    let elsewhere = Intruder::enter(
+        site,
+        &crate::intruder::login(site, &site.app(cordon::isolation::BootCheck::Dev), &scene.a.tenant).await,
+    )
+    .await;
     let theirs = elsewhere.bind(&ticket);
     elsewhere.run(scene.a.schema(), &theirs, "select 1 from patients").await.unwrap();
     assert_eq!(scene.intruder.run(scene.a.schema(), &theirs, "select 1").await.unwrap_err().code, "42501");
-    let left =
-        "select current_setting('app.claims', true) || current_setting('app.binding', true) || current_setting('app.current_tenant', true)";
+    let left = "select current_setting('app.claims', true) || current_setting('app.binding', true) || current_setting('app.current_tenant', true)";
     assert_eq!(elsewhere.say(left).await.unwrap().trim(), "");
     // A backend may be ended by its own role: what is in flight is lost, nothing is seen. Its statement cannot be read.
     assert!(!scene.intruder.say("select current_query()").await.unwrap().contains(&scene.a.tenant.id.to_string()));

@@ -2,22 +2,23 @@
 
 use crate::{cluster, options, run_dir};
 use cordon::app::App;
-use cordon::audit::{Disclosure, Outcome, Whereabouts};
+use cordon::audit::{AccessRecord, ClientInfo, Outcome};
 use cordon::auth::Principal;
 use cordon::auth::dev::{Claims, DevIssuer};
+use cordon::cluster::Cluster;
 use cordon::config::Settings;
 use cordon::crypto::Sealed;
-use cordon::crypto::fields::{PatientName, PersonName};
-use cordon::db::cluster::Cluster;
 use cordon::db::connect;
 use cordon::db::schema::tenant::patients;
 use cordon::error::Result;
-use cordon::guard::{Actor, BootCheck, Guard, Purpose, RequestInfo, TenantHint, TenantTx};
+use cordon::guard::{Actor, Guard, RequestInfo, TenantHint, TenantTx, TxKind};
 use cordon::ids::{RequestId, TenantId};
+use cordon::isolation::BootCheck;
+use cordon::model::fields::{PatientName, PersonName};
 use cordon::ops::init;
 use cordon::ops::operator::Operator;
 use cordon::ops::provision::{self, NewTenant};
-use cordon::tenant::{Model, Tenant};
+use cordon::tenant::{TenancyModel, Tenant};
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use secrecy::{ExposeSecret, SecretString};
@@ -29,7 +30,7 @@ use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 /// All three ways to keep tenants apart.
-pub const MODELS: [Model; 3] = [Model::Shared, Model::Schema, Model::Database];
+pub const MODELS: [TenancyModel; 3] = [TenancyModel::Shared, TenancyModel::Schema, TenancyModel::Database];
 
 /// One installation.
 pub struct Site {
@@ -71,7 +72,7 @@ impl Site {
     }
 
     /// A tenant with a slug nobody else has.
-    pub async fn tenant(&self, model: Model) -> Tenant {
+    pub async fn tenant(&self, model: TenancyModel) -> Tenant {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let slug = format!("clinic-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let new = NewTenant { slug, name: "A clinic".into(), model, server: None, plan: None };
@@ -138,13 +139,13 @@ pub fn clinician(tenant: TenantId) -> Principal {
 
 /// A guard for one operation, as HTTP gets it.
 pub async fn admitted(app: &App, tenant: TenantId) -> Result<Guard> {
-    let info = RequestInfo { request: RequestId::new(), whereabouts: Whereabouts::default(), effort: Arc::default() };
-    app.door.admit(&clinician(tenant), TenantHint::default(), info).await
+    let info = RequestInfo { request: RequestId::new(), client: ClientInfo::default(), stats: Arc::default() };
+    app.guards.admit(&clinician(tenant), TenantHint::default(), info).await
 }
 
 /// Writes a patient of this name, as an import does.
 pub async fn plant(app: &App, tenant: TenantId, id: Uuid, name: &str) -> Result<()> {
-    let tx = app.door.work(tenant, &actor(tenant, "clinician"), Purpose::Import, RequestId::new()).await?;
+    let tx = app.guards.work(tenant, &actor(tenant, "clinician"), TxKind::Import, RequestId::new()).await?;
     let planted = insert(&tx, id, name).await;
     match planted {
         Ok(()) => tx.commit().await,
@@ -154,7 +155,8 @@ pub async fn plant(app: &App, tenant: TenantId, id: Uuid, name: &str) -> Result<
 
 /// One row in an open transaction.
 pub async fn insert(tx: &TenantTx, id: Uuid, name: &str) -> Result<()> {
-    let sealed = tx.keys().seal::<PatientName>(id, &PersonName { family: None, given: Vec::new(), text: name.into() })?;
+    let sealed =
+        tx.keys().seal::<PatientName>(id, &PersonName { family: None, given: Vec::new(), text: name.into() })?;
     let row = (patients::tenant_id.eq(tx.tenant().0), patients::id.eq(id), patients::name_sealed.eq(Some(sealed)));
     tx.run(diesel::insert_into(patients::table).values(row).execute(&mut tx.conn())).await.map(|_| ())
 }
@@ -176,7 +178,7 @@ pub async fn names(app: &App, tenant: TenantId) -> Result<Vec<String>> {
 pub async fn seen(tx: &TenantTx) -> Result<Vec<String>> {
     let wanted = patients::table.select((patients::id, patients::name_sealed)).order(patients::id);
     let rows: Vec<(Uuid, Option<Sealed<PatientName>>)> = tx.run(wanted.load(&mut tx.conn())).await?;
-    tx.disclose(Disclosure {
+    tx.record_access(AccessRecord {
         action: "patient.read",
         patient: None,
         resource_type: "patient",
@@ -215,7 +217,11 @@ fn profile(directory: &Path, key_file: &Path, issuer: &DevIssuer) -> PathBuf {
     let url = |file: &str| {
         let text = std::fs::read_to_string(directory.join(file)).unwrap();
         text.lines()
-            .find_map(|line| line.strip_prefix("CORDON__CATALOG__")?.split_once('=').map(|(_, url)| url.trim_matches('\'').to_owned()))
+            .find_map(|line| {
+                line.strip_prefix("CORDON__CATALOG__")?
+                    .split_once('=')
+                    .map(|(_, url)| url.trim_matches('\'').to_owned())
+            })
             .unwrap()
     };
     let settings = serde_json::json!({

@@ -37,7 +37,8 @@ impl Stage {
         let holder = self.superuser("cordon_data").await;
         let table = format!("{}.patients", self.schema);
         holder.batch_execute(&format!("begin; lock table {table} in access exclusive mode")).await.unwrap();
-        let request = reqwest::Client::new().post(&served.url).bearer_auth(&self.token).json(&json!({ "query": READS }));
+        let request =
+            reqwest::Client::new().post(&served.url).bearer_auth(&self.token).json(&json!({ "query": READS }));
         let answer = tokio::spawn(async move {
             let answer = request.send().await.ok()?;
             Some((answer.status().as_u16(), answer.json().await.ok()?))
@@ -78,7 +79,8 @@ async fn ended(served: &mut Served, within: Duration) -> (Option<i32>, Duration)
 async fn what_is_in_flight_is_answered() {
     let stage = tokio::task::spawn_blocking(|| Stage::new("stop")).await.unwrap();
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let mut served = stage.desk.serve_with(&[("CORDON__HTTP__NOTICE_SECONDS", "1"), ("CORDON__HTTP__DRAIN_SECONDS", "10")]);
+        let mut served =
+            stage.desk.serve_with(&[("CORDON__HTTP__NOTICE_SECONDS", "1"), ("CORDON__HTTP__DRAIN_SECONDS", "10")]);
         let ready = served.url.replace("/graphql", "/readyz");
         assert_eq!(reqwest::Client::new().get(&ready).send().await.unwrap().status().as_u16(), 200);
         let (holder, answer) = stage.in_flight(&served).await;
@@ -113,7 +115,8 @@ async fn what_is_in_flight_is_answered() {
 async fn the_end_comes_in_bounded_time() {
     let stage = tokio::task::spawn_blocking(|| Stage::new("stop-late")).await.unwrap();
     // Longer than the drain: cut off.
-    let mut served = stage.desk.serve_with(&[("CORDON__HTTP__DRAIN_SECONDS", "1"), ("CORDON__DATABASE__LOCK_TIMEOUT_MS", "9000")]);
+    let mut served =
+        stage.desk.serve_with(&[("CORDON__HTTP__DRAIN_SECONDS", "1"), ("CORDON__DATABASE__LOCK_TIMEOUT_MS", "9000")]);
     let (holder, answer) = stage.in_flight(&served).await;
     tell(&served, Signal::SIGTERM);
     let (code, took) = ended(&mut served, Duration::from_secs(5)).await;
@@ -122,7 +125,8 @@ async fn the_end_comes_in_bounded_time() {
     drop(holder);
 
     // Told twice: at once.
-    let mut served = stage.desk.serve_with(&[("CORDON__HTTP__DRAIN_SECONDS", "60"), ("CORDON__HTTP__NOTICE_SECONDS", "60")]);
+    let mut served =
+        stage.desk.serve_with(&[("CORDON__HTTP__DRAIN_SECONDS", "60"), ("CORDON__HTTP__NOTICE_SECONDS", "60")]);
     let (_holder, answer) = stage.in_flight(&served).await;
     tell(&served, Signal::SIGTERM);
     tokio::time::sleep(Duration::from_millis(200)).await;

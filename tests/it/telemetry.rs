@@ -4,21 +4,22 @@ use crate::charts::{Charts, SYSTEM};
 use crate::process::Process;
 use crate::server::{Log, Server};
 use crate::site::Site;
-use cordon::guard::BootCheck;
-use cordon::tenant::{Model, Tenant};
+use cordon::isolation::BootCheck;
+use cordon::tenant::{TenancyModel, Tenant};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-const PATIENTS: &str = "query Names { patients(first: 5) { nodes { id name { text } notes(first: 5) { nodes { title body } } } } }";
+const PATIENTS: &str =
+    "query Names { patients(first: 5) { nodes { id name { text } notes(first: 5) { nodes { title body } } } } }";
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 /// A tenant with a chart whose every text carries the mark, and a clinician's token.
 async fn clinic(site: &Site, mark: &str) -> (Tenant, String) {
-    let tenant = site.tenant(Model::Schema).await;
+    let tenant = site.tenant(TenancyModel::Schema).await;
     Charts { mark, patients: 2, encounters: 1, notes: 1 }.import(site, &tenant).await;
     let token = site.token(&[tenant.id], "clinician", "someone");
     (tenant, token)
@@ -27,7 +28,8 @@ async fn clinic(site: &Site, mark: &str) -> (Tenant, String) {
 /// The value of a metric with all of these labels.
 fn value(metrics: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
     let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
-    let of = |line: &&str| line.split(['{', ' ']).next() == Some(name) && labels.iter().all(|label| line.contains(label));
+    let of =
+        |line: &&str| line.split(['{', ' ']).next() == Some(name) && labels.iter().all(|label| line.contains(label));
     metrics.lines().find(of)?.rsplit(' ').next()?.parse().ok()
 }
 
@@ -39,7 +41,13 @@ async fn requests_are_counted_by_tenant_kind_and_error() {
     for _ in 0..3 {
         server.data(&token, PATIENTS, json!({})).await;
     }
-    assert_eq!(server.ask(&token, "mutation { signNote(input: {id: \"x\", expectedVersion: 1}) { note { id } } }", json!({})).await.0, 200);
+    assert_eq!(
+        server
+            .ask(&token, "mutation { signNote(input: {id: \"x\", expectedVersion: 1}) { note { id } } }", json!({}))
+            .await
+            .0,
+        200
+    );
     assert_eq!(server.ask(&token, "{ nothing }", json!({})).await.0, 400);
     assert_eq!(server.ask("a.b.c", PATIENTS, json!({})).await.0, 401);
 
@@ -50,7 +58,10 @@ async fn requests_are_counted_by_tenant_kind_and_error() {
     assert_eq!(of("cordon_requests_total", &[query[0], query[1], ("status", "400")]), Some(1.0));
     assert_eq!(of("cordon_requests_total", &[query[0], ("kind", "mutation"), ("status", "200")]), Some(1.0));
     assert_eq!(of("cordon_requests_total", &[("tenant_id", "none"), ("kind", "none"), ("status", "401")]), Some(1.0));
-    assert_eq!(of("cordon_request_errors_total", &[query[0], ("kind", "mutation"), ("code", "INVALID_INPUT")]), Some(1.0));
+    assert_eq!(
+        of("cordon_request_errors_total", &[query[0], ("kind", "mutation"), ("code", "INVALID_INPUT")]),
+        Some(1.0)
+    );
     assert_eq!(of("cordon_request_errors_total", &[("tenant_id", "none"), ("code", "UNAUTHENTICATED")]), Some(1.0));
     assert_eq!(of("cordon_request_duration_seconds_count", &query), Some(4.0));
     // Patients, then their notes, then the commit.
@@ -61,13 +72,19 @@ async fn requests_are_counted_by_tenant_kind_and_error() {
         "two patients, of each the patient and its notes, and that they were looked for, three times"
     );
     assert_eq!(of("cordon_pool_wait_seconds_count", &[]), Some(3.0));
-    assert!(of("cordon_pool_backends", &[("state", "idle")]) >= Some(1.0) && of("cordon_pool_backends_limit", &[]) == Some(60.0));
+    assert!(
+        of("cordon_pool_backends", &[("state", "idle")]) >= Some(1.0)
+            && of("cordon_pool_backends_limit", &[]) == Some(60.0)
+    );
     assert!(of("cordon_sealed_values_total", &[("direction", "open")]) >= Some(15.0));
     assert_eq!(of("cordon_key_cache_misses_total", &[]), Some(2.0), "the tenant's keys and the database's, once each");
 
     server.app.metrics.flag("new-chart", true, None);
     let metrics = server.app.metrics.render();
-    assert_eq!(value(&metrics, "cordon_flag_evaluations_total", &[("flag", "new-chart"), ("enabled", "true")]), Some(1.0));
+    assert_eq!(
+        value(&metrics, "cordon_flag_evaluations_total", &[("flag", "new-chart"), ("enabled", "true")]),
+        Some(1.0)
+    );
 }
 
 #[tokio::test]
@@ -77,12 +94,13 @@ async fn few_tenants_are_named() {
     settings.telemetry.tenants = 1;
     let server = Server::start(site, settings, BootCheck::Dev);
     for _ in 0..2 {
-        let tenant = site.tenant(Model::Schema).await;
+        let tenant = site.tenant(TenancyModel::Schema).await;
         let token = site.token(&[tenant.id], "clinician", "someone");
         server.data(&token, "{ viewer { id } }", json!({})).await;
     }
     let metrics = server.app.metrics.render();
-    let tenants: std::collections::BTreeSet<_> = metrics.split("tenant_id=\"").skip(1).filter_map(|text| text.split('"').next()).collect();
+    let tenants: std::collections::BTreeSet<_> =
+        metrics.split("tenant_id=\"").skip(1).filter_map(|text| text.split('"').next()).collect();
     assert_eq!(tenants.len(), 2, "{tenants:?}");
     assert!(tenants.contains("other"));
 }
@@ -116,12 +134,20 @@ async fn a_trace_is_carried_into_audit_rows_and_lines() {
     let carried = request_id(&sent);
     let sent = server.question(&token, PATIENTS, json!({})).send().await.unwrap();
     let begun = request_id(&sent);
-    let refused =
-        server.question("x", PATIENTS, json!({})).header("traceparent", PARENT).header("traceparent", PARENT).send().await.unwrap();
+    let refused = server
+        .question("x", PATIENTS, json!({}))
+        .header("traceparent", PARENT)
+        .header("traceparent", PARENT)
+        .send()
+        .await
+        .unwrap();
     assert_eq!(refused.status(), 401, "a trace that is given twice is nobody's, and no reason to refuse");
 
     let rows = traces(site, &tenant).await;
-    assert!(rows.iter().filter(|(request, _)| *request == carried).all(|(_, trace)| trace.as_deref() == Some(TRACE)), "{rows:?}");
+    assert!(
+        rows.iter().filter(|(request, _)| *request == carried).all(|(_, trace)| trace.as_deref() == Some(TRACE)),
+        "{rows:?}"
+    );
     assert!(rows.iter().any(|(request, _)| *request == carried));
     let own = begun.replace('-', "");
     assert!(rows.iter().any(|(request, trace)| *request == begun && trace.as_deref() == Some(&own)), "{rows:?}");
@@ -155,8 +181,9 @@ async fn what_is_counted_is_documented() {
     let documented = include_str!("../../docs/telemetry.md");
     let source = include_str!("../../src/telemetry/metrics.rs");
     let names = |text: &str, around: char| -> std::collections::BTreeSet<String> {
-        let words =
-            text.split(around).filter(|word| word.starts_with("cordon_") && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
+        let words = text
+            .split(around)
+            .filter(|word| word.starts_with("cordon_") && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
         words.map(str::to_owned).collect()
     };
     assert_eq!(names(documented, '`'), names(source, '"'));
@@ -175,11 +202,15 @@ async fn nothing_of_a_chart_is_told() {
     let process = Process::serve(site, "told", json!({ "otlp_endpoint": collector.url, "sample_ratio": 1.0 }));
     let token_of_auditor = site.token(&[tenant.id], "auditor", "tellzqsubject");
     let words = json!({ "words": "tellzqfamily", "value": "tellzq-mrn-0", "system": SYSTEM });
-    let by_value =
-        "query ByNumber($system: String!, $value: String!) { patientByIdentifier(system: $system, value: $value) { id birthDate } }";
+    let by_value = "query ByNumber($system: String!, $value: String!) { patientByIdentifier(system: $system, value: $value) { id birthDate } }";
     let asked = [
         (token.as_str(), PATIENTS, json!({}), 200),
-        (&token, "query Search($words: String) { patients(search: $words) { nodes { name { text } } } }", words.clone(), 200),
+        (
+            &token,
+            "query Search($words: String) { patients(search: $words) { nodes { name { text } } } }",
+            words.clone(),
+            200,
+        ),
         (&token, by_value, words.clone(), 200),
         (&token, "{ patient(id: \"tellzqid\") { id } }", json!({}), 200),
         (&token, "{ tellzqfield }", json!({}), 400),
@@ -197,7 +228,10 @@ async fn nothing_of_a_chart_is_told() {
     ];
     for (token, query, variables, status) in asked {
         let question = process.question(token, query, variables).header("traceparent", PARENT);
-        let question = question.header("tracestate", "a=tellzqstate").header("user-agent", "tellzqagent").header("baggage", "a=tellzqbag");
+        let question = question
+            .header("tracestate", "a=tellzqstate")
+            .header("user-agent", "tellzqagent")
+            .header("baggage", "a=tellzqbag");
         let answer = question.send().await.unwrap();
         assert_eq!(answer.status(), status, "{query}: {}", answer.text().await.unwrap());
     }
@@ -210,7 +244,15 @@ async fn nothing_of_a_chart_is_told() {
     for (signal, known) in [
         (
             "/v1/traces",
-            vec!["POST /graphql", "operation", "ByNumber", "resolvers notes of patients", "sql model/", "sql commit", "pool wait"],
+            vec![
+                "POST /graphql",
+                "operation",
+                "ByNumber",
+                "resolvers notes of patients",
+                "sql model/",
+                "sql commit",
+                "pool wait",
+            ],
         ),
         ("/v1/metrics", vec!["cordon_requests_total", "tenant_id"]),
         ("/v1/logs", vec!["Serving http://"]),
@@ -224,10 +266,14 @@ async fn nothing_of_a_chart_is_told() {
         assert!(signal == "/v1/logs" || holds(&sent, &tenant.id.to_string()), "the tenant is not in {signal}");
     }
     // A trace id goes as bytes.
-    let trace: Vec<u8> = (0..TRACE.len()).step_by(2).map(|at| u8::from_str_radix(&TRACE[at..at + 2], 16).unwrap()).collect();
+    let trace: Vec<u8> =
+        (0..TRACE.len()).step_by(2).map(|at| u8::from_str_radix(&TRACE[at..at + 2], 16).unwrap()).collect();
     assert!(collector.sent("/v1/traces").windows(16).any(|window| window == trace), "the client's trace");
     for (what, text) in [("/metrics", &metrics), ("the log", &printed)] {
-        assert!(!text.contains("tellzq") && !text.contains(&token) && !text.contains("1970-02-03"), "planted text is in {what}: {text}");
+        assert!(
+            !text.contains("tellzq") && !text.contains(&token) && !text.contains("1970-02-03"),
+            "planted text is in {what}: {text}"
+        );
     }
     assert!(value(&metrics, "cordon_requests_total", &[("tenant_id", &tenant.id.to_string())]).is_some());
 }
@@ -273,7 +319,8 @@ fn request_id(answer: &reqwest::Response) -> String {
 async fn traces(site: &Site, tenant: &Tenant) -> Vec<(String, Option<String>)> {
     let placement = tenant.placement.as_ref().unwrap();
     let superuser = site.superuser(&placement.database).await;
-    let rows = format!("select request_id::text, trace_id from {}.audit_log where action like '%.read'", placement.schema);
+    let rows =
+        format!("select request_id::text, trace_id from {}.audit_log where action like '%.read'", placement.schema);
     superuser.query(&rows, &[]).await.unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
@@ -329,6 +376,8 @@ fn take(socket: TcpStream, all: &Kept) {
         let mut body = vec![0; length];
         reader.read_exact(&mut body).unwrap();
         all.lock().unwrap().push((first.split(' ').nth(1).unwrap().to_owned(), body));
-        answers.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n").unwrap();
+        answers
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n")
+            .unwrap();
     }
 }

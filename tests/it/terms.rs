@@ -11,12 +11,16 @@ fn an_operator_sets_what_is_a_tenants_own() {
     desk.json(OPERATOR, &["tenant", "create", "lakeside", "--name", "A clinic"]);
     let neighbour = desk.json(OPERATOR, &["tenant", "create", "riverside", "--name", "Another", "--model", "shared"]);
     let set = |arguments: &[&str]| desk.json(OPERATOR, &[&["tenant", "set", "lakeside"], arguments].concat());
-    let fresh = json!({ "origins": [], "statement_timeout_ms": null, "requests_per_second": null, "concurrency": null });
+    let fresh =
+        json!({ "origins": [], "statement_timeout_ms": null, "requests_per_second": null, "concurrency": null });
     assert_eq!(desk.json(OPERATOR, &["tenant", "show", "lakeside"])["terms"], fresh);
 
     let pages = ["--origin", "https://app.example", "--origin", "http://localhost:5173"];
-    let all =
-        [&pages[..], &["--statement-timeout-ms", "500", "--requests-per-second", "20", "--concurrency", "4", "--plan", "large"]].concat();
+    let all = [
+        &pages[..],
+        &["--statement-timeout-ms", "500", "--requests-per-second", "20", "--concurrency", "4", "--plan", "large"],
+    ]
+    .concat();
     let changed = set(&all);
     let terms = json!({ "origins": ["https://app.example", "http://localhost:5173"], "statement_timeout_ms": 500, "requests_per_second": 20, "concurrency": 4 });
     assert_eq!((&changed["terms"], &changed["plan"]), (&terms, &json!("large")));
@@ -33,8 +37,12 @@ fn an_operator_sets_what_is_a_tenants_own() {
     wanted["origins"] = json!([]);
     let bare = set(&["--no-origins"]);
     assert_eq!((&bare["terms"], &bare["plan"]), (&wanted, &json!("large")));
-    let said = String::from_utf8(desk.cordon(OPERATOR, &["tenant", "show", "lakeside"]).output().unwrap().stdout).unwrap();
-    assert!(said.contains("plan large") && said.contains("statement-timeout-ms 500") && !said.contains("concurrency"), "{said}");
+    let said =
+        String::from_utf8(desk.cordon(OPERATOR, &["tenant", "show", "lakeside"]).output().unwrap().stdout).unwrap();
+    assert!(
+        said.contains("plan large") && said.contains("statement-timeout-ms 500") && !said.contains("concurrency"),
+        "{said}"
+    );
 
     for wrong in [
         &[][..],
@@ -64,8 +72,10 @@ fn log(desk: &Desk) -> Vec<String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let session = crate::site::open(&url.expose_secret().parse().unwrap()).await;
-        let rows =
-            session.query("select subject || ' ' || state from cordon_catalog.operations where kind = 'tenant.set'", &[]).await.unwrap();
+        let rows = session
+            .query("select subject || ' ' || state from cordon_catalog.operations where kind = 'tenant.set'", &[])
+            .await
+            .unwrap();
         rows.iter().map(|row| row.get(0)).collect()
     })
 }

@@ -86,7 +86,7 @@ const KNOWN_STATICS: [(&str, &str); 4] = [
 fn modules_import_only_rows_below() {
     passes(imports);
     for (file, text) in [
-        ("src/ids.rs", "use crate::db::cluster::Cluster;"),
+        ("src/ids.rs", "use crate::cluster::Cluster;"),
         ("src/model/note.rs", "use crate::{error::Result, http::Server};"),
         ("src/auth/mod.rs", "fn f() { crate::audit::write() }"),
         ("src/db/pool.rs", "use crate::{\n    crypto::Sealed,\n};"),
@@ -127,11 +127,17 @@ fn crates_stay_in_their_homes() {
 
 #[test]
 fn raw_connections_are_counted() {
-    let mut found: Vec<_> = sources().into_iter().filter(|(_, text)| raw_connections(text) > 0).map(|(file, _)| file).collect();
+    let mut found: Vec<_> =
+        sources().into_iter().filter(|(_, text)| raw_connections(text) > 0).map(|(file, _)| file).collect();
     found.sort();
     let allowed = RAW_CONNECTIONS.map(str::to_owned).to_vec();
     assert_eq!(found, allowed, "files that name a raw connection (left) and those that may (right)");
-    assert_eq!(raw_connections("use x::AsyncPgConnection;\nlet c: tokio_postgres::Client = config.connect(tls); // AsyncPgConnection"), 3);
+    assert_eq!(
+        raw_connections(
+            "use x::AsyncPgConnection;\nlet c: tokio_postgres::Client = config.connect(tls); // AsyncPgConnection"
+        ),
+        3
+    );
 }
 
 /// L-26: a tenant that is ambient is the previous request's tenant sooner or later.
@@ -150,7 +156,11 @@ fn l26_no_ambient_tenant() {
         assert_eq!(ambient("src/guard/mod.rs", text).len(), 1, "{text}");
     }
     assert!(
-        ambient("src/db/mod.rs", "fn f(x: &'static Mutex<u8>) {}\nstatic NAME: &str = \"static mut\";\nimpl<T: 'static> X {}").is_empty()
+        ambient(
+            "src/db/mod.rs",
+            "fn f(x: &'static Mutex<u8>) {}\nstatic NAME: &str = \"static mut\";\nimpl<T: 'static> X {}"
+        )
+        .is_empty()
     );
 }
 
@@ -159,7 +169,10 @@ fn files_open_with_their_contract_and_stay_short() {
     passes(shape);
     assert_eq!(shape("src/ids.rs", "use std::fmt;\n").len(), 1);
     assert_eq!(shape("src/ids.rs", &format!("//! Ids.\n{}", "fn f() {}\n".repeat(400))).len(), 1);
-    assert!(shape("src/ids.rs", &format!("//! Ids.\n#[cfg(test)]\nmod tests {{\n{}}}", "fn f() {}\n".repeat(400))).is_empty());
+    assert!(
+        shape("src/ids.rs", &format!("//! Ids.\n#[cfg(test)]\nmod tests {{\n{}}}", "fn f() {}\n".repeat(400)))
+            .is_empty()
+    );
 }
 
 #[test]
@@ -207,10 +220,14 @@ fn imports(file: &str, text: &str) -> Vec<String> {
 
 fn homes(file: &str, text: &str) -> Vec<String> {
     let text = code(text);
-    let mut wrong: Vec<_> =
-        HOMES.iter().filter(|(krate, paths)| names_word(&text, krate) && !paths.iter().any(|path| file.starts_with(path))).collect();
+    let mut wrong: Vec<_> = HOMES
+        .iter()
+        .filter(|(krate, paths)| names_word(&text, krate) && !paths.iter().any(|path| file.starts_with(path)))
+        .collect();
     let diesel = ("diesel", &[] as &[&str]);
-    if WITHOUT_DIESEL.iter().any(|path| file.starts_with(path)) && ["diesel", "diesel_async"].iter().any(|krate| names_word(&text, krate)) {
+    if WITHOUT_DIESEL.iter().any(|path| file.starts_with(path))
+        && ["diesel", "diesel_async"].iter().any(|krate| names_word(&text, krate))
+    {
         wrong.push(&diesel);
     }
     wrong.into_iter().map(|(krate, paths)| format!("{file}: {krate} lives in {paths:?}")).collect()
@@ -224,16 +241,22 @@ fn raw_connections(text: &str) -> usize {
 fn ambient(file: &str, text: &str) -> Vec<String> {
     let text = code(text);
     let holders = ["Mutex", "RwLock", "Once", "Lazy", "Cell", "Atomic", "Swap", "Map", "mut "];
-    let mut wrong: Vec<String> =
-        ["task_local", "thread_local", "lazy_static"].iter().filter(|word| names_word(&text, word)).map(|word| (*word).into()).collect();
+    let mut wrong: Vec<String> = ["task_local", "thread_local", "lazy_static"]
+        .iter()
+        .filter(|word| names_word(&text, word))
+        .map(|word| (*word).into())
+        .collect();
     if wrong.is_empty() {
-        let statics =
-            text.match_indices("static ").filter(|(at, _)| !text[..*at].ends_with(|before: char| before == '\'' || is_word(before)));
+        let statics = text
+            .match_indices("static ")
+            .filter(|(at, _)| !text[..*at].ends_with(|before: char| before == '\'' || is_word(before)));
         let declared = statics.map(|(at, _)| text[at..].split(['=', ';']).next().unwrap_or_default());
         let stateful = declared.filter(|text| text.contains(':') && holders.iter().any(|holder| text.contains(holder)));
         wrong = stateful.map(|text| text.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     }
-    wrong.retain(|found| !KNOWN_STATICS.iter().any(|(known, name)| *known == file && found.contains(&format!("static {name}:"))));
+    wrong.retain(|found| {
+        !KNOWN_STATICS.iter().any(|(known, name)| *known == file && found.contains(&format!("static {name}:")))
+    });
     wrong.into_iter().map(|found| format!("{file}: {found}: pass the tenant as a value")).collect()
 }
 
@@ -251,9 +274,14 @@ fn shape(file: &str, text: &str) -> Vec<String> {
 
 fn names(file: &str, text: &str) -> Vec<String> {
     let text = code(text);
-    let modules = text.match_indices("mod ").filter_map(|(at, word)| text[at + word.len()..].split(|c| !is_word(c)).next());
+    let modules =
+        text.match_indices("mod ").filter_map(|(at, word)| text[at + word.len()..].split(|c| !is_word(c)).next());
     let parts = file.split('/').map(|part| part.trim_end_matches(".rs"));
-    parts.chain(modules).filter(|name| EMPTY_NAMES.contains(name)).map(|name| format!("{file}: {name} says nothing")).collect()
+    parts
+        .chain(modules)
+        .filter(|name| EMPTY_NAMES.contains(name))
+        .map(|name| format!("{file}: {name} says nothing"))
+        .collect()
 }
 
 /// Complaints of a check over the whole of `src` fail the test.
@@ -298,7 +326,9 @@ fn row_of(module: &str) -> Option<usize> {
 
 /// First path segments after `prefix`, those of a braced group one by one.
 fn roots(code: &str, prefix: &str) -> Vec<String> {
-    let starts = code.match_indices(prefix).filter(|(at, _)| !code[..*at].ends_with(|before: char| is_word(before) || before == ':'));
+    let starts = code
+        .match_indices(prefix)
+        .filter(|(at, _)| !code[..*at].ends_with(|before: char| is_word(before) || before == ':'));
     let mut found = Vec::new();
     for (at, _) in starts {
         let rest = code[at + prefix.len()..].trim_start();
@@ -334,7 +364,8 @@ fn roots(code: &str, prefix: &str) -> Vec<String> {
 
 /// Whether the word occurs, and not as a part of a longer one.
 fn names_word(code: &str, word: &str) -> bool {
-    code.match_indices(word).any(|(at, _)| !code[..at].ends_with(is_word) && !code[at + word.len()..].starts_with(is_word))
+    code.match_indices(word)
+        .any(|(at, _)| !code[..at].ends_with(is_word) && !code[at + word.len()..].starts_with(is_word))
 }
 
 fn is_word(c: char) -> bool {

@@ -6,9 +6,9 @@ use crate::server::Server;
 use crate::site::Site;
 use cordon::config::Tls;
 use cordon::db::connect;
-use cordon::guard::BootCheck;
+use cordon::isolation::BootCheck;
 use cordon::ops::server;
-use cordon::tenant::Model;
+use cordon::tenant::TenancyModel;
 use reqwest::tls::{TlsInfo, Version as TlsVersion};
 use reqwest::{Certificate, Client, ClientBuilder, Version};
 use secrecy::ExposeSecret;
@@ -45,15 +45,17 @@ fn der(name: &str) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn https_with_a_certificate_that_can_be_renewed() {
     let site = Site::shared().await;
-    let tenant = site.tenant(Model::Shared).await;
+    let tenant = site.tenant(TenancyModel::Shared).await;
     let (files, mut settings) = (served_files("https"), site.server_settings());
     settings.http.tls = Some(files.clone());
     let server = Server::start(site, settings, BootCheck::Dev);
-    let address: std::net::SocketAddr = server.url.trim_start_matches("http://").trim_end_matches("/graphql").parse().unwrap();
+    let address: std::net::SocketAddr =
+        server.url.trim_start_matches("http://").trim_end_matches("/graphql").parse().unwrap();
     let url = format!("https://notes.test:{}/graphql", address.port());
     let authority = Certificate::from_pem(&std::fs::read(certificate("authority.pem")).unwrap()).unwrap();
     let client = |set: fn(ClientBuilder) -> ClientBuilder| -> Client {
-        let builder = Client::builder().resolve("notes.test", address).tls_certs_only([authority.clone()]).tls_info(true);
+        let builder =
+            Client::builder().resolve("notes.test", address).tls_certs_only([authority.clone()]).tls_info(true);
         set(builder).build().unwrap()
     };
     let token = site.token(&[tenant.id], "clinician", "alice");
@@ -125,12 +127,17 @@ async fn nothing_is_said_in_plain_text() {
     let local = connect::parse(&format!("postgres://postgres:{password}@127.0.0.1:{port}/postgres").into()).unwrap();
     connect::open(&local).await.unwrap();
     let authority = certificate("authority.pem");
-    let named = format!("postgres://postgres:{password}@db.test:{port}/postgres?hostaddr=127.0.0.1&sslrootcert={}", authority.display());
+    let named = format!(
+        "postgres://postgres:{password}@db.test:{port}/postgres?hostaddr=127.0.0.1&sslrootcert={}",
+        authority.display()
+    );
     let refused = connect::open(&connect::parse(&named.into()).unwrap()).await.err().unwrap().to_string();
     assert!(refused.contains("TLS"), "{refused}");
     // Nor is such a server ever registered.
     let weak = format!("postgres://postgres:{password}@db.test:{port}/postgres?hostaddr=127.0.0.1&sslmode=prefer");
     assert!(connect::parse(&weak.into()).is_err());
-    let config = connect::parse(&format!("postgres://postgres:{password}@db.test:{port}/postgres?hostaddr=127.0.0.1").into()).unwrap();
+    let config =
+        connect::parse(&format!("postgres://postgres:{password}@db.test:{port}/postgres?hostaddr=127.0.0.1").into())
+            .unwrap();
     assert!(server::add(&site.operator, "elsewhere", &config, &password.into()).await.is_err());
 }

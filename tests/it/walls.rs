@@ -4,14 +4,15 @@
 use crate::intruder::{Chart, Intruder, Refusal, TABLES, Ticket, login};
 use crate::site::{MODELS, Site, actor, open};
 use cordon::app::App;
-use cordon::crypto::fields::{EncounterReason, NoteBody, NoteTitle, PatientName};
+use cordon::cluster::Cluster;
 use cordon::crypto::{Sealed, TenantKeys};
-use cordon::db::cluster::Cluster;
 use cordon::db::schema::tenant::patients;
 use cordon::error::Error;
-use cordon::guard::{BootCheck, Purpose};
+use cordon::guard::TxKind;
 use cordon::ids::RequestId;
-use cordon::tenant::Model;
+use cordon::isolation::BootCheck;
+use cordon::model::fields::{EncounterReason, NoteBody, NoteTitle, PatientName};
+use cordon::tenant::TenancyModel;
 use diesel::{ExpressionMethods, NullableExpressionMethods, QueryDsl};
 use diesel_async::RunQueryDsl;
 use std::collections::BTreeSet;
@@ -24,7 +25,8 @@ fn enclosed() -> impl Iterator<Item = &'static str> {
 }
 
 /// Functions that read the binding.
-const PINNED: [&str; 6] = ["bind(text, text)", "claims()", "current_tenant()", "writing_tenant()", "purpose()", "has_role(text)"];
+const PINNED: [&str; 6] =
+    ["bind(text, text)", "claims()", "current_tenant()", "writing_tenant()", "purpose()", "has_role(text)"];
 
 /// Puts a table's triggers up again.
 const ENABLE: &str =
@@ -41,7 +43,7 @@ struct Wall {
 
 /// Where an intruder stands: in the victim's database, under the login that runs the victim's SQL.
 struct Place {
-    model: Model,
+    model: TenancyModel,
     victim: Chart,
     neighbour: Chart,
     intruder: Intruder,
@@ -60,8 +62,17 @@ async fn walls_taken_down_in_turn() {
             place.intruder.superuser.batch_execute(&wall.down).await.unwrap();
             let (seen, held) = place.attack().await;
             place.intruder.superuser.batch_execute(&wall.up).await.unwrap();
-            println!("{:8} {:28} rows seen {seen:3}  held: {}", model.as_str(), wall.name, held.into_iter().collect::<Vec<_>>().join(", "));
-            assert!(seen == 0 || wall.clear_columns, "{model}, {}: {seen} rows of the other tenant were seen", wall.name);
+            println!(
+                "{:8} {:28} rows seen {seen:3}  held: {}",
+                model.as_str(),
+                wall.name,
+                held.into_iter().collect::<Vec<_>>().join(", ")
+            );
+            assert!(
+                seen == 0 || wall.clear_columns,
+                "{model}, {}: {seen} rows of the other tenant were seen",
+                wall.name
+            );
         }
         let mended = place.attack().await.0;
         assert_eq!(mended, 0, "{model}: the walls stand again");
@@ -76,8 +87,9 @@ async fn walls_taken_down_in_turn() {
 async fn logins_stay_in_their_databases() {
     let site = Site::shared().await;
     let app = site.app(BootCheck::Dev);
-    let (own, other) = (Chart::of(site, &app, Model::Database).await, Chart::of(site, &app, Model::Database).await);
-    let shared = Chart::of(site, &app, Model::Shared).await;
+    let (own, other) =
+        (Chart::of(site, &app, TenancyModel::Database).await, Chart::of(site, &app, TenancyModel::Database).await);
+    let shared = Chart::of(site, &app, TenancyModel::Shared).await;
     for (from, to) in [(&own, &other), (&own, &shared), (&shared, &own)] {
         let mut config = login(site, &app, &from.tenant).await;
         drop(open(&config).await);
@@ -89,7 +101,7 @@ async fn logins_stay_in_their_databases() {
 }
 
 impl Place {
-    async fn of(site: &Site, app: &Arc<App>, model: Model) -> Self {
+    async fn of(site: &Site, app: &Arc<App>, model: TenancyModel) -> Self {
         let (victim, neighbour) = (Chart::of(site, app, model).await, Chart::of(site, app, model).await);
         let config = login(site, app, &victim.tenant).await;
         let intruder = Intruder::enter(site, &config).await;
@@ -103,26 +115,50 @@ impl Place {
             "select relname::text from pg_class where relnamespace = '{home}'::regnamespace and relkind in ('r', 'p', 'v', 'm', 'f')
              and not relispartition and relname <> '__diesel_schema_migrations'"
         );
-        let there: BTreeSet<String> = superuser.query(&there, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
-        assert_eq!(there, TABLES.iter().map(|(table, _)| (*table).to_owned()).collect(), "{}: the tables of {home}", self.model);
+        let there: BTreeSet<String> =
+            superuser.query(&there, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+        assert_eq!(
+            there,
+            TABLES.iter().map(|(table, _)| (*table).to_owned()).collect(),
+            "{}: the tables of {home}",
+            self.model
+        );
         for (table, _) in TABLES {
             let rows = format!("select count(*) from {home}.{table} where tenant_id = '{}'", self.victim.tenant.id);
-            assert_ne!(superuser.query_one(&rows, &[]).await.unwrap().get::<_, i64>(0), 0, "{}: no row in {table}", self.model);
+            assert_ne!(
+                superuser.query_one(&rows, &[]).await.unwrap().get::<_, i64>(0),
+                0,
+                "{}: no row in {table}",
+                self.model
+            );
         }
     }
 
     fn walls(&self) -> Vec<Wall> {
         let (home, login) = (self.victim.schema(), &self.login);
         let each = |text: &str| -> String {
-            enclosed().map(|table| text.replace("{t}", &format!("{home}.{table}")).replace("{table}", table) + ";").collect()
+            enclosed()
+                .map(|table| text.replace("{t}", &format!("{home}.{table}")).replace("{table}", table) + ";")
+                .collect()
         };
-        let functions = |text: &str| -> String { PINNED.iter().map(|f| format!("alter function cordon.{f} {text};")).collect() };
+        let functions =
+            |text: &str| -> String { PINNED.iter().map(|f| format!("alter function cordon.{f} {text};")).collect() };
         let wall = |name, clear_columns, down: String, up: String| Wall { name, down, up, clear_columns };
         let policy = "using (tenant_id = (select cordon.current_tenant())) with check (tenant_id = (select cordon.writing_tenant()))";
         let mut walls = vec![
             wall("none", false, String::new(), String::new()),
-            wall("policy dropped", false, each("drop policy tenant on {t}"), each(&format!("create policy tenant on {{t}} {policy}"))),
-            wall("policy opened", true, each("create policy open on {t} using (true) with check (true)"), each("drop policy open on {t}")),
+            wall(
+                "policy dropped",
+                false,
+                each("drop policy tenant on {t}"),
+                each(&format!("create policy tenant on {{t}} {policy}")),
+            ),
+            wall(
+                "policy opened",
+                true,
+                each("create policy open on {t} using (true) with check (true)"),
+                each("drop policy open on {t}"),
+            ),
             wall(
                 "row security not forced",
                 false,
@@ -135,12 +171,27 @@ impl Place {
                 each("alter table {t} disable row level security"),
                 each("alter table {t} enable row level security"),
             ),
-            wall("functions unpinned", false, functions("reset search_path"), functions("set search_path = pg_catalog, pg_temp")),
+            wall(
+                "functions unpinned",
+                false,
+                functions("reset search_path"),
+                functions("set search_path = pg_catalog, pg_temp"),
+            ),
             wall("triggers disabled", false, each("alter table {t} disable trigger user"), each(ENABLE)),
-            wall("login bypasses row security", true, format!("alter role {login} bypassrls"), format!("alter role {login} nobypassrls")),
-            wall("login is superuser", true, format!("alter role {login} superuser"), format!("alter role {login} nosuperuser")),
+            wall(
+                "login bypasses row security",
+                true,
+                format!("alter role {login} bypassrls"),
+                format!("alter role {login} nobypassrls"),
+            ),
+            wall(
+                "login is superuser",
+                true,
+                format!("alter role {login} superuser"),
+                format!("alter role {login} nosuperuser"),
+            ),
         ];
-        if self.model != Model::Shared {
+        if self.model != TenancyModel::Shared {
             let (drop, id) = (each("alter table {t} drop constraint {table}_pin"), self.victim.tenant.id);
             walls.push(wall(
                 "pins dropped",
@@ -178,7 +229,12 @@ impl Place {
                 }
             }
         }
-        assert_eq!(before, self.victim.fingerprint(&self.intruder.superuser).await, "{}: another tenant's row was changed", self.model);
+        assert_eq!(
+            before,
+            self.victim.fingerprint(&self.intruder.superuser).await,
+            "{}: another tenant's row was changed",
+            self.model
+        );
         (seen, held)
     }
 
@@ -194,7 +250,8 @@ impl Place {
     /// Ways to change, add, move, remove or lay open what is the victim's.
     fn changes(&self) -> Vec<String> {
         let (a, b, home) = (self.victim.tenant.id, self.neighbour.tenant.id, self.victim.schema());
-        let (patient, note, version, new) = (self.victim.patient, self.victim.note, self.victim.version, Uuid::now_v7());
+        let (patient, note, version, new) =
+            (self.victim.patient, self.victim.note, self.victim.version, Uuid::now_v7());
         let mut all = Vec::new();
         for (table, _) in TABLES {
             let time = if table == "audit_log" { "recorded_at" } else { "created_at" };
@@ -264,10 +321,16 @@ async fn two_walls_down_let_through(place: &Place) {
         .batch_execute(&format!("alter table {home}.staff disable row level security; alter table {home}.staff disable trigger user; grant update on {home}.staff to {}", place.login))
         .await
         .unwrap();
-    place.attempt(false, "write", &format!("update staff set name = 'planted' where id = '{}'", place.victim.staff)).await.unwrap();
+    place
+        .attempt(false, "write", &format!("update staff set name = 'planted' where id = '{}'", place.victim.staff))
+        .await
+        .unwrap();
     assert_ne!(before, place.victim.fingerprint(superuser).await);
     superuser
-        .batch_execute(&format!("alter table {home}.staff enable row level security; {}", ENABLE.replace("{t}", &format!("{home}.staff"))))
+        .batch_execute(&format!(
+            "alter table {home}.staff enable row level security; {}",
+            ENABLE.replace("{t}", &format!("{home}.staff"))
+        ))
         .await
         .unwrap();
 }
@@ -297,8 +360,12 @@ async fn bindings_are_not_forged(place: &Place) {
     .map(|tampered| (tampered, mac.clone()))
     .collect();
     forged.extend([(text.clone(), "0".repeat(64)), (text.clone(), String::new()), (text.clone(), mac.to_uppercase())]);
-    let elsewhere =
-        [format!("ticket.{text}.{}", intruder.pid + 1), format!("ticket.{text}."), format!("tx.{text}.{}", intruder.pid), text.clone()];
+    let elsewhere = [
+        format!("ticket.{text}.{}", intruder.pid + 1),
+        format!("ticket.{text}."),
+        format!("tx.{text}.{}", intruder.pid),
+        text.clone(),
+    ];
     for message in elsewhere {
         forged.push((text.clone(), intruder.mac(&message)));
     }
@@ -321,7 +388,8 @@ async fn bindings_are_not_forged(place: &Place) {
         forged.push((text, mac));
     }
     for (text, mac) in &forged {
-        let refused = intruder.run(victim.schema(), &format!("select cordon.bind('{text}', '{mac}')"), read).await.unwrap_err();
+        let refused =
+            intruder.run(victim.schema(), &format!("select cordon.bind('{text}', '{mac}')"), read).await.unwrap_err();
         assert_eq!(refused.code, "42501", "{text}: {}", refused.message);
     }
 
@@ -344,7 +412,8 @@ async fn bindings_are_not_forged(place: &Place) {
 /// Whatever reaches the bytes, they open with the keys, in the row and in the column they were sealed for, and nowhere else.
 async fn keys_hold(place: &Place, site: &Site, app: &Arc<App>) {
     let (victim, neighbour) = (&place.victim, &place.neighbour);
-    let (ours, theirs) = (app.keys.tenant(victim.tenant.id).await.unwrap(), app.keys.tenant(neighbour.tenant.id).await.unwrap());
+    let (ours, theirs) =
+        (app.keys.tenant(victim.tenant.id).await.unwrap(), app.keys.tenant(neighbour.tenant.id).await.unwrap());
     let home = victim.schema();
     let row = place
         .intruder
@@ -395,7 +464,11 @@ async fn keys_hold(place: &Place, site: &Site, app: &Arc<App>) {
         ))
         .await
         .unwrap();
-    let tx = app.door.work(neighbour.tenant.id, &actor(neighbour.tenant.id, "clinician"), Purpose::Read, RequestId::new()).await.unwrap();
+    let tx = app
+        .guards
+        .work(neighbour.tenant.id, &actor(neighbour.tenant.id, "clinician"), TxKind::Read, RequestId::new())
+        .await
+        .unwrap();
     let moved = patients::table.select(patients::name_sealed.assume_not_null()).filter(patients::id.eq(victim.patient));
     let moved: Sealed<PatientName> = tx.run(moved.get_result(&mut tx.conn())).await.unwrap();
     assert_eq!(tx.keys().open(victim.patient, &moved).err(), Some(Error::Integrity));

@@ -6,8 +6,9 @@ use crate::server::Server;
 use crate::site::{MODELS, Site, actor, statement};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use cordon::guard::{BootCheck, Purpose};
+use cordon::guard::TxKind;
 use cordon::ids::RequestId;
+use cordon::isolation::BootCheck;
 use cordon::tenant::Tenant;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -19,13 +20,12 @@ pub const UPDATE: &str = "mutation ($input: UpdatePatientInput!) { updatePatient
     id version birthDate sex deceasedAt name { text family given } identifiers { system value } } } }";
 pub const START: &str = "mutation ($input: StartEncounterInput!) { startEncounter(input: $input) { encounter {
     id version status class reason startedAt endedAt patient { id } } } }";
-pub const FINISH: &str =
-    "mutation ($input: FinishEncounterInput!) { finishEncounter(input: $input) { encounter { id version status endedAt } } }";
-pub const CANCEL: &str =
-    "mutation ($input: CancelEncounterInput!) { cancelEncounter(input: $input) { encounter { id version status cancelReason } } }";
+pub const FINISH: &str = "mutation ($input: FinishEncounterInput!) { finishEncounter(input: $input) { encounter { id version status endedAt } } }";
+pub const CANCEL: &str = "mutation ($input: CancelEncounterInput!) { cancelEncounter(input: $input) { encounter { id version status cancelReason } } }";
 pub const DRAFT: &str = "mutation ($input: DraftNoteInput!) { draftNote(input: $input) { note {
     id version status title body type { code display } author { id name } encounter { id } patient { id } signedAt } } }";
-pub const REVISE: &str = "mutation ($input: ReviseDraftInput!) { reviseDraft(input: $input) { note { id version status title body } } }";
+pub const REVISE: &str =
+    "mutation ($input: ReviseDraftInput!) { reviseDraft(input: $input) { note { id version status title body } } }";
 pub const DISCARD: &str = "mutation ($input: DiscardDraftInput!) { discardDraft(input: $input) { discardedNoteId } }";
 pub const SIGN: &str = "mutation ($input: SignNoteInput!) { signNote(input: $input) { note {
     id version status title body signedAt signatures { meaning signedAt signer { id name } } } } }";
@@ -103,7 +103,8 @@ async fn the_audit_log_says_what_a_write_was() {
         let input = json!({ "id": note["id"], "expectedVersion": 1, "body": "Improving." });
         ward.change(&ward.alice, REVISE, input).await.unwrap();
         ward.change(&ward.alice, SIGN, json!({ "id": note["id"], "expectedVersion": 2 })).await.unwrap();
-        let encounter = ward.change(&ward.alice, START, json!({ "patientId": ward.patient, "class": "AMB" })).await.unwrap();
+        let encounter =
+            ward.change(&ward.alice, START, json!({ "patientId": ward.patient, "class": "AMB" })).await.unwrap();
         ward.change(&ward.alice, FINISH, json!({ "id": encounter["id"], "expectedVersion": 1 })).await.unwrap();
         let rows = ward
             .rows(
@@ -112,7 +113,14 @@ async fn the_audit_log_says_what_a_write_was() {
             )
             .await;
         let actions: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-        let expected = ["patient.registered", "note.drafted", "note.revised", "note.signed", "encounter.started", "encounter.finished"];
+        let expected = [
+            "patient.registered",
+            "note.drafted",
+            "note.revised",
+            "note.signed",
+            "encounter.started",
+            "encounter.finished",
+        ];
         assert_eq!(actions, expected, "{model}");
         for row in &rows {
             let (name, roles): (String, Vec<String>) = (row.get(3), row.get(4));
@@ -130,9 +138,15 @@ async fn the_audit_log_says_what_a_write_was() {
 async fn who_comes_with_other_roles_leaves_a_row_with_both() {
     let site = Site::shared().await;
     let ward = Ward::open(site, site.tenant(MODELS[1]).await).await;
-    ward.change(&ward.token("trainee", "alice"), START, json!({ "patientId": ward.patient, "class": "AMB" })).await.unwrap();
-    ward.change(&ward.token("trainee", "alice"), START, json!({ "patientId": ward.patient, "class": "AMB" })).await.unwrap();
-    let rows = ward.rows("select roles_before, roles from audit_log where tenant_id = $tenant and action = 'staff.roles'").await;
+    ward.change(&ward.token("trainee", "alice"), START, json!({ "patientId": ward.patient, "class": "AMB" }))
+        .await
+        .unwrap();
+    ward.change(&ward.token("trainee", "alice"), START, json!({ "patientId": ward.patient, "class": "AMB" }))
+        .await
+        .unwrap();
+    let rows = ward
+        .rows("select roles_before, roles from audit_log where tenant_id = $tenant and action = 'staff.roles'")
+        .await;
     assert_eq!(rows.len(), 1);
     let roles: (Vec<String>, Vec<String>) = (rows[0].get(0), rows[0].get(1));
     assert_eq!(roles, (vec!["clinician".to_owned()], vec!["trainee".to_owned()]));
@@ -161,13 +175,22 @@ async fn a_key_makes_a_change_once() {
         assert_eq!(count().await, 2);
         ask(&ward.token("clinician", "bob"), "k-1", "AMB").await;
         assert_eq!(count().await, 4, "keys are a person's own");
-        let tx =
-            ward.server.app.door.work(ward.tenant.id, &actor(ward.tenant.id, "clinician"), Purpose::Write, RequestId::new()).await.unwrap();
+        let tx = ward
+            .server
+            .app
+            .guards
+            .work(ward.tenant.id, &actor(ward.tenant.id, "clinician"), TxKind::Write, RequestId::new())
+            .await
+            .unwrap();
         statement(&tx, "update idempotency_keys set created_at = now() - interval '25 hours'").await.unwrap();
         tx.commit().await.unwrap();
         let later = ask(&ward.alice, "k-1", "EMER").await;
         assert_eq!((later.status, later.code().as_str(), count().await), (200, "", 6), "a day later the key is free");
-        assert_eq!(ward.rows("select from idempotency_keys where tenant_id = $tenant").await.len(), 2, "what is forgotten goes");
+        assert_eq!(
+            ward.rows("select from idempotency_keys where tenant_id = $tenant").await.len(),
+            2,
+            "what is forgotten goes"
+        );
         let twins = join_all((0..6).map(|_| ask(&ward.alice, "k-twin", "AMB"))).await;
         assert!(twins.iter().all(|twin| twin.status == 200 && twin.json() == twins[0].json()), "{model}: {twins:?}");
         assert_eq!(count().await, 8, "at the same time, too");
@@ -227,7 +250,10 @@ async fn a_refused_write_leaves_nothing_but_that_it_was_tried() {
     let site = Site::shared().await;
     let ward = Ward::open(site, site.tenant(MODELS[2]).await).await;
     let random = opaque(b'n', Uuid::now_v7());
-    assert_eq!(ward.change(&ward.alice, SIGN, json!({ "id": random, "expectedVersion": 1 })).await.unwrap_err().0, "NOT_FOUND");
+    assert_eq!(
+        ward.change(&ward.alice, SIGN, json!({ "id": random, "expectedVersion": 1 })).await.unwrap_err().0,
+        "NOT_FOUND"
+    );
     let auditor = ward.token("auditor", "olga");
     let input = json!({ "identifiers": [], "sex": "MALE" });
     assert_eq!(ward.change(&auditor, REGISTER, input).await.unwrap_err().0, "FORBIDDEN");
@@ -246,12 +272,15 @@ async fn an_imported_chart_can_be_written_in() {
     let ward = Ward::open(site, site.tenant(MODELS[1]).await).await;
     let charts = Charts { mark: "writzq", patients: 1, encounters: 1, notes: 1 };
     charts.import(site, &ward.tenant).await;
-    let query = "query ($v: String!) { patientByIdentifier(system: \"http://hospital.test/mrn\", value: $v) { id version } }";
+    let query =
+        "query ($v: String!) { patientByIdentifier(system: \"http://hospital.test/mrn\", value: $v) { id version } }";
     let found = ward.server.data(&ward.alice, query, json!({ "v": charts.number(0) })).await;
-    let input =
-        json!({ "id": found["patientByIdentifier"]["id"], "expectedVersion": 1, "name": { "text": "New Name" }, "birthDate": null });
+    let input = json!({ "id": found["patientByIdentifier"]["id"], "expectedVersion": 1, "name": { "text": "New Name" }, "birthDate": null });
     let patient = ward.change(&ward.alice, UPDATE, input).await.unwrap();
-    assert_eq!((&patient["name"]["text"], &patient["birthDate"], &patient["version"]), (&json!("New Name"), &Value::Null, &json!(2)));
+    assert_eq!(
+        (&patient["name"]["text"], &patient["birthDate"], &patient["version"]),
+        (&json!("New Name"), &Value::Null, &json!(2))
+    );
 }
 
 /// However much a request changes, it holds one session at a time.
@@ -263,7 +292,9 @@ async fn many_changes_of_one_request_hold_one_session() {
     (settings.database.backends, settings.database.connect_timeout_ms) = (2, 1_500);
     let server = Server::start(site, settings, BootCheck::Dev);
     let token = site.token(&[tenant.id], "clinician", "alice");
-    let change = |n: usize| format!("c{n}: registerPatient(input: {{ identifiers: [], sex: OTHER }}) {{ patient {{ id version }} }} ");
+    let change = |n: usize| {
+        format!("c{n}: registerPatient(input: {{ identifiers: [], sex: OTHER }}) {{ patient {{ id version }} }} ")
+    };
     let many = format!("mutation {{ {} }}", (0..20).map(change).collect::<String>());
     let asked = (0..3).map(|_| server.data(&token, &many, json!({})));
     for answer in join_all(asked).await {
@@ -288,7 +319,11 @@ async fn what_stands_is_said_when_time_runs_out() {
         ward.patient
     );
     let (status, body) = server.ask(&ward.alice, &two, json!({})).await;
-    assert_eq!((status, &body["errors"][0]["extensions"]["committed"]), (200, &json!(["patient.registered"])), "{body}");
+    assert_eq!(
+        (status, &body["errors"][0]["extensions"]["committed"]),
+        (200, &json!(["patient.registered"])),
+        "{body}"
+    );
     assert_eq!(body["errors"][0]["extensions"]["code"], "TIMEOUT");
     let one = format!(
         "mutation {{ updatePatient(input: {{ id: \"{}\", expectedVersion: 1, sex: MALE }}) {{ patient {{ id }} }} }}",

@@ -2,8 +2,8 @@
 //! Other commands find it here and work on the same installation, whether `dev` is up or not.
 
 use crate::auth::dev::DevIssuer;
+use crate::cluster::{Cluster, ClusterError, Durability, Options};
 use crate::config::Settings;
-use crate::db::cluster::{Cluster, ClusterError, Durability, Options};
 use crate::ops::OpsError;
 use nix::unistd::{Uid, User};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -43,7 +43,9 @@ impl Home {
         }
         let name = |uid: Uid| User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name);
         let (dir, owner, me) = (self.dir.display(), name(owner), name(me));
-        Err(OpsError::Refused(format!("{dir} belongs to {owner}, and this is {me}: remove it, or name another directory in {VARIABLE}")))
+        Err(OpsError::Refused(format!(
+            "{dir} belongs to {owner}, and this is {me}: remove it, or name another directory in {VARIABLE}"
+        )))
     }
 
     /// A cluster whose keys were removed with the directory that held them opens for nobody. It makes room for a new one; the last such is kept.
@@ -53,7 +55,10 @@ impl Home {
         }
         let free = std::fs::File::open(self.cluster.join("lock")).is_ok_and(|lock| lock.try_lock().is_ok());
         if !free {
-            return Err(OpsError::Refused(format!("a process still uses {}, whose keys are gone: stop it first", self.cluster.display())));
+            return Err(OpsError::Refused(format!(
+                "a process still uses {}, whose keys are gone: stop it first",
+                self.cluster.display()
+            )));
         }
         let aside = self.cluster.with_extension("without-keys");
         if aside.exists() {
@@ -94,13 +99,19 @@ impl Home {
     /// Starts the cluster. Blocks.
     pub fn start(&self) -> Result<Cluster, ClusterError> {
         let binaries = std::env::var_os("CORDON_POSTGRES_BIN").map(PathBuf::from);
-        Cluster::start(&Options { dir: self.cluster.clone(), durability: Durability::Durable, binaries, settings: Vec::new() })
+        Cluster::start(&Options {
+            dir: self.cluster.clone(),
+            durability: Durability::Durable,
+            binaries,
+            settings: Vec::new(),
+        })
     }
 
     /// Puts in what `init` wrote, and the issuer.
     pub fn fill(&self, settings: &mut Settings) -> Result<DevIssuer, OpsError> {
         settings.catalog.url = Some(setting(&self.dir.join("server.env"), "CORDON__CATALOG__URL")?.into());
-        settings.catalog.operator_url = Some(setting(&self.dir.join("operator.env"), "CORDON__CATALOG__OPERATOR_URL")?.into());
+        settings.catalog.operator_url =
+            Some(setting(&self.dir.join("operator.env"), "CORDON__CATALOG__OPERATOR_URL")?.into());
         settings.keys.file = Some(self.dir.join("keys.json"));
         let issuer = DevIssuer::open(&self.dir, &settings.auth.audience)?;
         settings.auth.issuers = vec![issuer.settings()];
@@ -130,7 +141,8 @@ fn digest(path: &Path) -> u64 {
 
 /// One variable of a file that `init` wrote.
 fn setting(file: &Path, variable: &str) -> Result<String, OpsError> {
-    let text = std::fs::read_to_string(file).map_err(|error| OpsError::Failed(format!("{}: {error}", file.display())))?;
+    let text =
+        std::fs::read_to_string(file).map_err(|error| OpsError::Failed(format!("{}: {error}", file.display())))?;
     let value = text.lines().find_map(|line| line.strip_prefix(variable)?.strip_prefix('='));
     let value = value.ok_or_else(|| OpsError::Failed(format!("{} holds no {variable}", file.display())))?;
     Ok(value.trim_matches('\'').to_owned())

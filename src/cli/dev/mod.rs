@@ -9,19 +9,19 @@ use super::Context;
 use super::serve::{Addresses, Listeners, answer};
 use crate::app::App;
 use crate::auth::dev::{Claims, DevIssuer};
+use crate::cluster::Cluster;
 use crate::config::Settings;
-use crate::db::cluster::Cluster;
 use crate::db::connect;
-use crate::guard::BootCheck;
 use crate::http::Signals;
-use crate::ops::import::source::Source;
-use crate::ops::import::{self, Store};
+use crate::import::source::Source;
+use crate::import::{self, Store};
+use crate::isolation::BootCheck;
 use crate::ops::migrate;
 use crate::ops::operator::Operator;
 use crate::ops::provision::{self, NewTenant};
-use crate::ops::sample::Charts;
 use crate::ops::{OpsError, init};
-use crate::tenant::{Model, Tenant};
+use crate::sample::Charts;
+use crate::tenant::{TenancyModel, Tenant};
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
@@ -33,10 +33,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-const TENANTS: [(&str, &str, Model); 3] = [
-    ("riverside", "Riverside Practice", Model::Shared),
-    ("lakeside", "Lakeside Clinic", Model::Schema),
-    ("summit", "Summit Hospital", Model::Database),
+const TENANTS: [(&str, &str, TenancyModel); 3] = [
+    ("riverside", "Riverside Practice", TenancyModel::Shared),
+    ("lakeside", "Lakeside Clinic", TenancyModel::Schema),
+    ("summit", "Summit Hospital", TenancyModel::Database),
 ];
 const ROLES: [&str; 8] = ["clinician", "trainee", "nurse", "scribe", "admin", "records", "auditor", "partner"];
 /// Sample patients of each organisation.
@@ -77,7 +77,10 @@ pub async fn run(args: Args, context: Context) -> Result<ExitCode, OpsError> {
         made = make(&home, settings, args.empty) => made?,
     };
     let Made { cluster, app, .. } = &made;
-    answer(Arc::clone(app), BootCheck::Dev, listeners, signals, context.dropped, |at| made.tell(&home, &at, cluster, context.json)).await
+    answer(Arc::clone(app), BootCheck::Dev, listeners, signals, context.dropped, |at| {
+        made.tell(&home, &at, cluster, context.json)
+    })
+    .await
 }
 
 /// What is there when all is made.
@@ -131,7 +134,7 @@ async fn fill(home: &Home, app: &App, tenant: &Tenant, seed: u64) -> Result<(), 
     out.flush()?;
     drop(out);
     let input = Source::open(std::slice::from_ref(&file)).map_err(|error| OpsError::Failed(error.to_string()))?;
-    let report = import::run(input, Store::new(Arc::clone(&app.door), tenant.id, "sample"), None, |_| ()).await?;
+    let report = import::run(input, Store::new(Arc::clone(&app.guards), tenant.id, "sample"), None, |_| ()).await?;
     std::fs::remove_file(file)?;
     std::fs::write(done, "")?;
     let (patients, notes) = (report.patients.new, report.notes.new);

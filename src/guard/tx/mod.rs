@@ -3,14 +3,14 @@
 
 mod query;
 
-use super::ticket::{Actor, Event, Purpose, Ticket};
-use crate::audit::{Disclosure, Pending, Whereabouts};
+use super::ticket::{Actor, AuditAction, Ticket, TxKind};
+use crate::audit::{AccessRecord, AccessRecords, ClientInfo};
 use crate::crypto::TenantKeys;
 use crate::db::fault::classify;
-use crate::db::pool::Lease;
+use crate::db::pool::PooledSession;
 use crate::error::{Error, Result};
 use crate::ids::{RequestId, TenantId};
-use crate::telemetry::Effort;
+use crate::telemetry::RequestStats;
 use crate::telemetry::span::{self, Statement};
 use crate::tenant::keys::BindingKey;
 use crate::tenant::{Placement, SchemaName};
@@ -18,8 +18,9 @@ use diesel::QueryResult;
 use diesel_async::SimpleAsyncConnection;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use tracing::Instrument;
 
 /// A transaction bound to one tenant, one person and one purpose.
@@ -40,31 +41,31 @@ use tracing::Instrument;
 ///
 /// Dropped before `commit` or `rollback` has answered, its session is cancelled and closed.
 pub struct TenantTx {
-    session: Arc<Lease>,
+    session: Arc<PooledSession>,
     head: Shared<BoxFuture<'static, Result<()>>>,
     keys: Arc<TenantKeys>,
     tenant: TenantId,
     schema: SchemaName,
-    whereabouts: Whereabouts,
-    effort: Arc<Effort>,
-    pending: Mutex<Pending>,
+    client: ClientInfo,
+    stats: Arc<RequestStats>,
+    pending: Mutex<AccessRecords>,
     failed: AtomicBool,
     over: AtomicBool,
 }
 
 /// What a transaction is opened with.
 pub(super) struct Opening<'a> {
-    pub session: Lease,
+    pub session: PooledSession,
     pub binding: &'a BindingKey,
     pub keys: Arc<TenantKeys>,
     pub tenant: TenantId,
     pub placement: &'a Placement,
     pub actor: &'a Actor,
-    pub purpose: Purpose,
-    pub event: Option<Event>,
+    pub purpose: TxKind,
+    pub event: Option<AuditAction>,
     pub request: RequestId,
-    pub whereabouts: Whereabouts,
-    pub effort: Arc<Effort>,
+    pub client: ClientInfo,
+    pub stats: Arc<RequestStats>,
     pub statement_timeout_ms: u64,
     pub lock_timeout_ms: u64,
 }
@@ -72,8 +73,10 @@ pub(super) struct Opening<'a> {
 impl TenantTx {
     /// Nothing is sent yet: the head goes out with whatever is run first.
     pub(super) fn open(opening: Opening<'_>) -> Self {
-        let Opening { session, binding, keys, tenant, placement, actor, purpose, event, request, whereabouts, effort, .. } = opening;
-        let write = event.map(|event| (event, &whereabouts));
+        let Opening {
+            session, binding, keys, tenant, placement, actor, purpose, event, request, client, stats, ..
+        } = opening;
+        let write = event.map(|event| (event, &client));
         let ticket = Ticket { tenant, generation: placement.generation, actor, purpose, request, write };
         let bind = ticket.bind(binding, session.pid(), session.mark(), session.clock_ms());
         let schema = placement.schema.clone();
@@ -90,8 +93,9 @@ impl TenantTx {
                 }
             }
         };
-        let (head, pending, failed, over) = (head.boxed().shared(), Mutex::default(), AtomicBool::new(false), AtomicBool::new(false));
-        Self { session, head, keys, tenant, schema, whereabouts, effort, pending, failed, over }
+        let (head, pending, failed, over) =
+            (head.boxed().shared(), Mutex::default(), AtomicBool::new(false), AtomicBool::new(false));
+        Self { session, head, keys, tenant, schema, client, stats, pending, failed, over }
     }
 
     /// The tenant's keys.
@@ -112,12 +116,12 @@ impl TenantTx {
             return Err(Error::Unavailable);
         }
         // The head is polled first, so its message is the first on the wire.
-        let asking = self.effort.asks();
+        let asking = self.stats.asks();
         let both = async { futures_util::join!(self.head.clone(), query) };
         let (bound, outcome) = both.instrument(span::sql(self.tenant, statement)).await;
         drop(asking);
         if let Err(error) = bound {
-            self.effort.refused(&error);
+            self.stats.refused(&error);
             self.failed.store(true, Ordering::Relaxed);
             return Err(error);
         }
@@ -129,7 +133,7 @@ impl TenantTx {
             if fault.close {
                 self.session.close();
             }
-            self.effort.refused(&fault.error);
+            self.stats.refused(&fault.error);
             fault.error
         })
     }
@@ -140,25 +144,26 @@ impl TenantTx {
     }
 
     /// Notes a disclosure, to be written before COMMIT.
-    pub fn disclose(&self, disclosure: Disclosure) {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).add(disclosure);
+    pub fn record_access(&self, disclosure: AccessRecord) {
+        self.pending.lock().add(disclosure);
     }
 
     /// Writes the audit rows and commits, in one message: either both happen or neither.
     pub async fn commit(&self) -> Result<()> {
         let (audit, rows) = {
-            let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut pending = self.pending.lock();
             let pending = std::mem::take(&mut *pending);
             let audit = match pending.is_empty() {
                 true => String::new(),
-                false => format!("SELECT {}.audit('{}');", self.schema, pending.to_hex(&self.whereabouts)),
+                false => format!("SELECT {}.audit('{}');", self.schema, pending.to_hex(&self.client)),
             };
             (audit, pending.len())
         };
         // `send` refuses after an error: a COMMIT of a failed transaction would answer ROLLBACK and look like success.
-        self.send(Statement::Commit, async { (&mut self.session.pg()).batch_execute(&format!("{audit}COMMIT")).await }).await?;
+        self.send(Statement::Commit, async { (&mut self.session.pg()).batch_execute(&format!("{audit}COMMIT")).await })
+            .await?;
         self.ended();
-        self.effort.audited(rows);
+        self.stats.audited(rows);
         Ok(())
     }
 
@@ -190,7 +195,7 @@ impl TenantTx {
 /// Everything a transaction relies on is set here, whatever the session's last user left behind. No table is walked: each has an index that
 /// fits, and a plan that was kept while it was small would go on walking it until it is analysed. What has to be walked then looks dear
 /// enough to be compiled first, which it is not.
-fn head(schema: &SchemaName, purpose: Purpose, statement_ms: u64, lock_ms: u64, bind: &str) -> String {
+fn head(schema: &SchemaName, purpose: TxKind, statement_ms: u64, lock_ms: u64, bind: &str) -> String {
     let isolation = purpose.isolation();
     format!(
         "BEGIN ISOLATION LEVEL {isolation} READ WRITE;\

@@ -46,7 +46,10 @@ impl TenantTx {
     /// # Errors
     /// As `load`.
     #[track_caller]
-    pub fn optional<'a, 'q, Q, U>(&'a self, query: Q) -> impl Future<Output = Result<Option<U>>> + Send + use<'a, 'q, Q, U>
+    pub fn optional<'a, 'q, Q, U>(
+        &'a self,
+        query: Q,
+    ) -> impl Future<Output = Result<Option<U>>> + Send + use<'a, 'q, Q, U>
     where
         Q: LoadQuery<'q, &'a AsyncPgConnection, U> + Send + 'q,
         U: Send + 'q,

@@ -1,12 +1,12 @@
 //! Finding patients: by words of the name, birth date and identifiers, all of which must match. The text of a search becomes blind terms here;
 //! the database sees nothing else of it. Terms are read by `search_patients` alone, a function of the tenant's schema.
 
-use super::{Columns, Patient, columns};
-use crate::crypto::{TenantKeys, identifier_term, searched};
+use super::{Columns, Patient, columns, terms};
+use crate::crypto::TenantKeys;
 use crate::error::{Error, Result};
 use crate::guard::TenantTx;
 use crate::model::sql::Statement;
-use crate::model::{From, Page};
+use crate::model::{End, KeysetPage, words};
 use chrono::NaiveDate;
 use diesel::sql_types::{Array, BigInt, Bool, Integer};
 use std::collections::BTreeSet;
@@ -41,29 +41,30 @@ impl Search {
         if text.chars().count() > LONGEST {
             return Err(refused(format!("must have at most {LONGEST} characters")));
         }
-        let mut terms = BTreeSet::new();
-        for word in words(text) {
+        let mut found = BTreeSet::new();
+        for word in split(text) {
             if let Some((system, value)) = word.split_once('|') {
-                terms.insert(identifier_term(&keys.blind("identifier", &[system, value])));
+                found.insert(terms::of_identifier(&keys.blind("identifier", &[system, value])));
             } else if has_form_of_date(word) {
                 NaiveDate::parse_from_str(word, "%Y-%m-%d").map_err(|_| refused("has a date that is none".into()))?;
-                terms.insert(keys.birth_date_term(word));
+                found.insert(terms::of_birth_date(keys, word));
             } else {
-                let words = searched(word).ok_or_else(|| refused("each word must have two letters at least".into()))?;
-                terms.extend(words.iter().map(|word| keys.name_term(word)));
+                let prefixes =
+                    words::searched(word).ok_or_else(|| refused("each word must have two letters at least".into()))?;
+                found.extend(prefixes.iter().map(|prefix| terms::of_name_prefix(keys, prefix)));
             }
         }
-        match terms.len() {
+        match found.len() {
             0 if text.trim().is_empty() => Ok(None),
             0 => Err(refused("has no letters to search for".into())),
-            1..=MOST_WORDS => Ok(Some(Self(terms.into_iter().collect()))),
+            1..=MOST_WORDS => Ok(Some(Self(found.into_iter().collect()))),
             _ => Err(refused(format!("must have at most {MOST_WORDS} words"))),
         }
     }
 }
 
 /// Outside of quotes by spaces; what is in quotes is one word.
-fn words(text: &str) -> impl Iterator<Item = &str> {
+fn split(text: &str) -> impl Iterator<Item = &str> {
     let parts = text.split('"').enumerate();
     parts
         .flat_map(|(nth, part)| if nth % 2 == 1 { vec![part] } else { part.split_whitespace().collect() })
@@ -71,20 +72,24 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 }
 
 fn has_form_of_date(word: &str) -> bool {
-    word.len() == 10 && word.bytes().enumerate().all(|(at, byte)| if at == 4 || at == 7 { byte == b'-' } else { byte.is_ascii_digit() })
+    word.len() == 10
+        && word
+            .bytes()
+            .enumerate()
+            .all(|(at, byte)| if at == 4 || at == 7 { byte == b'-' } else { byte.is_ascii_digit() })
 }
 
 /// One page of the patients who match, or of all; and one row more where there is more, in no order.
-pub async fn page(tx: &TenantTx, search: Option<Search>, page: Page) -> Result<Vec<Patient>> {
+pub async fn page(tx: &TenantTx, search: Option<Search>, page: KeysetPage) -> Result<Vec<Patient>> {
     let query = match search {
         Some(Search(terms)) => {
             let found = Statement::<Columns>::new(FOUND).bind::<Array<BigInt>, _>(terms).bounds(&page);
             let most = i32::try_from(page.limit()).unwrap_or(i32::MAX);
-            found.bind::<Bool, _>(page.from == From::Newest).bind::<Integer, _>(most)
+            found.bind::<Bool, _>(page.end == End::Newest).bind::<Integer, _>(most)
         }
-        None => match page.from {
-            From::Newest => Statement::new(all!("desc")).page(&page),
-            From::Oldest => Statement::new(all!("asc")).page(&page),
+        None => match page.end {
+            End::Newest => Statement::new(all!("desc")).page(&page),
+            End::Oldest => Statement::new(all!("asc")).page(&page),
         },
     };
     tx.load(query).await
@@ -107,12 +112,14 @@ mod tests {
         let parse = |text: &str| Search::parse(&keys, text);
         let terms = |text: &str| parse(text).unwrap().unwrap().0;
         assert_eq!(terms("Ada lov"), terms("LOV  ada"));
-        assert_eq!(terms("1815-12-10"), [keys.birth_date_term("1815-12-10")]);
-        assert_eq!(terms("urn:mrn|A-1"), [identifier_term(&keys.blind("identifier", &["urn:mrn", "A-1"]))]);
+        assert_eq!(terms("1815-12-10"), [terms::of_birth_date(&keys, "1815-12-10")]);
+        assert_eq!(terms("urn:mrn|A-1"), [terms::of_identifier(&keys.blind("identifier", &["urn:mrn", "A-1"]))]);
         assert_eq!(terms("ada 1815-12-10 urn:mrn|A-1").len(), 3);
         assert_eq!((parse(""), parse(" \t")), (Ok(None), Ok(None)));
         assert_eq!(terms("\"urn:x|AB 123\" ada").len(), 2);
-        assert!(terms("\"urn:x|AB 123\"").contains(&identifier_term(&keys.blind("identifier", &["urn:x", "AB 123"]))));
+        assert!(
+            terms("\"urn:x|AB 123\"").contains(&terms::of_identifier(&keys.blind("identifier", &["urn:x", "AB 123"])))
+        );
         for bad in ["a", "ada l", "- .", "2026-99-99", "2023-02-29", &"ab ".repeat(1_000), &"x".repeat(10_000)] {
             assert!(matches!(parse(bad), Err(Error::Invalid { field, .. }) if field == "search"), "{bad:.20}");
         }

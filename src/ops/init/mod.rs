@@ -45,8 +45,10 @@ pub async fn run(admin: &Config, directory: &Path) -> Result<Made> {
         KeyFile::init(&made.key_file)?;
     }
     let address = server::address_of(admin)?;
-    let reader = write_env(&made.server_env, &made.key_file, "CORDON__CATALOG__URL", "cordon_catalog_reader", &address)?;
-    let operator_password = write_env(&made.operator_env, &made.key_file, "CORDON__CATALOG__OPERATOR_URL", "cordon_operator", &address)?;
+    let reader =
+        write_env(&made.server_env, &made.key_file, "CORDON__CATALOG__URL", "cordon_catalog_reader", &address)?;
+    let operator_password =
+        write_env(&made.operator_env, &made.key_file, "CORDON__CATALOG__OPERATOR_URL", "cordon_operator", &address)?;
 
     let mut superuser = open_as_admin(admin, "postgres").await?;
     superuser.batch_execute(server::ROLES).await?;
@@ -57,7 +59,13 @@ pub async fn run(admin: &Config, directory: &Path) -> Result<Made> {
     let kms: Arc<dyn Kms> = Arc::new(KeyFile::new(&made.key_file));
     let control = super::operator::login(&address, "cordon_operator", &operator_password, CONTROL)?;
     let operator = Operator::from_parts(control, kms);
-    let catalog = Target { server: None, database: CONTROL.into(), schema: "cordon_migrations".into(), set: Set::Catalog, slug: None };
+    let catalog = Target {
+        server: None,
+        database: CONTROL.into(),
+        schema: "cordon_migrations".into(),
+        set: Set::Catalog,
+        slug: None,
+    };
     migrate::run(&operator, &catalog, Direction::Up).await?;
     server::add(&operator, FIRST_SERVER, admin, &operator_password).await?;
     Ok(made)
@@ -83,11 +91,15 @@ async fn refuse_strange_keys(admin: &Config, key_file: &Path) -> Result<()> {
         return Ok(());
     }
     let first = "select id, app_password from cordon_catalog.servers order by created_at limit 1";
-    let Some(First { id, app_password }) = diesel::sql_query(first).get_result(&mut control).await.optional()? else { return Ok(()) };
+    let Some(First { id, app_password }) = diesel::sql_query(first).get_result(&mut control).await.optional()? else {
+        return Ok(());
+    };
     let opened = KeyFile::new(key_file).unwrap(KekId::System, &context("app", id, 1), &app_password).await;
     opened.map(|_| ()).map_err(|_| {
         let file = key_file.display();
-        OpsError::Refused(format!("Cordon is installed here, and {file} is not its key file: name the directory that has it with --out"))
+        OpsError::Refused(format!(
+            "Cordon is installed here, and {file} is not its key file: name the directory that has it with --out"
+        ))
     })
 }
 
@@ -100,7 +112,8 @@ pub fn sql() -> String {
             format!("create database {name} owner cordon_owner allow_connections false;\nrevoke all on database {name} from public;\n")
         })
         .collect();
-    let take_back: String = databases.iter().map(|name| format!("-- in database {name}:\n{}", server::PUBLIC)).collect();
+    let take_back: String =
+        databases.iter().map(|name| format!("-- in database {name}:\n{}", server::PUBLIC)).collect();
     format!("{}\n{make}\n{take_back}", server::ROLES)
 }
 
@@ -109,7 +122,9 @@ fn write_env(path: &Path, key_file: &Path, variable: &str, login: &str, address:
     if let Ok(text) = std::fs::read_to_string(path) {
         let url = text.lines().find_map(|line| line.strip_prefix(variable)?.strip_prefix("="));
         let config = url.and_then(|url| connect::parse(&url.trim_matches('\'').into()).ok());
-        let password = config.and_then(|config| config.get_password().map(<[u8]>::to_vec)).and_then(|bytes| String::from_utf8(bytes).ok());
+        let password = config
+            .and_then(|config| config.get_password().map(<[u8]>::to_vec))
+            .and_then(|bytes| String::from_utf8(bytes).ok());
         return password
             .map(SecretString::from)
             .ok_or_else(|| OpsError::Refused(format!("{} is there but holds no {variable}", path.display())));

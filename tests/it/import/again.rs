@@ -1,7 +1,7 @@
 //! The same input again, and changed input: nothing twice, nothing lost.
 
 use super::{Clinic, StoredNote, attachment, counts, encounter, note, patient, practitioner, report, with};
-use cordon::guard::{Actor, Purpose};
+use cordon::guard::{Actor, TxKind};
 use cordon::ids::RequestId;
 use diesel::sql_query;
 use diesel_async::RunQueryDsl;
@@ -34,8 +34,10 @@ async fn twice_the_same_adds_nothing_in_any_model() {
         assert_eq!(clinic.last_change().await, before, "no row was touched");
 
         // A new export of the same: other meta, other order of keys, spaces between them.
-        let exported =
-            with(note("n2", "Patient/p", "second"), json!({ "meta": { "versionId": "7", "lastUpdated": "2025-01-01T00:00:00Z" } }));
+        let exported = with(
+            note("n2", "Patient/p", "second"),
+            json!({ "meta": { "versionId": "7", "lastUpdated": "2025-01-01T00:00:00Z" } }),
+        );
         let pretty = super::file("json", &serde_json::to_string_pretty(&exported).unwrap());
         assert_eq!(clinic.try_import(&[pretty]).await.unwrap().report.notes, counts(0, 0, 1, 0));
         assert_eq!(clinic.last_change().await, before);
@@ -46,8 +48,10 @@ async fn twice_the_same_adds_nothing_in_any_model() {
 async fn a_changed_note_is_a_new_version_and_the_old_one_stays() {
     for clinic in Clinic::of_each().await {
         clinic.import(&[patient("p"), note("n", "Patient/p", "stable")]).await;
-        let changed =
-            with(note("n", "Patient/p", "stable, discharge today"), json!({ "docStatus": "amended", "description": "Ward round" }));
+        let changed = with(
+            note("n", "Patient/p", "stable, discharge today"),
+            json!({ "docStatus": "amended", "description": "Ward round" }),
+        );
         assert_eq!(clinic.import(&[changed]).await.report.notes, counts(0, 1, 0, 0));
         let expected = StoredNote {
             status: "AMENDED".into(),
@@ -66,7 +70,7 @@ async fn a_changed_note_is_a_new_version_and_the_old_one_stays() {
 
 #[tokio::test]
 async fn statuses_say_what_is_shown() {
-    let clinic = Clinic::of(cordon::tenant::Model::Schema).await;
+    let clinic = Clinic::of(cordon::tenant::TenancyModel::Schema).await;
     let of = |id: &str, elements: Value| with(note(id, "Patient/p", "text"), elements);
     clinic
         .import(&[
@@ -90,7 +94,7 @@ async fn statuses_say_what_is_shown() {
 
 #[tokio::test]
 async fn a_report_that_repeats_a_document_is_no_second_note() {
-    let clinic = Clinic::of(cordon::tenant::Model::Schema).await;
+    let clinic = Clinic::of(cordon::tenant::TenancyModel::Schema).await;
     let done = clinic
         .import(&[
             report("same", "Patient/p", "lungs clear"),
@@ -113,8 +117,14 @@ async fn of_two_in_one_input_the_last_wins() {
     for clinic in Clinic::of_each().await {
         let renamed = with(patient("p"), json!({ "name": [{ "family": "Li" }] }));
         let ended = with(encounter("e", "Patient/p"), json!({ "status": "cancelled" }));
-        let input =
-            [patient("p"), renamed, encounter("e", "Patient/p"), ended, note("n", "Patient/p", "one"), note("n", "Patient/p", "two")];
+        let input = [
+            patient("p"),
+            renamed,
+            encounter("e", "Patient/p"),
+            ended,
+            note("n", "Patient/p", "one"),
+            note("n", "Patient/p", "two"),
+        ];
         let done = clinic.import(&input).await;
         let both = counts(1, 1, 0, 0);
         assert_eq!((done.report.patients, done.report.encounters, done.report.notes), (both, both, both));
@@ -125,7 +135,7 @@ async fn of_two_in_one_input_the_last_wins() {
 
 #[tokio::test]
 async fn a_feed_adds_and_updates() {
-    let clinic = Clinic::of(cordon::tenant::Model::Database).await;
+    let clinic = Clinic::of(cordon::tenant::TenancyModel::Database).await;
     let post = |resource: Value| {
         json!({ "fullUrl": format!("urn:uuid:{}", resource["id"].as_str().unwrap()), "resource": resource,
                                          "request": { "method": "POST", "url": resource["resourceType"] } })
@@ -139,12 +149,21 @@ async fn a_feed_adds_and_updates() {
     let open = with(encounter("e", "Patient/p"), json!({ "status": "in-progress", "class": null }));
     let longer = with(note("n2", "Patient/p", ""), json!({ "content": [attachment("second, and more")] }));
     let moved = with(patient("p"), json!({ "telecom": [{ "system": "phone", "value": "555-0100" }] }));
-    let entries = vec![put(open), put(longer), put(moved), post(note("n3", "Patient/p", "third")), put(practitioner("d", "1", "Wolf"))];
+    let entries = vec![
+        put(open),
+        put(longer),
+        put(moved),
+        post(note("n3", "Patient/p", "third")),
+        put(practitioner("d", "1", "Wolf")),
+    ];
     let second = clinic.import_bundle(entries).await;
     assert_eq!((second.report.patients, second.report.encounters), (counts(0, 1, 0, 0), counts(0, 1, 0, 0)));
     assert_eq!((second.report.notes, second.report.practitioners), (counts(1, 1, 0, 0), counts(0, 0, 1, 0)));
     assert_eq!(clinic.notes().await[1].bodies, ["second", "second, and more"]);
-    assert!(clinic.one::<Option<String>>("select class from encounters where tenant_id = $1").await.is_none(), "what is gone is gone");
+    assert!(
+        clinic.one::<Option<String>>("select class from encounters where tenant_id = $1").await.is_none(),
+        "what is gone is gone"
+    );
     let versions = "select version from patients where tenant_id = $1";
     assert_eq!(clinic.one::<i32>(versions).await, 2);
     // A deletion deletes nothing.
@@ -156,7 +175,7 @@ async fn a_feed_adds_and_updates() {
 
 #[tokio::test]
 async fn a_patients_numbers_follow_the_source() {
-    let clinic = Clinic::of(cordon::tenant::Model::Schema).await;
+    let clinic = Clinic::of(cordon::tenant::TenancyModel::Schema).await;
     let numbered = |numbers: Value| with(patient("p"), json!({ "identifier": numbers }));
     let (mr, dl) = (super::number("MR", "urn:mrn", "1"), super::number("DL", "urn:dl", "2"));
     clinic.import(&[numbered(json!([mr, dl]))]).await;
@@ -170,11 +189,17 @@ async fn a_patients_numbers_follow_the_source() {
     assert_eq!((back.report.patients, back.reasons()), (counts(0, 0, 0, 1), vec!["duplicate_identifier"]));
     // One that is now marked old is exclusive no longer.
     let old = with(mr.clone(), json!({ "use": "old" }));
-    assert_eq!(clinic.import(&[with(patient("q"), json!({ "identifier": [old] }))]).await.report.patients, counts(0, 1, 0, 0));
+    assert_eq!(
+        clinic.import(&[with(patient("q"), json!({ "identifier": [old] }))]).await.report.patients,
+        counts(0, 1, 0, 0)
+    );
     assert_eq!(clinic.import(&[numbered(json!([mr, dl]))]).await.report.patients, counts(0, 1, 0, 0));
     let owner: String =
         clinic.one("select patient_id::text from patient_identifiers where tenant_id = $1 and exclusive and retired_at is null").await;
-    assert_eq!(owner, clinic.one::<String>("select id::text from patients where tenant_id = $1 order by id limit 1").await);
+    assert_eq!(
+        owner,
+        clinic.one::<String>("select id::text from patients where tenant_id = $1 order by id limit 1").await
+    );
 }
 
 #[tokio::test]
@@ -182,8 +207,9 @@ async fn an_import_may_change_what_an_import_brought_and_no_more() {
     for clinic in Clinic::of_each().await {
         clinic.import(&[patient("p"), note("n", "Patient/p", "text")]).await;
         let attempt = async |change: &str| {
-            let (tenant, door) = (clinic.tenant.id, &clinic.app.door);
-            let tx = door.work(tenant, &Actor::command(tenant, "import"), Purpose::Import, RequestId::new()).await.unwrap();
+            let (tenant, guards) = (clinic.tenant.id, &clinic.app.guards);
+            let tx =
+                guards.work(tenant, &Actor::command(tenant, "import"), TxKind::Import, RequestId::new()).await.unwrap();
             let done = tx.run(sql_query(format!("update clinical_notes set {change}")).execute(&mut tx.conn())).await;
             match done {
                 Ok(rows) => tx.commit().await.map(|()| rows),

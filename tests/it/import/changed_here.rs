@@ -3,9 +3,9 @@
 use super::{Clinic, counts, encounter, note, number, patient, with};
 use crate::server::Server;
 use crate::write::{FINISH, UPDATE, Ward, opaque};
-use cordon::guard::{Actor, Purpose};
+use cordon::guard::{Actor, TxKind};
 use cordon::ids::RequestId;
-use cordon::tenant::Model;
+use cordon::tenant::TenancyModel;
 use diesel::sql_query;
 use diesel_async::RunQueryDsl;
 use serde_json::{Value, json};
@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 async fn chart(clinic: &Clinic<'_>) -> Vec<String> {
     let mut all = Vec::new();
     for table in ["patients", "patient_identifiers", "patient_terms", "encounters"] {
-        let rows = clinic.rows(&format!("select to_jsonb(t)::text from {table} t where tenant_id = $1 order by 1")).await;
+        let rows =
+            clinic.rows(&format!("select to_jsonb(t)::text from {table} t where tenant_id = $1 order by 1")).await;
         all.extend(rows.iter().map(|row| row.get::<_, String>(0)));
     }
     all
@@ -44,7 +45,9 @@ async fn a_change_made_here_outlives_the_next_import() {
         let called = with(patient("p"), json!({ "telecom": [{ "system": "phone", "value": "555-0100" }] }));
         let moved = with(open, json!({ "class": { "code": "IMP" } }));
         for notes in [counts(0, 1, 0, 0), counts(0, 0, 1, 0)] {
-            let done = clinic.import(&[called.clone(), moved.clone(), note("n", "Patient/p", "stable, discharge today")]).await;
+            let done = clinic
+                .import(&[called.clone(), moved.clone(), note("n", "Patient/p", "stable, discharge today")])
+                .await;
             let expected = [("Patient", "p"), ("Encounter", "e")];
             assert_eq!(done.rejects, expected.map(|(kind, id)| (kind.into(), id.into(), "changed_here".into())));
             assert_eq!((done.report.patients, done.report.encounters), (counts(0, 0, 0, 1), counts(0, 0, 0, 1)));
@@ -53,10 +56,14 @@ async fn a_change_made_here_outlives_the_next_import() {
         assert_eq!(chart(&clinic).await, before, "nothing of the rejected was written");
         // A number that the rejected one no longer has is not given up for another to take.
         let bare = with(called, json!({ "identifier": [] }));
-        let heir = with(patient("q"), json!({ "identifier": [number("MR", "urn:mrn", "mrn-p"), number("MR", "urn:mrn", "mrn-q")] }));
+        let heir = with(
+            patient("q"),
+            json!({ "identifier": [number("MR", "urn:mrn", "mrn-p"), number("MR", "urn:mrn", "mrn-q")] }),
+        );
         assert_eq!(clinic.import(&[bare, heir]).await.reasons(), ["changed_here", "duplicate_identifier"]);
         // Somebody else under its id is still somebody else, and nothing of theirs goes into this chart.
-        let other = with(patient("p"), json!({ "name": [{ "family": "Wu", "given": ["Max"] }], "birthDate": "1950-03-04" }));
+        let other =
+            with(patient("p"), json!({ "name": [{ "family": "Wu", "given": ["Max"] }], "birthDate": "1950-03-04" }));
         let done = clinic.import(&[other, encounter("of-the-other", "Patient/p")]).await;
         assert_eq!(done.reasons(), ["identity_changed", "patient_refused"]);
         assert_eq!(chart(&clinic).await, before);
@@ -70,15 +77,17 @@ async fn a_change_made_here_outlives_the_next_import() {
 
 #[tokio::test]
 async fn a_note_signed_here_stays_signed() {
-    let clinic = Clinic::of(Model::Schema).await;
+    let clinic = Clinic::of(TenancyModel::Schema).await;
     let draft = |text: &str, elements: Value| with(note("n", "Patient/p", text), elements);
     clinic.import(&[patient("p"), draft("first", json!({ "docStatus": "preliminary" }))]).await;
-    let (tenant, door) = (clinic.tenant.id, &clinic.app.door);
-    let tx = door.work(tenant, &Actor::command(tenant, "test"), Purpose::Write, RequestId::new()).await.unwrap();
+    let (tenant, guards) = (clinic.tenant.id, &clinic.app.guards);
+    let tx = guards.work(tenant, &Actor::command(tenant, "test"), TxKind::Write, RequestId::new()).await.unwrap();
     let sign = sql_query("update clinical_notes set status = 'SIGNED', version = version + 1");
     tx.run(sign.execute(&mut tx.conn())).await.unwrap();
     tx.commit().await.unwrap();
-    for again in [draft("second", json!({ "docStatus": "preliminary" })), draft("second", json!({ "docStatus": "final" }))] {
+    for again in
+        [draft("second", json!({ "docStatus": "preliminary" })), draft("second", json!({ "docStatus": "final" }))]
+    {
         assert_eq!(clinic.import(&[again]).await.reasons(), ["changed_here"]);
     }
     let stored = &clinic.notes().await[0];

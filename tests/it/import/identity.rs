@@ -1,7 +1,7 @@
 //! Whose chart it is: numbers that two patients must not share and numbers they may, encounters of someone else, doctors with one number.
 
 use super::{Clinic, counts, encounter, note, number, patient, practitioner, with};
-use cordon::tenant::Model;
+use cordon::tenant::TenancyModel;
 use serde_json::{Value, json};
 
 fn numbered(id: &str, numbers: Value) -> Value {
@@ -35,7 +35,9 @@ async fn one_record_number_belongs_to_one_patient() {
         let later = clinic.import(&[numbered("c", json!([mrn]))]).await;
         assert_eq!((later.report.patients, later.reasons()), (counts(0, 0, 0, 1), vec!["duplicate_identifier"]));
         // The same number in another system, or the same chart under it, is no duplicate.
-        let fine = clinic.import(&[numbered("d", json!([number("MR", "urn:other", "7")])), numbered("a", json!([mrn, licence]))]).await;
+        let fine = clinic
+            .import(&[numbered("d", json!([number("MR", "urn:other", "7")])), numbered("a", json!([mrn, licence]))])
+            .await;
         assert_eq!(fine.report.patients, counts(1, 0, 1, 0));
     }
 }
@@ -65,14 +67,17 @@ async fn two_people_under_one_id_do_not_become_one_chart() {
         let married = with(patient("p"), json!({ "name": [{ "family": "Wolf", "given": ["Ann"] }] }));
         let renumbered = with(married.clone(), json!({ "identifier": [number("MR", "urn:new", "9")] }));
         for changed in [married, renumbered] {
-            assert_eq!(clinic.import(&[changed, note("n", "Patient/p", "of Ann")]).await.report.patients, counts(0, 1, 0, 0));
+            assert_eq!(
+                clinic.import(&[changed, note("n", "Patient/p", "of Ann")]).await.report.patients,
+                counts(0, 1, 0, 0)
+            );
         }
     }
 }
 
 #[tokio::test]
 async fn two_files_of_one_run_keep_two_people_apart() {
-    let clinic = Clinic::of(Model::Shared).await;
+    let clinic = Clinic::of(TenancyModel::Shared).await;
     let other = json!({ "name": [{ "family": "Wu" }], "birthDate": "1950-03-04", "identifier": [number("MR", "urn:other", "1")] });
     let files = [
         super::ndjson(&[patient("p"), patient("q"), note("nq", "Patient/q", "x")]),
@@ -89,10 +94,14 @@ async fn a_number_given_up_may_be_taken_over() {
         let with_number = |id: &str, value: &str| numbered(id, json!([number("MR", "urn:mrn", value)]));
         clinic.import(&[with_number("a", "1"), with_number("b", "2"), with_number("c", "3")]).await;
         // Whoever comes first; a new chart, too; and two that change numbers.
-        let done = clinic.import(&[with_number("new", "1"), with_number("b", "3"), with_number("c", "2"), with_number("a", "4")]).await;
+        let done = clinic
+            .import(&[with_number("new", "1"), with_number("b", "3"), with_number("c", "2"), with_number("a", "4")])
+            .await;
         assert_eq!((done.report.patients, done.rejects.len()), (counts(1, 3, 0, 0), 0), "{:?}", done.rejects);
         // Who is refused gives nothing up.
-        let refused = clinic.import(&[with_number("a", "5"), with_number("b", "4"), with_number("c", "4"), with_number("d", "2")]).await;
+        let refused = clinic
+            .import(&[with_number("a", "5"), with_number("b", "4"), with_number("c", "4"), with_number("d", "2")])
+            .await;
         assert_eq!(refused.report.patients, counts(0, 2, 0, 2), "{:?}", refused.rejects);
         assert_eq!(refused.reasons(), ["duplicate_identifier", "duplicate_identifier"]);
         let living = "select count(*) from patient_identifiers where tenant_id = $1 and retired_at is null";
@@ -104,7 +113,8 @@ async fn a_number_given_up_may_be_taken_over() {
 async fn an_encounter_of_someone_else_takes_no_note() {
     for clinic in Clinic::of_each().await {
         let context = json!({ "context": { "encounter": [{ "reference": "Encounter/e" }] } });
-        let input = [patient("p"), patient("q"), encounter("e", "Patient/q"), with(note("n", "Patient/p", "x"), context)];
+        let input =
+            [patient("p"), patient("q"), encounter("e", "Patient/q"), with(note("n", "Patient/p", "x"), context)];
         let done = clinic.import(&input).await;
         assert_eq!((done.report.notes, done.reasons()), (counts(0, 0, 0, 1), vec!["encounter_of_another_patient"]));
         // Neither does a note or an encounter change its patient.
@@ -117,9 +127,10 @@ async fn an_encounter_of_someone_else_takes_no_note() {
 
 #[tokio::test]
 async fn one_number_and_two_names_are_two_doctors() {
-    let clinic = Clinic::of(Model::Schema).await;
+    let clinic = Clinic::of(TenancyModel::Schema).await;
     let by = |id: &str, name: &str| {
-        let author = json!([{ "reference": "Practitioner?identifier=http://hl7.org/fhir/sid/us-npi|9", "display": name }]);
+        let author =
+            json!([{ "reference": "Practitioner?identifier=http://hl7.org/fhir/sid/us-npi|9", "display": name }]);
         with(note(id, "Patient/p", id), json!({ "author": author }))
     };
     let done = clinic
@@ -145,7 +156,7 @@ async fn one_number_and_two_names_are_two_doctors() {
 
 #[tokio::test]
 async fn two_sources_and_two_tenants_are_kept_apart() {
-    let (here, there) = (Clinic::of(Model::Shared).await, Clinic::of(Model::Shared).await);
+    let (here, there) = (Clinic::of(TenancyModel::Shared).await, Clinic::of(TenancyModel::Shared).await);
     let chart = [patient("p"), note("n", "Patient/p", "the same in both")];
     for clinic in [&here, &there] {
         let done = clinic.import(&chart).await;

@@ -3,12 +3,12 @@
 use super::{Clinic, counts, encounter, ndjson, note, patient, practitioner, with};
 use crate::options;
 use crate::site::{MODELS, Site};
-use cordon::db::cluster::Cluster;
+use cordon::cluster::Cluster;
+use cordon::import::run;
+use cordon::import::source::Source;
 use cordon::ops::OpsError;
-use cordon::ops::import::run;
-use cordon::ops::import::source::Source;
 use cordon::ops::provision;
-use cordon::tenant::Model;
+use cordon::tenant::TenancyModel;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -36,11 +36,20 @@ fn charts(patients: usize, notes_each: usize) -> Vec<Value> {
 /// All is there once: `patients` of them, with these notes each.
 async fn complete(clinic: &Clinic<'_>, input: &[PathBuf], patients: u64, notes_each: u64) {
     let done = clinic.try_import(input).await.unwrap();
-    assert_eq!((done.report.patients.new + done.report.patients.unchanged, done.report.patients.updated), (patients, 0));
-    assert_eq!((done.report.notes.new + done.report.notes.unchanged, done.report.notes.updated), (patients * notes_each, 0));
+    assert_eq!(
+        (done.report.patients.new + done.report.patients.unchanged, done.report.patients.updated),
+        (patients, 0)
+    );
+    assert_eq!(
+        (done.report.notes.new + done.report.notes.unchanged, done.report.notes.updated),
+        (patients * notes_each, 0)
+    );
     assert_eq!(done.rejects, []);
     let again = clinic.try_import(input).await.unwrap();
-    assert_eq!((again.report.patients, again.report.notes), (counts(0, 0, patients, 0), counts(0, 0, patients * notes_each, 0)));
+    assert_eq!(
+        (again.report.patients, again.report.notes),
+        (counts(0, 0, patients, 0), counts(0, 0, patients * notes_each, 0))
+    );
     for (table, rows) in [
         ("patients", patients),
         ("encounters", patients),
@@ -92,7 +101,7 @@ async fn two_at_once_do_the_work_of_one() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_suspension_stops_it_and_a_resumption_lets_it_end() {
-    let clinic = Clinic::of(Model::Schema).await;
+    let clinic = Clinic::of(TenancyModel::Schema).await;
     let input = [ndjson(&charts(30, 20))];
     let (operator, slug) = (&clinic.site.operator, &clinic.tenant.slug);
     // The first batch is stored when it hears of the suspension.
@@ -100,7 +109,10 @@ async fn a_suspension_stops_it_and_a_resumption_lets_it_end() {
     let outcome = run(Source::open(&input).unwrap(), clinic.store(), None, |_| {
         let mut suspended = suspended.lock().unwrap();
         if !std::mem::replace(&mut *suspended, true) {
-            tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(provision::suspend(operator, slug))).unwrap();
+            tokio::task::block_in_place(|| {
+                tokio::runtime::Handle::current().block_on(provision::suspend(operator, slug))
+            })
+            .unwrap();
         }
     });
     let error = outcome.await.unwrap_err();
@@ -133,7 +145,7 @@ async fn database_or_keys_away_it_says_so_and_ends_later() {
         }
         complete(&clinic, &input, 30, 20).await;
     }
-    let clinic = Clinic::at(&site, Model::Schema).await;
+    let clinic = Clinic::at(&site, TenancyModel::Schema).await;
     let (keys, elsewhere) = (site.directory.join("keys.json"), site.directory.join("keys.elsewhere"));
     std::fs::rename(&keys, &elsewhere).unwrap();
     let Err(error) = clinic.try_import(&[ndjson(&charts(1, 1))]).await else { panic!("an import without keys") };

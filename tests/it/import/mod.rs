@@ -13,14 +13,14 @@ use crate::site::{MODELS, Site};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use cordon::app::App;
-use cordon::crypto::fields::{NoteBody, NoteTitle};
 use cordon::crypto::{Field, Sealed, TenantKeys};
-use cordon::guard::BootCheck;
+use cordon::import::rejects::Rejects;
+use cordon::import::source::Source;
+use cordon::import::{self, Counts, Report, Store};
+use cordon::isolation::BootCheck;
+use cordon::model::fields::{NoteBody, NoteTitle};
 use cordon::ops::OpsError;
-use cordon::ops::import::rejects::Rejects;
-use cordon::ops::import::source::Source;
-use cordon::ops::import::{self, Counts, Report, Store};
-use cordon::tenant::{Model, Tenant};
+use cordon::tenant::{TenancyModel, Tenant};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -53,7 +53,7 @@ pub struct StoredNote {
 
 impl Clinic<'static> {
     /// A clinic of its own in the installation that tests share.
-    pub async fn of(model: Model) -> Self {
+    pub async fn of(model: TenancyModel) -> Self {
         Self::at(Site::shared().await, model).await
     }
 
@@ -68,7 +68,7 @@ impl Clinic<'static> {
 }
 
 impl<'s> Clinic<'s> {
-    pub async fn at(site: &'s Site, model: Model) -> Self {
+    pub async fn at(site: &'s Site, model: TenancyModel) -> Self {
         let tenant = site.tenant(model).await;
         Self { site, app: site.app(BootCheck::Dev), tenant }
     }
@@ -91,7 +91,7 @@ impl<'s> Clinic<'s> {
     /// Imports what another system sends.
     pub async fn try_import_from(&self, source: &str, files: &[PathBuf]) -> Result<Outcome, OpsError> {
         let rejects = run_dir().join(format!("{}.rejects", Uuid::now_v7()));
-        let store = Store::new(Arc::clone(&self.app.door), self.tenant.id, source);
+        let store = Store::new(Arc::clone(&self.app.guards), self.tenant.id, source);
         let report = import::run(Source::open(files).unwrap(), store, Some(Rejects::create(&rejects)?), |_| {}).await?;
         let lines = std::fs::read_to_string(rejects)?;
         let rejects = lines.lines().map(|line| {
@@ -103,7 +103,7 @@ impl<'s> Clinic<'s> {
     }
 
     pub fn store(&self) -> Store {
-        Store::new(Arc::clone(&self.app.door), self.tenant.id, "fhir")
+        Store::new(Arc::clone(&self.app.guards), self.tenant.id, "fhir")
     }
 
     /// Rows as a superuser sees them, with the tenant's tables first in the path; `$1` is the tenant.
@@ -127,9 +127,18 @@ impl<'s> Clinic<'s> {
 
     /// The newest transaction that changed anything.
     pub async fn last_change(&self) -> i64 {
-        let tables =
-            ["staff", "patients", "patient_identifiers", "patient_terms", "encounters", "note_types", "clinical_notes", "note_versions"];
-        let newest = tables.map(|table| format!("select max(changed_in::text::bigint) from {table} where tenant_id = $1"));
+        let tables = [
+            "staff",
+            "patients",
+            "patient_identifiers",
+            "patient_terms",
+            "encounters",
+            "note_types",
+            "clinical_notes",
+            "note_versions",
+        ];
+        let newest =
+            tables.map(|table| format!("select max(changed_in::text::bigint) from {table} where tenant_id = $1"));
         self.one(&format!("select max(max) from ({}) as all_of_them", newest.join(" union all "))).await
     }
 
@@ -150,7 +159,12 @@ impl<'s> Clinic<'s> {
         for row in self.rows(sql).await {
             let (note, version) = (id(&row, 0), id(&row, 3));
             if notes.last().is_none_or(|(last, _)| *last != note) {
-                let stored = StoredNote { status: row.get(1), current_version: row.get(2), titles: Vec::new(), bodies: Vec::new() };
+                let stored = StoredNote {
+                    status: row.get(1),
+                    current_version: row.get(2),
+                    titles: Vec::new(),
+                    bodies: Vec::new(),
+                };
                 notes.push((note, stored));
             }
             let title = match row.get::<_, Option<Vec<u8>>>(4) {

@@ -1,13 +1,15 @@
 //! What is legal in FHIR and seldom seen: one such resource must not keep its neighbours out, whatever becomes of it.
 
 use super::{Clinic, attachment, counts, encounter, file, note, number, patient, practitioner, with};
-use cordon::tenant::Model;
+use cordon::tenant::TenancyModel;
 use serde_json::{Value, json};
 
 #[tokio::test]
 async fn the_ends_of_the_calendar() {
-    let clinic = Clinic::of(Model::Schema).await;
-    let dated = |date: &str| with(note(&format!("n{}", date.replace([':', '+'], "-")), "Patient/p", date), json!({ "date": date }));
+    let clinic = Clinic::of(TenancyModel::Schema).await;
+    let dated = |date: &str| {
+        with(note(&format!("n{}", date.replace([':', '+'], "-")), "Patient/p", date), json!({ "date": date }))
+    };
     let fine = [
         "0001-01-01T00:00:00Z",
         "9999-12-31T23:59:59.999Z",
@@ -67,8 +69,10 @@ async fn long_empty_and_strange_texts() {
 
 #[tokio::test]
 async fn many_numbers_and_many_names() {
-    let clinic = Clinic::of(Model::Schema).await;
-    let numbers = |from: u32| (from..from + 8_000).map(|at| json!({ "system": "urn:visits", "value": at.to_string() })).collect::<Vec<_>>();
+    let clinic = Clinic::of(TenancyModel::Schema).await;
+    let numbers = |from: u32| {
+        (from..from + 8_000).map(|at| json!({ "system": "urn:visits", "value": at.to_string() })).collect::<Vec<_>>()
+    };
     let busy = |from: u32| with(patient("p"), json!({ "identifier": numbers(from) }));
     assert_eq!(clinic.import(&[busy(0)]).await.report.patients, counts(1, 0, 0, 0));
     // All but one change: as many parameters as a statement cannot have.
@@ -81,13 +85,16 @@ async fn many_numbers_and_many_names() {
 
 #[tokio::test]
 async fn what_no_column_can_hold_is_refused_alone() {
-    let clinic = Clinic::of(Model::Schema).await;
+    let clinic = Clinic::of(TenancyModel::Schema).await;
     let lines = [
         patient("p").to_string(),
         note("nul", "Patient/p", "x").to_string().replace("\"current\"", "\"cur\\u0000rent\""),
         note("half", "Patient/p", "x").to_string().replace("\"current\"", "\"cur\\ud800rent\""),
-        with(note("base64", "Patient/p", ""), json!({ "content": [{ "attachment": { "contentType": "text/plain", "data": "%%%" } }] }))
-            .to_string(),
+        with(
+            note("base64", "Patient/p", ""),
+            json!({ "content": [{ "attachment": { "contentType": "text/plain", "data": "%%%" } }] }),
+        )
+        .to_string(),
         with(note("nul-in-text", "Patient/p", ""), json!({ "content": [attachment("a\u{0}b")] })).to_string(),
         with(note("empty", "Patient/p", ""), json!({ "content": [attachment(" \n ")] })).to_string(),
         with(
@@ -99,8 +106,22 @@ async fn what_no_column_can_hold_is_refused_alone() {
         note("fine", "Patient/p", "quotes ' \" and \\ ; --").to_string(),
     ];
     let done = clinic.try_import(&[file("ndjson", &lines.join("\n"))]).await.unwrap();
-    assert_eq!((done.report.notes.new, clinic.notes().await[0].bodies.clone()), (1, vec!["quotes ' \" and \\ ; --".to_owned()]));
+    assert_eq!(
+        (done.report.notes.new, clinic.notes().await[0].bodies.clone()),
+        (1, vec!["quotes ' \" and \\ ; --".to_owned()])
+    );
     let mut reasons = done.reasons();
     reasons.sort_unstable();
-    assert_eq!(reasons, ["attachment_not_text", "bad_base64", "empty_note", "malformed_json", "no_date", "nul_character", "nul_character"]);
+    assert_eq!(
+        reasons,
+        [
+            "attachment_not_text",
+            "bad_base64",
+            "empty_note",
+            "malformed_json",
+            "no_date",
+            "nul_character",
+            "nul_character"
+        ]
+    );
 }

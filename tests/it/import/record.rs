@@ -1,10 +1,11 @@
 //! What is kept of where a chart came from, and who is on record for having brought it in.
 
 use super::{Clinic, counts, encounter, id, note, number, patient, practitioner, report, with};
-use cordon::crypto::fields::{
-    EncounterReason, EncounterSource, IdentifierValue, NoteSource, PatientBirthDate, PatientContact, PatientName, PatientSource,
+use cordon::model::fields::{
+    EncounterReason, EncounterSource, IdentifierValue, NoteSource, PatientBirthDate, PatientContact, PatientName,
+    PatientSource,
 };
-use cordon::tenant::Model;
+use cordon::tenant::TenancyModel;
 use serde_json::json;
 
 #[tokio::test]
@@ -35,8 +36,11 @@ async fn rows_carry_author_date_type_status_and_source() {
         let source = clinic.open::<PatientSource>(patient, row.get(5)).await;
         assert_eq!((&source["id"], &source["meta"]["versionId"]), (&json!("p"), &json!("3")));
 
-        let row =
-            &clinic.rows("select id::text, system, kind, exclusive, value_sealed from patient_identifiers where tenant_id = $1").await[0];
+        let row = &clinic
+            .rows(
+                "select id::text, system, kind, exclusive, value_sealed from patient_identifiers where tenant_id = $1",
+            )
+            .await[0];
         assert_eq!((row.get::<_, &str>(1), row.get::<_, &str>(2), row.get::<_, bool>(3)), ("urn:mrn", "MR", true));
         assert_eq!(clinic.open::<IdentifierValue>(id(row, 0), row.get(4)).await, "mrn-p");
 
@@ -52,7 +56,10 @@ async fn rows_carry_author_date_type_status_and_source() {
             join staff s on s.tenant_id = n.tenant_id and s.id = n.author_id
             join note_types t on t.tenant_id = n.tenant_id and t.code = n.type_code where n.tenant_id = $1";
         let row = &clinic.rows(sql).await[0];
-        assert_eq!((row.get::<_, &str>(1), row.get::<_, &str>(2), row.get::<_, &str>(4)), ("SIGNED", "34117-2", "superseded"));
+        assert_eq!(
+            (row.get::<_, &str>(1), row.get::<_, &str>(2), row.get::<_, &str>(4)),
+            ("SIGNED", "34117-2", "superseded")
+        );
         assert_eq!(row.get::<_, &str>(3), "2024-05-06 05:30:00.123+00");
         assert_eq!(row.get::<_, &str>(5), "Dr. Max Wolf");
         let source = clinic.open::<NoteSource>(id(row, 0), row.get(6)).await;
@@ -76,8 +83,10 @@ async fn every_imported_row_is_in_the_audit_log() {
         let sql = "select action, resource_type, patient_id::text, cardinality(resource_ids), purpose, roles, issuer, request_id::text from audit_log
             where tenant_id = $1 and purpose = 'import' order by recorded_at, patient_id";
         let rows = clinic.rows(sql).await;
-        let told: Vec<_> =
-            rows.iter().map(|row| format!("{} {} {}", row.get::<_, &str>(0), row.get::<_, &str>(1), row.get::<_, i32>(3))).collect();
+        let told: Vec<_> = rows
+            .iter()
+            .map(|row| format!("{} {} {}", row.get::<_, &str>(0), row.get::<_, &str>(1), row.get::<_, i32>(3)))
+            .collect();
         assert_eq!(told[..3], ["insert patient 1", "insert patient 1", "insert encounter 1"]);
         let mut notes = told[3..5].to_vec();
         notes.sort();
@@ -87,7 +96,10 @@ async fn every_imported_row_is_in_the_audit_log() {
         );
         for row in &rows {
             assert!(row.get::<_, Option<String>>(2).is_some());
-            assert_eq!((row.get::<_, Vec<String>>(5), row.get::<_, &str>(6)), (vec!["import".to_owned()], "cordon:command"));
+            assert_eq!(
+                (row.get::<_, Vec<String>>(5), row.get::<_, &str>(6)),
+                (vec!["import".to_owned()], "cordon:command")
+            );
         }
         let runs: std::collections::BTreeSet<String> = rows.iter().map(|row| row.get(7)).collect();
         assert_eq!(runs.len(), 2, "one request id a run");
@@ -103,7 +115,7 @@ async fn every_imported_row_is_in_the_audit_log() {
 /// Names of staff lie there in clear, so only staff may get there: a patient who fills in a form is its author, too.
 #[tokio::test]
 async fn patients_and_relatives_are_no_staff() {
-    let clinic = Clinic::of(Model::Schema).await;
+    let clinic = Clinic::of(TenancyModel::Schema).await;
     let by = |id: &str, author: serde_json::Value, contained: serde_json::Value| {
         with(note(id, "urn:uuid:p", id), json!({ "author": [author], "contained": contained }))
     };
@@ -115,14 +127,32 @@ async fn patients_and_relatives_are_no_staff() {
             by("by-urn", json!({ "reference": "urn:uuid:p", "display": "Ann Lee" }), json!([])),
             by("relative", json!({ "reference": "RelatedPerson/r", "display": "Mary Lee" }), json!([])),
             by("contained", json!({ "reference": "#r", "display": "Mary Lee" }), relative),
-            by("typed", json!({ "reference": "urn:uuid:r", "type": "RelatedPerson", "display": "Mary Lee" }), json!([])),
-            by("logical", json!({ "identifier": number("MR", "urn:mrn", "1"), "type": "Patient", "display": "Ann Lee" }), json!([])),
+            by(
+                "typed",
+                json!({ "reference": "urn:uuid:r", "type": "RelatedPerson", "display": "Mary Lee" }),
+                json!([]),
+            ),
+            by(
+                "logical",
+                json!({ "identifier": number("MR", "urn:mrn", "1"), "type": "Patient", "display": "Ann Lee" }),
+                json!([]),
+            ),
             by("bare", json!({ "reference": "urn:uuid:r", "display": "Mary Lee" }), json!([])),
-            by("elsewhere", json!({ "reference": "https://b.example/fhir/RelatedPerson/r", "display": "Mary Lee" }), json!([])),
+            by(
+                "elsewhere",
+                json!({ "reference": "https://b.example/fhir/RelatedPerson/r", "display": "Mary Lee" }),
+                json!([]),
+            ),
             by("number", json!({ "identifier": number("SS", "urn:ssn", "1"), "display": "Mary Lee" }), json!([])),
             by("name", json!({ "display": "Mary Lee" }), json!([])),
-            with(report("r", "Patient/p", "report"), json!({ "performer": [{ "reference": "Patient/p", "display": "Ann Lee" }] })),
-            with(report("s", "Patient/p", "letter"), json!({ "performer": [{ "reference": "urn:uuid:r", "display": "Mary Lee" }] })),
+            with(
+                report("r", "Patient/p", "report"),
+                json!({ "performer": [{ "reference": "Patient/p", "display": "Ann Lee" }] }),
+            ),
+            with(
+                report("s", "Patient/p", "letter"),
+                json!({ "performer": [{ "reference": "urn:uuid:r", "display": "Mary Lee" }] }),
+            ),
             by("staff", json!({ "reference": "Organization/o", "display": "Ward 7" }), json!([])),
         ])
         .await;
@@ -131,7 +161,9 @@ async fn patients_and_relatives_are_no_staff() {
     let names: Vec<Option<String>> = rows.iter().map(|row| row.get(0)).collect();
     assert_eq!(names, [Some("Ward 7".to_owned())]);
     // Who it was is kept where it is sealed.
-    let row = &clinic.rows("select id::text, source_sealed from clinical_notes where tenant_id = $1 order by id limit 1").await[0];
+    let row = &clinic
+        .rows("select id::text, source_sealed from clinical_notes where tenant_id = $1 order by id limit 1")
+        .await[0];
     assert_eq!(clinic.open::<NoteSource>(id(row, 0), row.get(1)).await["author"][0]["display"], "Ann Lee");
 }
 
@@ -143,10 +175,12 @@ async fn an_author_is_known_when_the_practitioner_comes() {
         let notes = [
             patient("p"),
             by("urn", json!({ "reference": "urn:uuid:d", "display": "Dr. Max Wolf" })),
-            by("number", json!({ "identifier": { "system": "http://hl7.org/fhir/sid/us-npi", "value": "1" }, "display": "Dr. Max Wolf" })),
+            by(
+                "number",
+                json!({ "identifier": { "system": "http://hl7.org/fhir/sid/us-npi", "value": "1" }, "display": "Dr. Max Wolf" }),
+            ),
         ];
-        let authors =
-            "select count(*) from clinical_notes n join staff s on s.id = n.author_id and s.name = 'Dr. Max Wolf' where n.tenant_id = $1";
+        let authors = "select count(*) from clinical_notes n join staff s on s.id = n.author_id and s.name = 'Dr. Max Wolf' where n.tenant_id = $1";
         clinic.import(&notes).await;
         assert_eq!((clinic.count("staff").await, clinic.one::<i64>(authors).await), (0, 0));
         clinic.import(&[practitioner("d", "1", "Wolf")]).await;

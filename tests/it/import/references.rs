@@ -1,7 +1,7 @@
 //! Who is meant: references of every spelling, in any order of files and resources.
 
 use super::{Clinic, counts, encounter, file, ndjson, note, number, patient, practitioner, with};
-use cordon::tenant::Model;
+use cordon::tenant::TenancyModel;
 use serde_json::{Value, json};
 
 /// The notes of one patient and encounter by one doctor, whatever they were called by.
@@ -9,12 +9,18 @@ async fn all_are_one(clinic: &Clinic<'_>, notes: i64) {
     let sql = "select count(*) from clinical_notes n join patients p on p.id = n.patient_id join encounters e on e.id = n.encounter_id
         join staff s on s.id = n.author_id and s.name = 'Dr. Max Wolf' where n.tenant_id = $1";
     assert_eq!(clinic.one::<i64>(sql).await, notes);
-    assert_eq!((clinic.count("patients").await, clinic.count("encounters").await, clinic.count("staff").await), (1, 1, 1));
+    assert_eq!(
+        (clinic.count("patients").await, clinic.count("encounters").await, clinic.count("staff").await),
+        (1, 1, 1)
+    );
 }
 
 fn written(id: &str, patient: &str, encounter: &str, author: &str) -> Value {
     let context = json!({ "encounter": [{ "reference": encounter }] });
-    with(note(id, patient, id), json!({ "context": context, "author": [{ "reference": author, "display": "Dr. Max Wolf" }] }))
+    with(
+        note(id, patient, id),
+        json!({ "context": context, "author": [{ "reference": author, "display": "Dr. Max Wolf" }] }),
+    )
 }
 
 #[tokio::test]
@@ -48,7 +54,7 @@ async fn every_spelling_means_the_same() {
 
 #[tokio::test]
 async fn an_absolute_reference_means_the_chart_of_its_own_server() {
-    let clinic = Clinic::of(Model::Schema).await;
+    let clinic = Clinic::of(TenancyModel::Schema).await;
     let entry = |url: &str, resource: Value| json!({ "fullUrl": url, "resource": resource });
     let (here, there) = ("https://a.example/fhir", "https://b.example/fhir");
     let at = |server: &str, kind: &str, id: &str| format!("{server}/{kind}/{id}");
@@ -81,7 +87,9 @@ async fn encounters_are_found_by_their_number() {
             let numbers = json!([{ "value": "of nobody" }, { "system": "urn:visit", "value": value }]);
             with(encounter(id, "Patient/p"), json!({ "identifier": numbers }))
         };
-        let at = |id: &str, encounter: Value| with(note(id, "Patient/p", id), json!({ "context": { "encounter": [encounter] } }));
+        let at = |id: &str, encounter: Value| {
+            with(note(id, "Patient/p", id), json!({ "context": { "encounter": [encounter] } }))
+        };
         let by_query = |value: &str| json!({ "reference": format!("Encounter?identifier=urn:visit|{value}") });
         let input = [
             at("conditional", by_query("1")),
@@ -95,7 +103,8 @@ async fn encounters_are_found_by_their_number() {
         ];
         let done = clinic.import(&input).await;
         assert_eq!((done.report.notes, done.rejects.len()), (counts(4, 0, 0, 0), 0), "{:?}", done.rejects);
-        let placed = "select count(*) from clinical_notes n join encounters e on e.id = n.encounter_id where n.tenant_id = $1";
+        let placed =
+            "select count(*) from clinical_notes n join encounters e on e.id = n.encounter_id where n.tenant_id = $1";
         assert_eq!(clinic.one::<i64>(placed).await, 2);
         let where_to = "select count(distinct encounter_id) from clinical_notes where tenant_id = $1";
         assert_eq!(clinic.one::<i64>(where_to).await, 1);
@@ -105,7 +114,7 @@ async fn encounters_are_found_by_their_number() {
 
 #[tokio::test]
 async fn full_urls_that_are_not_ids_are_understood() {
-    let clinic = Clinic::of(Model::Schema).await;
+    let clinic = Clinic::of(TenancyModel::Schema).await;
     let entry = |url: &str, resource: Value| json!({ "fullUrl": url, "resource": resource, "request": { "method": "POST", "url": "x" } });
     let (p, e, d) = (
         "urn:uuid:0f000000-0000-4000-8000-000000000001",
@@ -136,7 +145,7 @@ async fn files_and_resources_come_in_any_order() {
         written("n", "Patient/p", "Encounter/e", "Practitioner/d"),
     ];
     for turn in 0..resources.len() {
-        let clinic = Clinic::of(Model::Shared).await;
+        let clinic = Clinic::of(TenancyModel::Shared).await;
         let mut order = resources.to_vec();
         order.rotate_left(turn);
         let one_each: Vec<_> = order.iter().map(|resource| ndjson(std::slice::from_ref(resource))).collect();
@@ -151,7 +160,7 @@ async fn files_and_resources_come_in_any_order() {
 
 #[tokio::test]
 async fn what_is_not_there_is_said() {
-    let clinic = Clinic::of(Model::Schema).await;
+    let clinic = Clinic::of(TenancyModel::Schema).await;
     let twin = |id: &str| with(patient(id), json!({ "identifier": [number("DL", "urn:dl", "1")] }));
     let group = with(note("g", "Group/g", "x"), json!({}));
     let done = clinic
@@ -164,7 +173,10 @@ async fn what_is_not_there_is_said() {
             group,
             encounter("lost", "Patient/none"),
             // An encounter that is not in the source leaves the note with its patient.
-            with(note("loose", "Patient/p", "x"), json!({ "context": { "encounter": [{ "reference": "Encounter/none" }] } })),
+            with(
+                note("loose", "Patient/p", "x"),
+                json!({ "context": { "encounter": [{ "reference": "Encounter/none" }] } }),
+            ),
         ])
         .await;
     assert_eq!(done.report.notes, counts(1, 0, 0, 3));
@@ -181,17 +193,30 @@ async fn what_is_not_there_is_said() {
     let later = clinic
         .import(&[
             encounter("none", "Patient/p"),
-            with(note("loose", "Patient/p", "x"), json!({ "context": { "encounter": [{ "reference": "Encounter/none" }] } })),
+            with(
+                note("loose", "Patient/p", "x"),
+                json!({ "context": { "encounter": [{ "reference": "Encounter/none" }] } }),
+            ),
         ])
         .await;
     assert_eq!((later.report.encounters, later.report.notes), (counts(1, 0, 0, 0), counts(0, 1, 0, 0)));
-    assert_eq!(clinic.one::<i64>("select count(*) from clinical_notes where tenant_id = $1 and encounter_id is not null").await, 1);
+    assert_eq!(
+        clinic
+            .one::<i64>("select count(*) from clinical_notes where tenant_id = $1 and encounter_id is not null")
+            .await,
+        1
+    );
 }
 
 #[tokio::test]
 async fn sound_resources_of_broken_files_come_in() {
-    let clinic = Clinic::of(Model::Schema).await;
-    let cut = format!("{}\n{}\n{}", patient("p"), note("n", "Patient/p", "kept"), &note("m", "Patient/p", "lost").to_string()[..120]);
+    let clinic = Clinic::of(TenancyModel::Schema).await;
+    let cut = format!(
+        "{}\n{}\n{}",
+        patient("p"),
+        note("n", "Patient/p", "kept"),
+        &note("m", "Patient/p", "lost").to_string()[..120]
+    );
     let files = [
         file("ndjson", &cut),
         file("json", "%PDF-1.4 not at all"),

@@ -23,11 +23,20 @@ async fn l32_abuse_corpus() {
         // Others use the machine too: once out of three times is proof enough.
         while waits.len() < 3 {
             let began = Instant::now();
-            let (reply, neighbour) = futures_util::join!(server.reply(&a.token, &query, variables.clone()), timed(world, &b.token, me));
+            let (reply, neighbour) =
+                futures_util::join!(server.reply(&a.token, &query, variables.clone()), timed(world, &b.token, me));
             waits.push((began.elapsed(), neighbour));
             let (status, code) = reply.outcome();
-            assert!(codes.contains(&code.as_str()) && [400, 413].contains(&status), "{what}: {status} {code} {}", reply.body);
-            assert!(reply.json().get("data").is_none() && reply.body.len() < 20_000, "{what}: {} bytes", reply.body.len());
+            assert!(
+                codes.contains(&code.as_str()) && [400, 413].contains(&status),
+                "{what}: {status} {code} {}",
+                reply.body
+            );
+            assert!(
+                reply.json().get("data").is_none() && reply.body.len() < 20_000,
+                "{what}: {} bytes",
+                reply.body.len()
+            );
             assert!(!reply.says("did you mean"), "{what}: {reply:?}");
             if began.elapsed() < SOON && neighbour < WAIT {
                 waits.clear();
@@ -104,7 +113,9 @@ fn corpus() -> Vec<(&'static str, String, &'static [&'static str])> {
     const LIMIT: &[&str] = &["LIMIT_EXCEEDED"];
     const INVALID: &[&str] = &["INVALID_INPUT"];
     let repeat = |n: usize, one: &dyn Fn(usize) -> String| (0..n).map(one).collect::<String>();
-    let deep = |n: usize| format!("{{ patient(id: \"x\") {} id {} }}", "{ notes { nodes { patient ".repeat(n), "} } }".repeat(n));
+    let deep = |n: usize| {
+        format!("{{ patient(id: \"x\") {} id {} }}", "{ notes { nodes { patient ".repeat(n), "} } }".repeat(n))
+    };
     let fragments = |width: usize| {
         let bodies = repeat(9, &|n| {
             format!(
@@ -116,13 +127,21 @@ fn corpus() -> Vec<(&'static str, String, &'static [&'static str])> {
     };
     vec![
         ("depth", deep(6).replace("patient  id", "patient { id }"), LIMIT),
-        ("complexity", "{ patient(id: \"x\") { encounters(first: 200) { nodes { notes(first: 200) { nodes { id } } } } } }".into(), LIMIT),
+        (
+            "complexity",
+            "{ patient(id: \"x\") { encounters(first: 200) { nodes { notes(first: 200) { nodes { id } } } } } }".into(),
+            LIMIT,
+        ),
         ("aliases", format!("{{ {} }}", repeat(200, &|n| format!("a{n}: viewer {{ id }} "))), LIMIT),
         ("repeats", format!("{{ {} }}", "viewer { id } ".repeat(200)), LIMIT),
         ("directives", format!("{{ __typename {} }}", "@skip(if: false) ".repeat(400)), LIMIT),
         ("directives nobody knows", format!("{{ viewer {{ id {} }} }}", "@a ".repeat(400)), LIMIT),
         ("fragment bomb", fragments(3), LIMIT),
-        ("fragment circle", "{ viewer { ...A } } fragment A on Viewer { ...B } fragment B on Viewer { ...A }".into(), INVALID),
+        (
+            "fragment circle",
+            "{ viewer { ...A } } fragment A on Viewer { ...B } fragment B on Viewer { ...A }".into(),
+            INVALID,
+        ),
         ("fragment on itself", "{ viewer { ...A } } fragment A on Viewer { ...A }".into(), INVALID),
         ("tokens", format!("{{ {} }}", "a ".repeat(20_000)), LIMIT),
         ("brackets", "{".repeat(100_000), LIMIT),

@@ -5,11 +5,12 @@ use crate::charts::Charts;
 use crate::options;
 use crate::server::Server;
 use crate::site::{MODELS, Site};
-use cordon::db::cluster::Cluster;
+use cordon::cluster::Cluster;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
-const CHART: &str = "query ($id: ID!) { patient(id: $id) { name { text } encounters { nodes { id } } notes { nodes { body } } } }";
+const CHART: &str =
+    "query ($id: ID!) { patient(id: $id) { name { text } encounters { nodes { id } } notes { nodes { body } } } }";
 
 /// Statements and rows are counted by PostgreSQL, in a cluster where nobody else is counted with them.
 #[tokio::test]
@@ -22,7 +23,8 @@ async fn l23_absent_and_foreign_alike() {
         Charts { mark: "hin", patients: 3, encounters: 2, notes: 2 }.import(&site, &b).await;
         let (token_a, token_b) = (site.token(&[a.id], "clinician", "alice"), site.token(&[b.id], "clinician", "alice"));
         let theirs = {
-            let by_number = "{ patientByIdentifier(system: \"http://hospital.test/mrn\", value: \"vor-mrn-1\") { id } }";
+            let by_number =
+                "{ patientByIdentifier(system: \"http://hospital.test/mrn\", value: \"vor-mrn-1\") { id } }";
             let data = Server::of(&site).data(&token_a, by_number, json!({})).await;
             data["patientByIdentifier"]["id"].as_str().unwrap().to_owned()
         };
@@ -34,7 +36,10 @@ async fn l23_absent_and_foreign_alike() {
                 let server = Server::of(&site);
                 for _ in 0..20 {
                     let id = if foreign { theirs.clone() } else { stranger('p') };
-                    assert_eq!(server.reply(&token_b, CHART, json!({ "id": id })).await.body, r#"{"data":{"patient":null}}"#);
+                    assert_eq!(
+                        server.reply(&token_b, CHART, json!({ "id": id })).await.body,
+                        r#"{"data":{"patient":null}}"#
+                    );
                 }
             }
             let after = counted(&site, &database).await;

@@ -5,8 +5,8 @@ use crate::charts::Charts;
 use crate::options;
 use crate::server::{Log, Reply, Server};
 use crate::site::Site;
-use cordon::db::cluster::Cluster;
-use cordon::tenant::{Model, Tenant};
+use cordon::cluster::Cluster;
+use cordon::tenant::{TenancyModel, Tenant};
 use serde_json::json;
 
 const PLANTED: &str = "plantedzq";
@@ -33,12 +33,12 @@ const INSIDE: [&str; 14] = [
 async fn l24_error_text_stays_inside() {
     let cluster = Cluster::start(&options("errors")).unwrap();
     let site = Site::make(&cluster, "errors-site").await;
-    let tenant = site.tenant(Model::Schema).await;
+    let tenant = site.tenant(TenancyModel::Schema).await;
     Charts { mark: "innerzq", patients: 1, encounters: 1, notes: 1 }.import(&site, &tenant).await;
     let mut settings = site.server_settings();
     settings.database.statement_timeout_ms = 1_000;
     settings.database.lock_timeout_ms = 300;
-    let server = Server::start(&site, settings, cordon::guard::BootCheck::Off);
+    let server = Server::start(&site, settings, cordon::isolation::BootCheck::Off);
     let token = site.token(&[tenant.id], "clinician", "alice");
     let fine = server.reply(&token, CHART, json!({})).await;
     assert!(fine.status == 200 && fine.says("innerzq"), "{fine:?}");
@@ -72,11 +72,18 @@ async fn l24_error_text_stays_inside() {
         ),
         (
             "unique",
-            raise("raise unique_violation using message = 'duplicate key plantedzq', constraint = 'plantedzq', detail = 'plantedzq';"),
+            raise(
+                "raise unique_violation using message = 'duplicate key plantedzq', constraint = 'plantedzq', detail = 'plantedzq';",
+            ),
             drop_audit.clone(),
             409,
         ),
-        ("foreign key", raise("raise foreign_key_violation using message = 'plantedzq', detail = 'plantedzq';"), drop_audit.clone(), 500),
+        (
+            "foreign key",
+            raise("raise foreign_key_violation using message = 'plantedzq', detail = 'plantedzq';"),
+            drop_audit.clone(),
+            500,
+        ),
         ("division", raise("perform 1 / (length('plantedzq') - 9);"), drop_audit.clone(), 500),
         ("data", raise("perform 'plantedzq'::int;"), drop_audit.clone(), 500),
         ("raised", raise("raise 'plantedzq' using hint = 'plantedzq', detail = 'plantedzq';"), drop_audit.clone(), 500),

@@ -99,12 +99,17 @@ async fn l22_token_over_header() {
             assert_eq!(with_both(server, &b.token, name, &b.tenant.slug).await.status, 200);
         }
         // Twice is refused, whoever is named first.
-        for (first, second) in [(&theirs[0], &own[0]), (&own[0], &theirs[0]), (&own[1], &own[1]), (&theirs[1], &theirs[1])] {
-            let twice = server.question(&b.token, ME, Value::Null).header("x-tenant-id", first).header("x-tenant-id", second);
+        for (first, second) in
+            [(&theirs[0], &own[0]), (&own[0], &theirs[0]), (&own[1], &own[1]), (&theirs[1], &theirs[1])]
+        {
+            let twice =
+                server.question(&b.token, ME, Value::Null).header("x-tenant-id", first).header("x-tenant-id", second);
             assert_eq!(Reply::to(twice).await.outcome(), (400, "INVALID_INPUT".into()), "{first} {second}");
         }
         // Forwarded names are nobody's word.
-        let forwarded = server.question(&b.token, ME, Value::Null).header("x-forwarded-host", format!("{}.notes.test", a.tenant.slug));
+        let forwarded = server
+            .question(&b.token, ME, Value::Null)
+            .header("x-forwarded-host", format!("{}.notes.test", a.tenant.slug));
         assert_eq!(Reply::to(forwarded).await.json()["data"]["viewer"]["tenant"]["slug"], b.tenant.slug.as_str());
         // Several in the token: nothing is guessed, each is chosen by name, and no third one.
         let both = server.site.token(&[a.tenant.id, b.tenant.id], "clinician", "alice");
@@ -120,15 +125,30 @@ async fn l22_token_over_header() {
     // No other way in: every path and method with a neighbour's name.
     let (a, b) = (&world.mine[0], &world.others[0]);
     let base = server.url.trim_end_matches("/graphql");
-    for path in ["/graphql", "/graphql/", "/", "/healthz", "/readyz", "/metrics", "/platform", &format!("/{}/graphql", a.tenant.slug)] {
+    for path in [
+        "/graphql",
+        "/graphql/",
+        "/",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/platform",
+        &format!("/{}/graphql", a.tenant.slug),
+    ] {
         for method in ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "POST"] {
             // Health is anyone's to ask, and nobody's in particular.
             let health = method == "GET" && ["/healthz", "/readyz"].contains(&path);
             let method = method.parse().unwrap();
-            let request = server.http.request(method, format!("{base}{path}")).bearer_auth(&b.token).header("x-tenant-id", &a.tenant.slug);
+            let request = server
+                .http
+                .request(method, format!("{base}{path}"))
+                .bearer_auth(&b.token)
+                .header("x-tenant-id", &a.tenant.slug);
             let reply = Reply::to(request.json(&json!({ "query": "{ patient(id: \"x\") { id } }" }))).await;
             assert!(
-                (health && reply.status == 200 || matches!(reply.status, 403..=405)) && !reply.says(&a.mark) && !reply.says(&a.tenant.slug),
+                (health && reply.status == 200 || matches!(reply.status, 403..=405))
+                    && !reply.says(&a.mark)
+                    && !reply.says(&a.tenant.slug),
                 "{path}: {reply:?}"
             );
         }

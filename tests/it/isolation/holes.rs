@@ -62,7 +62,8 @@ impl Sdl {
     pub fn of(sdl: &str) -> Self {
         let (mut types, mut implementors) = (BTreeMap::new(), BTreeMap::<String, Vec<String>>::new());
         let (mut inputs, mut enums) = (BTreeMap::new(), BTreeMap::new());
-        let typed = |of: &Positioned<InputValueDefinition>| (of.node.name.node.to_string(), of.node.ty.node.to_string());
+        let typed =
+            |of: &Positioned<InputValueDefinition>| (of.node.name.node.to_string(), of.node.ty.node.to_string());
         for definition in parse_schema(sdl).unwrap().definitions {
             let TypeSystemDefinition::Type(definition) = definition else { continue };
             let name = definition.node.name.node.to_string();
@@ -125,14 +126,15 @@ impl Sdl {
     /// The holes of one argument.
     fn dig(&self, way: &[Step], argument: &str, ty: &str, found: &mut Vec<Hole>) {
         match base(ty) {
-            kind @ ("ID" | "String") => found.push(Hole { way: way.to_vec(), argument: argument.to_owned(), kind: kind.to_owned() }),
+            kind @ ("ID" | "String") => {
+                found.push(Hole { way: way.to_vec(), argument: argument.to_owned(), kind: kind.to_owned() })
+            }
             "Int" | "Boolean" | "DateTime" | "Date" => {}
             kind if self.enums.contains_key(kind) => {}
             input => {
-                let fields = self
-                    .inputs
-                    .get(input)
-                    .unwrap_or_else(|| panic!("{argument}: {input}: teach the walk what another tenant's {input} could be"));
+                let fields = self.inputs.get(input).unwrap_or_else(|| {
+                    panic!("{argument}: {input}: teach the walk what another tenant's {input} could be")
+                });
                 fields.iter().for_each(|(field, ty)| self.dig(way, &format!("{argument}.{field}"), ty, found));
             }
         }
@@ -194,8 +196,10 @@ impl Sdl {
             }
             Value::Object(fields) => {
                 let types = &self.inputs[base(ty)];
-                let of = |name: &str| types.iter().find(|(field, _)| field == name).map_or("String", |(_, ty)| ty.as_str());
-                let fields: Vec<_> = fields.iter().map(|(name, value)| format!("{name}: {}", self.literal(of(name), value))).collect();
+                let of =
+                    |name: &str| types.iter().find(|(field, _)| field == name).map_or("String", |(_, ty)| ty.as_str());
+                let fields: Vec<_> =
+                    fields.iter().map(|(name, value)| format!("{name}: {}", self.literal(of(name), value))).collect();
                 format!("{{{}}}", fields.join(" "))
             }
             Value::String(text) if self.enums.contains_key(base(ty)) => text.clone(),
@@ -236,7 +240,8 @@ impl Hole {
             Some(on) => format!("{on}:{}", step.field.name),
             None => step.field.name.clone(),
         };
-        let way = self.way.iter().filter(|step| !["edges", "node"].contains(&step.field.name.as_str()) || step.on.is_some());
+        let way =
+            self.way.iter().filter(|step| !["edges", "node"].contains(&step.field.name.as_str()) || step.on.is_some());
         format!("{}({})", way.map(step).collect::<Vec<_>>().join("."), self.argument)
     }
 
@@ -269,7 +274,10 @@ impl Hole {
             let mut arguments = Vec::new();
             for (argument, ty) in &step.field.arguments {
                 if last && argument == hole {
-                    arguments.push(format!("{argument}: {}", put("hole", ty, sdl.value(argument, ty, Some((path, value)), &fill))));
+                    arguments.push(format!(
+                        "{argument}: {}",
+                        put("hole", ty, sdl.value(argument, ty, Some((path, value)), &fill))
+                    ));
                 } else if ty.ends_with('!') {
                     arguments.push(format!("{argument}: {}", put(argument, ty, sdl.value(argument, ty, None, &fill))));
                 } else if argument == "first" {

@@ -48,25 +48,35 @@ async fn l18_cursor_of_another() {
         ("Encounter.notes", "/data/encounter/notes"),
     ];
     for (a, b) in world.mine.iter().zip(&world.others) {
-        let ask = async |cursor: &str| server.ask(&a.token, lists, json!({ "p": a.id('p'), "e": a.id('e'), "a": cursor })).await.1;
+        let ask = async |cursor: &str| {
+            server.ask(&a.token, lists, json!({ "p": a.id('p'), "e": a.id('e'), "a": cursor })).await.1
+        };
         for (list, cursor) in &a.cursors {
             // In its own list it is a place; in all others it is bad input.
             let answer = ask(cursor).await;
             let errors = answer["errors"].as_array().unwrap();
             assert_eq!(errors.len(), ways.len() - 1, "{list}: {answer}");
-            assert!(errors.iter().all(|error| error["extensions"] == json!({ "code": "INVALID_INPUT", "field": "after" })), "{answer}");
+            assert!(
+                errors.iter().all(|error| error["extensions"] == json!({ "code": "INVALID_INPUT", "field": "after" })),
+                "{answer}"
+            );
             let own = ways.iter().find(|(name, _)| name == list).unwrap().1;
             let path = |error: &Value| {
-                format!("/data/{}", error["path"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect::<Vec<_>>().join("/"))
+                format!(
+                    "/data/{}",
+                    error["path"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect::<Vec<_>>().join("/")
+                )
             };
             assert!(errors.iter().all(|error| path(error) != own), "{list}: {answer}");
         }
         // Another parent's, a neighbour's, and every byte of one's own changed.
-        let second =
-            "query ($p: ID!) { patient(id: $p) { encounters(first: 2) { edges { node { notes(first: 1) { edges { cursor } } } } } } }";
+        let second = "query ($p: ID!) { patient(id: $p) { encounters(first: 2) { edges { node { notes(first: 1) { edges { cursor } } } } } } }";
         let data = server.data(&a.token, second, json!({ "p": a.id('p') })).await;
-        let other_parent =
-            data.pointer("/patient/encounters/edges/1/node/notes/edges/0/cursor").and_then(Value::as_str).unwrap().to_owned();
+        let other_parent = data
+            .pointer("/patient/encounters/edges/1/node/notes/edges/0/cursor")
+            .and_then(Value::as_str)
+            .unwrap()
+            .to_owned();
         let mut bad = vec![other_parent];
         bad.extend(b.cursors.values().cloned());
         let good = URL_SAFE_NO_PAD.decode(&a.cursors["Encounter.notes"]).unwrap();

@@ -18,11 +18,11 @@ struct Replay<'a> {
     form: Form,
     /// What it is compared with: the same for all values of a kind.
     kind: String,
-    theirs: Question,
-    nobodys: Question,
+    theirs: GraphqlRequest,
+    nobodys: GraphqlRequest,
 }
 
-struct Question {
+struct GraphqlRequest {
     value: String,
     /// Values of the root's other arguments; the asker's own where there is none.
     root: BTreeMap<&'static str, String>,
@@ -59,7 +59,14 @@ async fn l17_every_field_replayed() {
             .map(async |replay| (replay, ask(world, &sdl, replay, &replay.theirs, b).await.told()))
             .buffer_unordered(6);
         while let Some((replay, answer)) = answers.next().await {
-            let what = format!("{} {:?} {} as {}: {}", replay.hole.name(), replay.form, replay.kind, b.mark, replay.theirs.value);
+            let what = format!(
+                "{} {:?} {} as {}: {}",
+                replay.hole.name(),
+                replay.form,
+                replay.kind,
+                b.mark,
+                replay.theirs.value
+            );
             assert_eq!(&answer, &strange[&(replay.hole.name(), replay.form as u8, &replay.kind)], "{what}");
             assert!(!answer.says(&a.mark), "{what}: {answer:?}");
         }
@@ -79,7 +86,8 @@ async fn l17_every_change_replayed() {
     }
     for a in &world.mine {
         for hole in holes.iter().filter(|hole| hole.kind == "ID") {
-            let body = hole.question(&sdl, Form::Variable, &a.fills(&hole.argument, on(hole)), |at| a.fills(at, on(hole)));
+            let body =
+                hole.question(&sdl, Form::Variable, &a.fills(&hole.argument, on(hole)), |at| a.fills(at, on(hole)));
             let reply = Reply::to(world.server.post(&who(&world, hole, a)).json(&body)).await;
             assert!(["", "CONFLICT"].contains(&reply.code().as_str()), "{}: {body} {reply:?}", hole.name());
         }
@@ -92,7 +100,7 @@ async fn l17_every_change_replayed() {
     for (a, b) in world.pairs() {
         for hole in &holes {
             for (form, kind, theirs, nobodys) in attempts(hole, a) {
-                let ask = async |question: &Question| {
+                let ask = async |question: &GraphqlRequest| {
                     let fill = |at: &str| question.root.get(at).cloned().unwrap_or_else(|| b.fills(at, on(hole)));
                     let body = hole.question(&sdl, form, &question.value, fill);
                     Reply::to(world.server.post(&who(&world, hole, b)).json(&body)).await.told()
@@ -116,10 +124,12 @@ async fn l17_every_change_replayed() {
 }
 
 /// What of clinic `a` fits into a hole of a change, and what is like it and nobody's.
-fn attempts(hole: &Hole, a: &Clinic) -> Vec<(Form, String, Question, Question)> {
+fn attempts(hole: &Hole, a: &Clinic) -> Vec<(Form, String, GraphqlRequest, GraphqlRequest)> {
     let nobody = || format!("nobody{}", Uuid::now_v7().simple());
-    let question =
-        |value: &str, root: &[(&'static str, String)]| Question { value: value.to_owned(), root: root.iter().cloned().collect() };
+    let question = |value: &str, root: &[(&'static str, String)]| GraphqlRequest {
+        value: value.to_owned(),
+        root: root.iter().cloned().collect(),
+    };
     let mut found = Vec::new();
     let last = hole.argument.rsplit('.').next().unwrap();
     match hole.kind.as_str() {
@@ -135,7 +145,12 @@ fn attempts(hole: &Hole, a: &Clinic) -> Vec<(Form, String, Question, Question)> 
             for (system, value) in &a.identifiers {
                 let of = |system: &str| [("input.identifiers.system", system.to_owned())];
                 let theirs = question(value, &of(system));
-                found.push((Form::Variable, "identifier".into(), theirs, question(&nobody(), &of("http://nobody.test/id"))));
+                found.push((
+                    Form::Variable,
+                    "identifier".into(),
+                    theirs,
+                    question(&nobody(), &of("http://nobody.test/id")),
+                ));
             }
         }
         _ if last == "system" => {
@@ -192,7 +207,8 @@ async fn rows_of(world: &World, clinic: &Clinic) -> String {
     for row in superuser.query(tables, &[&placement.schema.as_str()]).await.unwrap() {
         let (table, stamped): (String, bool) = (row.get(0), row.get(1));
         let last = if stamped { "max(changed_in::text::bigint)" } else { "0::bigint" };
-        let count = format!("select count(*), coalesce({last}, 0) from {table} where tenant_id = '{}'", clinic.tenant.id);
+        let count =
+            format!("select count(*), coalesce({last}, 0) from {table} where tenant_id = '{}'", clinic.tenant.id);
         let row = superuser.query_one(&count, &[]).await.unwrap();
         writeln!(found, "{table}: {} rows, last written in {}", row.get::<_, i64>(0), row.get::<_, i64>(1)).unwrap();
     }
@@ -203,16 +219,19 @@ async fn rows_of(world: &World, clinic: &Clinic) -> String {
 /// The values that fit a hole by their type, whatever they are of.
 fn replays<'a>(hole: &'a Hole, a: &Clinic) -> Vec<Replay<'a>> {
     let mut found = Vec::new();
-    let mut add = |kind: &str, value: &str, strange: String, forms: &[Form], root: &[(&'static str, String, String)]| {
-        let root_of = |which: fn(&(&'static str, String, String)) -> String| root.iter().map(|part| (part.0, which(part))).collect();
-        found.extend(forms.iter().map(|form| Replay {
-            hole,
-            form: *form,
-            kind: kind.to_owned(),
-            theirs: Question { value: value.to_owned(), root: root_of(|part| part.1.clone()) },
-            nobodys: Question { value: strange.clone(), root: root_of(|part| part.2.clone()) },
-        }));
-    };
+    let mut add =
+        |kind: &str, value: &str, strange: String, forms: &[Form], root: &[(&'static str, String, String)]| {
+            let root_of = |which: fn(&(&'static str, String, String)) -> String| {
+                root.iter().map(|part| (part.0, which(part))).collect()
+            };
+            found.extend(forms.iter().map(|form| Replay {
+                hole,
+                form: *form,
+                kind: kind.to_owned(),
+                theirs: GraphqlRequest { value: value.to_owned(), root: root_of(|part| part.1.clone()) },
+                nobodys: GraphqlRequest { value: strange.clone(), root: root_of(|part| part.2.clone()) },
+            }));
+        };
     let plain = [Form::Variable];
     let forms = if hole.at_root() { &FORMS[..] } else { &plain[..] };
     match (hole.kind.as_str(), hole.argument.as_str()) {
@@ -271,7 +290,8 @@ fn replays<'a>(hole: &'a Hole, a: &Clinic) -> Vec<Replay<'a>> {
                     add("identifier", system, "http://nobody.test/id".into(), forms, &[root]);
                 }
             }
-            for other in [a.number(), a.id('p'), &a.tenant.slug, &a.tenant.id.to_string(), &a.cursors["Patient.notes"]] {
+            for other in [a.number(), a.id('p'), &a.tenant.slug, &a.tenant.id.to_string(), &a.cursors["Patient.notes"]]
+            {
                 add("text", other, "nobodys-number".into(), forms, &[]);
             }
         }
@@ -280,7 +300,7 @@ fn replays<'a>(hole: &'a Hole, a: &Clinic) -> Vec<Replay<'a>> {
     found
 }
 
-async fn ask(world: &World, sdl: &Sdl, replay: &Replay<'_>, question: &Question, b: &Clinic) -> Reply {
+async fn ask(world: &World, sdl: &Sdl, replay: &Replay<'_>, question: &GraphqlRequest, b: &Clinic) -> Reply {
     let on = leads_on(replay.hole);
     let fill = |argument: &str| question.root.get(argument).cloned().unwrap_or_else(|| b.fills(argument, &on));
     let body = replay.hole.question(sdl, replay.form, &question.value, fill);
@@ -358,7 +378,10 @@ fn a_hole_is_filled() {
     );
     let holes = sdl.holes_of_changes();
     let names: Vec<_> = holes.iter().map(Hole::name).collect();
-    assert_eq!(names, ["write(input.id)", "write(input.title)", "write(input.parts.system)", "write(input.parts.value)"]);
+    assert_eq!(
+        names,
+        ["write(input.id)", "write(input.title)", "write(input.parts.system)", "write(input.parts.value)"]
+    );
     let question = holes[3].question(&sdl, Form::Literal, "v", |at| at.to_uppercase());
     let query = "mutation Q { write(input: {id: \"INPUT.ID\" parts: [{system: \"INPUT.PARTS.SYSTEM\" value: \"v\"}] sex: FEMALE version: 1000000}) \
         { __typename } } ";

@@ -14,7 +14,8 @@ use std::fmt::Write;
 use std::sync::Mutex;
 
 const FILE: &str = "tests/it/isolation.txt";
-const ROLES: [&str; 9] = ["clinician", "trainee", "nurse", "scribe", "admin", "records", "auditor", "partner", "janitor"];
+const ROLES: [&str; 9] =
+    ["clinician", "trainee", "nurse", "scribe", "admin", "records", "auditor", "partner", "janitor"];
 
 const OTHER: &str = "other tenant";
 const SUSPENDED: &str = "suspended tenant";
@@ -33,23 +34,33 @@ async fn the_table_of_access_is_fresh() {
     let sdl = Sdl::of(&sdl(world));
     let mut operations: Vec<(String, String)> = Vec::new();
     for root in sdl.roots() {
-        assert!(policy.operations().any(|operation| operation == root.name), "{} has no row in the table of roles", root.name);
-        let kinds = if root.name == "node" { vec!["Patient", "Encounter", "ClinicalNote"] } else { vec![root.of.as_str()] };
+        assert!(
+            policy.operations().any(|operation| operation == root.name),
+            "{} has no row in the table of roles",
+            root.name
+        );
+        let kinds =
+            if root.name == "node" { vec!["Patient", "Encounter", "ClinicalNote"] } else { vec![root.of.as_str()] };
         operations.extend(kinds.into_iter().map(|kind| (root.name.clone(), kind.to_owned())));
     }
     operations.extend(sdl.changes().iter().map(|change| (change.name.clone(), String::new())));
     let of_roots = operations.len();
     let nested = policy.operations().filter(|operation| operation.contains('.'));
     operations.extend(nested.map(|operation| (operation.to_owned(), String::new())));
-    let mut text = String::from("# Who gets what. Written by `UPDATE=1 cargo test isolation`; read its diff as a change of access.\n");
+    let mut text = String::from(
+        "# Who gets what. Written by `UPDATE=1 cargo test isolation`; read its diff as a change of access.\n",
+    );
     for (number, (operation, kind)) in operations.iter().enumerate() {
         let name = if operation == "node" { format!("node {kind}") } else { operation.clone() };
-        let of_change = operation.split('.').any(|part| part.starts_with("of") || sdl.changes().iter().any(|change| change.name == part));
+        let of_change = operation
+            .split('.')
+            .any(|part| part.starts_with("of") || sdl.changes().iter().any(|change| change.name == part));
         let world = if of_change { &changed } else { world };
         for who in ["own tenant", OTHER, SUSPENDED, "nobody"].iter().chain(&ROLES) {
             if [OTHER, SUSPENDED].contains(who) {
                 for (outcome, roles) in crossed(world, operation, kind, who).await {
-                    let whose = if roles.len() == ROLES.len() { String::new() } else { format!("  {}", roles.join(" ")) };
+                    let whose =
+                        if roles.len() == ROLES.len() { String::new() } else { format!("  {}", roles.join(" ")) };
                     writeln!(text, "{name:20} {who:17} {outcome}{whose}").unwrap();
                 }
                 continue;
@@ -61,7 +72,10 @@ async fn the_table_of_access_is_fresh() {
             for a in &world.mine {
                 outcomes.push(outcome(world, operation, kind, who, a).await);
             }
-            assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]), "{name} {who}: {outcomes:?} in the three models");
+            assert!(
+                outcomes.iter().all(|outcome| *outcome == outcomes[0]),
+                "{name} {who}: {outcomes:?} in the three models"
+            );
             writeln!(text, "{name:20} {who:17} {}", outcomes[0]).unwrap();
             if ROLES.contains(who) {
                 let roots = needed(operation, kind);
@@ -70,7 +84,11 @@ async fn the_table_of_access_is_fresh() {
                     "signNote.final" if policy.allows("signNote", &[(*who).to_owned()]) => "UNCOSIGNED",
                     _ => "FORBIDDEN",
                 };
-                assert_eq!(outcomes[0], if may { "data" } else { refused }, "{name} for {who}, against the table of roles");
+                assert_eq!(
+                    outcomes[0],
+                    if may { "data" } else { refused },
+                    "{name} for {who}, against the table of roles"
+                );
             }
         }
     }
@@ -90,10 +108,14 @@ pub fn prove_tried(what: &str, tried: usize) {
     let committed = std::fs::read_to_string(FILE).unwrap_or_default();
     let label = format!("{} tried: ", what);
     if std::env::var_os("UPDATE").is_some() {
-        let others: String = committed.lines().filter(|line| !line.starts_with(&label)).map(|line| format!("{line}\n")).collect();
+        let others: String =
+            committed.lines().filter(|line| !line.starts_with(&label)).map(|line| format!("{line}\n")).collect();
         return std::fs::write(FILE, format!("{others}{label}{tried}\n")).unwrap();
     }
-    let known = committed.lines().find_map(|line| line.strip_prefix(&label)?.parse::<usize>().ok()).expect("a committed number of tries");
+    let known = committed
+        .lines()
+        .find_map(|line| line.strip_prefix(&label)?.parse::<usize>().ok())
+        .expect("a committed number of tries");
     assert!(tried >= known, "{label}{tried} and {known} are committed: what is no longer walked?");
 }
 
@@ -127,11 +149,17 @@ async fn crossed(world: &World, operation: &str, kind: &str, whose: &str) -> Vec
     for (a, b) in world.mine.iter().zip(&world.others) {
         let tenant = if whose == OTHER { &b.tenant } else { &world.suspended };
         let query = question(&world.server, operation, kind, a).await;
-        let replies = join_all(ROLES.map(|role| ask(&world.server, &query, Some(world.server.site.token(&[tenant.id], role, role))))).await;
+        let replies = join_all(
+            ROLES.map(|role| ask(&world.server, &query, Some(world.server.site.token(&[tenant.id], role, role)))),
+        )
+        .await;
         let mut outcomes: Vec<(String, Vec<&'static str>)> = Vec::new();
         for (reply, role) in replies.iter().zip(ROLES) {
             let outcome = told(reply);
-            assert!(!reply.json().to_string().contains(&a.mark), "{operation} for {role}, {whose}: a word of the clinic's");
+            assert!(
+                !reply.json().to_string().contains(&a.mark),
+                "{operation} for {role}, {whose}: a word of the clinic's"
+            );
             match whose {
                 SUSPENDED => assert_eq!(outcome, "403 TENANT_SUSPENDED", "{operation} for {role}"),
                 _ => assert!(outcome != "data" || OF_NOBODY.contains(&operation), "{operation} for {role}, {whose}"),
@@ -143,7 +171,10 @@ async fn crossed(world: &World, operation: &str, kind: &str, whose: &str) -> Vec
         }
         in_models.push(outcomes);
     }
-    assert!(in_models.iter().all(|outcomes| *outcomes == in_models[0]), "{operation}, {whose}: {in_models:?} in the three models");
+    assert!(
+        in_models.iter().all(|outcomes| *outcomes == in_models[0]),
+        "{operation}, {whose}: {in_models:?} in the three models"
+    );
     in_models.swap_remove(0)
 }
 
@@ -162,7 +193,10 @@ async fn change(server: &Server<'_>, operation: &str, a: &Clinic) -> Option<Stri
     let (of_nurses, drafted) = (draft("34746-8"), format!("{} {{ note {{ id }} }}", draft("34746-8")));
     let query = match operation {
         "registerPatient" => register.to_owned(),
-        "updatePatient" => format!("updatePatient(input: {{ {} sex: MALE }})", make(format!("{register} {{ patient {{ id }} }}")).await),
+        "updatePatient" => format!(
+            "updatePatient(input: {{ {} sex: MALE }})",
+            make(format!("{register} {{ patient {{ id }} }}")).await
+        ),
         "startEncounter" => started(),
         "finishEncounter" | "cancelEncounter" => {
             format!("{operation}(input: {{ {} }})", make(format!("{} {{ encounter {{ id }} }}", started())).await)
@@ -173,7 +207,10 @@ async fn change(server: &Server<'_>, operation: &str, a: &Clinic) -> Option<Stri
         "reviseDraft" => format!("reviseDraft(input: {{ {} body: \"c\" }})", make(drafted).await),
         "discardDraft" | "signNote" => format!("{operation}(input: {{ {} }})", make(drafted).await),
         "signNote.final" => {
-            return Some(format!("mutation {{ found: signNote(input: {{ {} }}) {{ note {{ status }} }} }}", make(drafted).await));
+            return Some(format!(
+                "mutation {{ found: signNote(input: {{ {} }}) {{ note {{ status }} }} }}",
+                make(drafted).await
+            ));
         }
         _ => return None,
     };
@@ -186,24 +223,37 @@ async fn question(server: &Server<'_>, operation: &str, kind: &str, a: &Clinic) 
     let changed = change(server, operation, a).await;
     match (operation, kind) {
         _ if changed.is_some() => changed.unwrap_or_default(),
-        ("patients", _) => format!("{{ found: patients(search: \"{}\") {{ edges {{ node {{ name {{ text }} }} }} }} }}", a.mark),
+        ("patients", _) => {
+            format!("{{ found: patients(search: \"{}\") {{ edges {{ node {{ name {{ text }} }} }} }} }}", a.mark)
+        }
         ("encounters", _) => "{ found: encounters { edges { node { reason } } } }".to_owned(),
-        ("notes", _) => format!("{{ found: notes(filter: {{ patientId: \"{patient}\" }}) {{ edges {{ node {{ status }} }} }} }}"),
+        ("notes", _) => {
+            format!("{{ found: notes(filter: {{ patientId: \"{patient}\" }}) {{ edges {{ node {{ status }} }} }} }}")
+        }
         ("feature", _) => "{ found: feature(name: \"chartWrites\") { enabled } }".to_owned(),
         ("viewer", _) => "{ found: viewer { id tenant { slug } } }".to_owned(),
-        ("node", "Patient") => format!("{{ found: node(id: \"{patient}\") {{ ... on Patient {{ name {{ text }} }} }} }}"),
+        ("node", "Patient") => {
+            format!("{{ found: node(id: \"{patient}\") {{ ... on Patient {{ name {{ text }} }} }} }}")
+        }
         ("node", "Encounter") => format!("{{ found: node(id: \"{encounter}\") {{ ... on Encounter {{ reason }} }} }}"),
-        ("node", "ClinicalNote") => format!("{{ found: node(id: \"{note}\") {{ id ... on ClinicalNote {{ status }} }} }}"),
+        ("node", "ClinicalNote") => {
+            format!("{{ found: node(id: \"{note}\") {{ id ... on ClinicalNote {{ status }} }} }}")
+        }
         ("patient", _) => format!("{{ found: patient(id: \"{patient}\") {{ name {{ text }} birthDate }} }}"),
         ("patientByIdentifier", _) => {
             let system = crate::charts::SYSTEM;
-            format!("{{ found: patientByIdentifier(system: \"{system}\", value: \"{}\") {{ name {{ text }} }} }}", a.number())
+            format!(
+                "{{ found: patientByIdentifier(system: \"{system}\", value: \"{}\") {{ name {{ text }} }} }}",
+                a.number()
+            )
         }
         ("encounter", _) => format!("{{ found: encounter(id: \"{encounter}\") {{ reason }} }}"),
         ("note", _) => format!("{{ found: note(id: \"{note}\") {{ status type {{ code }} }} }}"),
         ("note.text", _) => format!("{{ found: note(id: \"{note}\") {{ title body }} }}"),
         (list, _) => match list.split_once('.') {
-            Some(("Patient", list)) => format!("{{ found: patient(id: \"{patient}\") {{ {list} {{ edges {{ node {{ id }} }} }} }} }}"),
+            Some(("Patient", list)) => {
+                format!("{{ found: patient(id: \"{patient}\") {{ {list} {{ edges {{ node {{ id }} }} }} }} }}")
+            }
             Some(("Encounter", list)) => {
                 format!("{{ found: encounter(id: \"{encounter}\") {{ {list} {{ edges {{ node {{ id }} }} }} }} }}")
             }

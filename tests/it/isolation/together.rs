@@ -3,8 +3,8 @@
 use crate::charts::Charts;
 use crate::server::Server;
 use crate::site::Site;
-use cordon::guard::BootCheck;
-use cordon::tenant::{Model, Tenant};
+use cordon::isolation::BootCheck;
+use cordon::tenant::{TenancyModel, Tenant};
 use futures_util::StreamExt;
 use serde_json::json;
 
@@ -13,11 +13,12 @@ async fn l19_loaders_are_per_request() {
     let site = Site::shared().await;
     // What is done below to the neighbour's tables would be refused as a wall that is down.
     let server = Server::start(site, site.server_settings(), BootCheck::Off);
-    let (a, b) = (site.tenant(Model::Schema).await, site.tenant(Model::Schema).await);
+    let (a, b) = (site.tenant(TenancyModel::Schema).await, site.tenant(TenancyModel::Schema).await);
     Charts { mark: "twinvor", patients: 1, encounters: 1, notes: 1 }.import(site, &a).await;
     Charts { mark: "twinhin", patients: 1, encounters: 1, notes: 1 }.import(site, &b).await;
     let (token_a, token_b) = (site.token(&[a.id], "clinician", "alice"), site.token(&[b.id], "clinician", "alice"));
-    let by_number = "query ($value: String!) { patientByIdentifier(system: \"http://hospital.test/mrn\", value: $value) { id } }";
+    let by_number =
+        "query ($value: String!) { patientByIdentifier(system: \"http://hospital.test/mrn\", value: $value) { id } }";
     let data = server.data(&token_a, by_number, json!({ "value": "twinvor-mrn-0" })).await;
     let patient = data["patientByIdentifier"]["id"].as_str().unwrap().to_owned();
     let chart = "query ($id: ID!) { patient(id: $id) { id sex encounters { nodes { id class } } notes { nodes { id author { name } } } } }";
@@ -26,7 +27,9 @@ async fn l19_loaders_are_per_request() {
     same_ids(site, &a, &b).await;
     let twin = server.data(&token_b, chart, json!({ "id": patient })).await;
     assert!(
-        twin["patient"]["id"] == patient.as_str() && twin["patient"]["sex"] == "MALE" && !twin.to_string().contains("twinvor"),
+        twin["patient"]["id"] == patient.as_str()
+            && twin["patient"]["sex"] == "MALE"
+            && !twin.to_string().contains("twinvor"),
         "{twin}"
     );
 

@@ -83,7 +83,8 @@ impl Clinic {
         let token = server.site.token(&[tenant.id], "clinician", "alice");
         let value = Charts { mark: &mark, patients: 0, encounters: 0, notes: 0 }.number(0);
         let data = server.data(&token, HARVEST, json!({ "system": SYSTEM, "value": value })).await;
-        let mut clinic = Self { tenant, mark, token, ids: Vec::new(), identifiers: Vec::new(), cursors: BTreeMap::new() };
+        let mut clinic =
+            Self { tenant, mark, token, ids: Vec::new(), identifiers: Vec::new(), cursors: BTreeMap::new() };
         clinic.learn("", &data);
         let kinds: Vec<char> = clinic.ids.iter().map(|(kind, _)| *kind).collect();
         for (kind, least) in [('p', 1), ('e', 2), ('n', 4), ('s', 2), ('t', 1)] {
@@ -97,7 +98,9 @@ impl Clinic {
         match value {
             Value::Array(items) => items.iter().for_each(|item| self.learn(list, item)),
             Value::Object(members) => {
-                if let (Some(Value::String(system)), Some(Value::String(value))) = (members.get("system"), members.get("value")) {
+                if let (Some(Value::String(system)), Some(Value::String(value))) =
+                    (members.get("system"), members.get("value"))
+                {
                     self.identifiers.push((system.clone(), value.clone()));
                 }
                 for (name, value) in members {
