@@ -9,7 +9,6 @@ use cordon::ids::RequestId;
 use cordon::isolation::BootCheck;
 use cordon::tenant::TenancyModel;
 use diesel::{QueryDsl, sql_query};
-use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 /// The models in which tenants share a database.
@@ -130,7 +129,7 @@ async fn l03_a_statement_prepared_once_follows_the_schema() {
             .work(chart.tenant.id, &actor(chart.tenant.id, "clinician"), TxKind::Read, RequestId::new())
             .await
             .unwrap();
-        let ids: Vec<Uuid> = tx.run(patients::table.select(patients::id).load(&mut tx.conn())).await.unwrap();
+        let ids: Vec<Uuid> = tx.load(patients::table.select(patients::id)).await.unwrap();
         assert_eq!(ids, [chart.patient]);
         tx.commit().await.unwrap();
     }
@@ -511,7 +510,7 @@ async fn l24_what_the_database_says_stays_inside() {
         "delete from patients".into(),
     ] {
         let tx = app.guards.work(tenant, &actor(tenant, "clinician"), TxKind::Import, RequestId::new()).await.unwrap();
-        let error = tx.run(sql_query(&sql).execute(&mut tx.conn())).await.expect_err(&sql);
+        let error = tx.execute(sql_query(&sql)).await.expect_err(&sql);
         let said = format!("{error} {error:?} {}", error.code()).to_lowercase();
         for inside in [
             "canary",

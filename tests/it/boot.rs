@@ -12,7 +12,7 @@ use cordon::ids::RequestId;
 use cordon::isolation::{self, BootCheck};
 use cordon::tenant::TenancyModel;
 use diesel::QueryDsl;
-use diesel_async::RunQueryDsl;
+
 use uuid::Uuid;
 
 /// Common walls of the data database: taken down, put up, and a word of what the check says.
@@ -321,7 +321,7 @@ fn l11_old_minor_versions_are_known() {
 async fn reads(app: &App, chart: &Chart) -> Result<usize, Error> {
     let tenant = chart.tenant.id;
     let tx = app.guards.work(tenant, &actor(tenant, "clinician"), TxKind::Read, RequestId::new()).await?;
-    let ids: Vec<Uuid> = tx.run(patients::table.select(patients::id).load(&mut tx.conn())).await?;
+    let ids: Vec<Uuid> = tx.load(patients::table.select(patients::id)).await?;
     tx.commit().await?;
     Ok(ids.len())
 }

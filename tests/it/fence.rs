@@ -16,7 +16,7 @@ use cordon::ops::init;
 use cordon::ops::provision::{self, NewTenant};
 use cordon::tenant::{State, TenancyModel};
 use diesel::{ExpressionMethods, QueryDsl};
-use diesel_async::RunQueryDsl;
+
 use serde_json::Value;
 use std::pin::pin;
 use std::sync::Arc;
@@ -125,7 +125,7 @@ async fn write(app: &App, tenant: TenantId) -> Result<(), Error> {
     let tx = app.guards.work(tenant, &actor(tenant, "clinician"), TxKind::Write, RequestId::new()).await?;
     let row = diesel::insert_into(patients::table)
         .values((patients::tenant_id.eq(tenant.0), patients::id.eq(Uuid::now_v7())));
-    let outcome = tx.run(row.execute(&mut tx.conn())).await;
+    let outcome = tx.execute(row).await;
     match outcome {
         Ok(_) => tx.commit().await,
         Err(error) => tx.rollback().await.and(Err(error)),
@@ -148,7 +148,7 @@ async fn admit(app: &Arc<App>, tenant: TenantId) -> Result<Guard, Error> {
 
 async fn read(guard: &Guard) -> Result<usize, Error> {
     let tx = guard.read().await?;
-    let ids: Vec<Uuid> = tx.run(patients::table.select(patients::id).load(&mut tx.conn())).await?;
+    let ids: Vec<Uuid> = tx.load(patients::table.select(patients::id)).await?;
     guard.finish().await?;
     Ok(ids.len())
 }
@@ -205,7 +205,7 @@ async fn purposes_of_keepers_are_not_the_servers() {
         let chart = Chart::of(site, &app, model).await;
         let tenant = chart.tenant.id;
         let tx = app.guards.work(tenant, &actor(tenant, "migrate"), TxKind::Migrate, RequestId::new()).await.unwrap();
-        let refused = tx.run(note_types::table.select(note_types::code).load::<String>(&mut tx.conn())).await;
+        let refused = tx.load::<_, String>(note_types::table.select(note_types::code)).await;
         assert_eq!(refused, Err(Error::Unavailable), "{model}");
         let intruder = Intruder::enter(site, &login(site, &app, &chart.tenant).await).await;
         for purpose in ["migrate", "move", "restore", "reseal", "purge", "backup", "seal"] {
@@ -266,7 +266,7 @@ async fn provisioning_resumes_after_a_kill_at_any_step() {
             .work(chart.tenant.id, &actor(chart.tenant.id, "clinician"), TxKind::Read, RequestId::new())
             .await
             .unwrap();
-        assert_eq!(tx.run(note_types::table.count().get_result::<i64>(&mut tx.conn())).await, Ok(12));
+        assert_eq!(tx.first(note_types::table.count()).await, Ok(12));
         tx.commit().await.unwrap();
     }
 }

@@ -15,7 +15,7 @@ use cordon::model::fields::{
 };
 use cordon::tenant::{Placement, TenancyModel, Tenant, own_database_name};
 use diesel::ExpressionMethods;
-use diesel_async::RunQueryDsl;
+
 use secrecy::ExposeSecret;
 use tokio_postgres::{Client, Config, SimpleQueryMessage};
 use uuid::Uuid;
@@ -75,14 +75,14 @@ impl Chart {
             given: vec!["Belladonna".into()],
             text: format!("Belladonna {family}"),
         };
-        let terms = keys.patient_terms(Some(&name), None, []);
+        let terms = cordon::model::patient::terms::of_patient(keys, Some(&name), None, []);
         let rows = diesel::insert_into(staff::table).values((
             staff::tenant_id.eq(mine),
             staff::id.eq(chart.staff),
             staff::issuer.eq("test"),
             staff::subject.eq("author"),
         ));
-        tx.run(rows.execute(&mut tx.conn())).await.unwrap();
+        tx.execute(rows).await.unwrap();
         let rows = diesel::insert_into(patients::table).values((
             patients::tenant_id.eq(mine),
             patients::id.eq(chart.patient),
@@ -91,7 +91,7 @@ impl Chart {
             patients::birth_date_sealed.eq(keys.seal::<PatientBirthDate>(chart.patient, &birth).unwrap()),
             patients::source_key.eq(keys.blind("patient", &["p-1"]).to_vec()),
         ));
-        tx.run(rows.execute(&mut tx.conn())).await.unwrap();
+        tx.execute(rows).await.unwrap();
         let rows = diesel::insert_into(patient_identifiers::table).values((
             patient_identifiers::tenant_id.eq(mine),
             patient_identifiers::id.eq(chart.identifier),
@@ -102,13 +102,13 @@ impl Chart {
             patient_identifiers::value_sealed.eq(keys.seal::<IdentifierValue>(chart.identifier, &number).unwrap()),
             patient_identifiers::value_hash.eq(keys.blind("identifier", &["urn:mrn", &number]).to_vec()),
         ));
-        tx.run(rows.execute(&mut tx.conn())).await.unwrap();
+        tx.execute(rows).await.unwrap();
         let rows = diesel::insert_into(patient_terms::table).values((
             patient_terms::tenant_id.eq(mine),
             patient_terms::patient_id.eq(chart.patient),
             patient_terms::terms.eq(terms),
         ));
-        tx.run(rows.execute(&mut tx.conn())).await.unwrap();
+        tx.execute(rows).await.unwrap();
         let rows = diesel::insert_into(encounters::table).values((
             encounters::tenant_id.eq(mine),
             encounters::id.eq(chart.encounter),
@@ -117,7 +117,7 @@ impl Chart {
             encounters::ordered_at.eq(now),
             encounters::reason_sealed.eq(keys.seal::<EncounterReason>(chart.encounter, &reason).unwrap()),
         ));
-        tx.run(rows.execute(&mut tx.conn())).await.unwrap();
+        tx.execute(rows).await.unwrap();
         let rows = diesel::insert_into(clinical_notes::table).values((
             clinical_notes::tenant_id.eq(mine),
             clinical_notes::id.eq(chart.note),
@@ -128,7 +128,7 @@ impl Chart {
             clinical_notes::type_code.eq("11506-3"),
             clinical_notes::authored_at.eq(now),
         ));
-        tx.run(rows.execute(&mut tx.conn())).await.unwrap();
+        tx.execute(rows).await.unwrap();
         let rows = diesel::insert_into(note_versions::table).values((
             note_versions::tenant_id.eq(mine),
             note_versions::id.eq(chart.version),
@@ -137,13 +137,13 @@ impl Chart {
             note_versions::title_sealed.eq(keys.seal::<NoteTitle>(chart.version, &title).unwrap()),
             note_versions::body_sealed.eq(keys.seal::<NoteBody>(chart.version, &body).unwrap()),
         ));
-        tx.run(rows.execute(&mut tx.conn())).await.unwrap();
+        tx.execute(rows).await.unwrap();
         let rows = diesel::insert_into(note_signers::table).values((
             note_signers::tenant_id.eq(mine),
             note_signers::note_id.eq(chart.note),
             note_signers::staff_id.eq(chart.staff),
         ));
-        tx.run(rows.execute(&mut tx.conn())).await.unwrap();
+        tx.execute(rows).await.unwrap();
         let signature = id();
         let rows = diesel::insert_into(note_signatures::table).values((
             note_signatures::tenant_id.eq(mine),
@@ -158,7 +158,7 @@ impl Chart {
             note_signatures::signature.eq(vec![0; 64]),
             note_signatures::verify_key.eq(keys.verify_key().to_vec()),
         ));
-        tx.run(rows.execute(&mut tx.conn())).await.unwrap();
+        tx.execute(rows).await.unwrap();
         let rows = diesel::insert_into(idempotency_keys::table).values((
             idempotency_keys::tenant_id.eq(mine),
             idempotency_keys::id.eq(id()),
@@ -167,7 +167,7 @@ impl Chart {
             idempotency_keys::body_hash.eq(vec![2; 32]),
             idempotency_keys::made.eq(chart.note),
         ));
-        tx.run(rows.execute(&mut tx.conn())).await.unwrap();
+        tx.execute(rows).await.unwrap();
         tx.commit().await.unwrap();
         chart.words.push("Belladonna".into());
         chart

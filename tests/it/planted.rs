@@ -1,9 +1,10 @@
 //! State that one tenant's SQL leaves on a pooled session, and the next tenant's request on it: the right answer or a closed session.
 
-use crate::intruder::Chart;
+use crate::intruder::{Chart, Intruder, Ticket, login};
 use crate::site::{Site, actor};
 use cordon::app::App;
 use cordon::crypto::Sealed;
+use cordon::db::fault::classify;
 use cordon::db::schema::tenant::patients;
 use cordon::error::Error;
 use cordon::guard::TxKind;
@@ -12,7 +13,7 @@ use cordon::isolation::BootCheck;
 use cordon::model::fields::PatientName;
 use cordon::tenant::TenancyModel;
 use diesel::{NullableExpressionMethods, QueryDsl};
-use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
+use diesel_async::SimpleAsyncConnection;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -28,18 +29,24 @@ async fn names(app: &App, chart: &Chart) -> Result<Vec<(Uuid, String)>, Error> {
     let tenant = chart.tenant.id;
     let tx = app.guards.work(tenant, &actor(tenant, "clinician"), TxKind::Read, RequestId::new()).await?;
     let rows = patients::table.select((patients::id, patients::name_sealed.assume_not_null()));
-    let rows: Vec<(Uuid, Sealed<PatientName>)> = tx.run(rows.load(&mut tx.conn())).await?;
+    let rows: Vec<(Uuid, Sealed<PatientName>)> = tx.load(rows).await?;
     let opened = rows.iter().map(|(id, name)| Ok((*id, tx.keys().open(*id, name)?.text))).collect();
     tx.commit().await?;
     opened
 }
 
-/// B's SQL, committed.
-async fn plant(app: &App, chart: &Chart, sql: &str) -> Result<(), Error> {
-    let tenant = chart.tenant.id;
-    let tx = app.guards.work(tenant, &actor(tenant, "clinician"), TxKind::Write, RequestId::new()).await?;
-    tx.run(async { (&mut tx.conn()).batch_execute(sql).await }).await?;
-    tx.commit().await
+/// B's SQL on a session of the server's pool, bound to B, committed, and given back as a request would.
+async fn plant(site: &Site, app: &App, chart: &Chart, sql: &str) -> Result<(), Error> {
+    let session = app.router.checkout(chart.tenant.id, chart.placement()).await?;
+    let mut intruder = Intruder::enter(site, &login(site, app, &chart.tenant).await).await;
+    intruder.pid = session.pid();
+    let bind = intruder.bind(&Ticket::of(chart.tenant.id, "write"));
+    session.begins();
+    for message in [&format!("begin; set local search_path = {}, pg_temp; {bind}", chart.schema()), sql, "commit"] {
+        (&mut session.pg()).batch_execute(message).await.map_err(|error| classify(&error).error)?;
+    }
+    session.ended();
+    Ok(())
 }
 
 #[tokio::test]
@@ -76,7 +83,7 @@ async fn l36_what_is_planted_on_a_session_misleads_nobody() {
         ] {
             // A session on which nothing of A's is prepared yet.
             let app = app_of_one(site);
-            plant(&app, &b, planted).await.unwrap_or_else(|error| panic!("{planted}: {error:?}"));
+            plant(site, &app, &b, planted).await.unwrap_or_else(|error| panic!("{planted}: {error:?}"));
             let mut refused = 0;
             // Right at once, or a closed session first.
             loop {
@@ -99,7 +106,7 @@ async fn l36_what_is_planted_on_a_session_misleads_nobody() {
             "prepare transaction 'planted'",
             "begin; commit; begin",
         ] {
-            let _ = plant(&app, &b, refused).await;
+            let _ = plant(site, &app, &b, refused).await;
             let _ = names(&app, &a).await;
             assert_eq!(names(&app, &a).await.unwrap(), right, "{refused}");
         }

@@ -20,7 +20,7 @@ use cordon::ops::operator::Operator;
 use cordon::ops::provision::{self, NewTenant};
 use cordon::tenant::{TenancyModel, Tenant};
 use diesel::prelude::*;
-use diesel_async::RunQueryDsl;
+
 use secrecy::{ExposeSecret, SecretString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -158,7 +158,7 @@ pub async fn insert(tx: &TenantTx, id: Uuid, name: &str) -> Result<()> {
     let sealed =
         tx.keys().seal::<PatientName>(id, &PersonName { family: None, given: Vec::new(), text: name.into() })?;
     let row = (patients::tenant_id.eq(tx.tenant().0), patients::id.eq(id), patients::name_sealed.eq(Some(sealed)));
-    tx.run(diesel::insert_into(patients::table).values(row).execute(&mut tx.conn())).await.map(|_| ())
+    tx.execute(diesel::insert_into(patients::table).values(row)).await.map(|_| ())
 }
 
 /// Names of the tenant's patients, read, opened and audited as an answer is.
@@ -177,7 +177,7 @@ pub async fn names(app: &App, tenant: TenantId) -> Result<Vec<String>> {
 /// Names of the patients that a transaction sees.
 pub async fn seen(tx: &TenantTx) -> Result<Vec<String>> {
     let wanted = patients::table.select((patients::id, patients::name_sealed)).order(patients::id);
-    let rows: Vec<(Uuid, Option<Sealed<PatientName>>)> = tx.run(wanted.load(&mut tx.conn())).await?;
+    let rows: Vec<(Uuid, Option<Sealed<PatientName>>)> = tx.load(wanted).await?;
     tx.record_access(AccessRecord {
         action: "patient.read",
         patient: None,
@@ -192,12 +192,12 @@ pub async fn seen(tx: &TenantTx) -> Result<Vec<String>> {
 /// The process id of the backend behind a transaction.
 pub async fn pid(tx: &TenantTx) -> Result<i32> {
     let wanted = diesel::select(diesel::dsl::sql::<diesel::sql_types::Integer>("pg_backend_pid()"));
-    tx.run(wanted.get_result(&mut tx.conn())).await
+    tx.first(wanted).await
 }
 
 /// A statement of the test's own, inside a transaction.
 pub async fn statement(tx: &TenantTx, text: &str) -> Result<usize> {
-    tx.run(diesel::sql_query(text).execute(&mut tx.conn())).await
+    tx.execute(diesel::sql_query(text)).await
 }
 
 /// A plain session.

@@ -14,7 +14,7 @@ use cordon::isolation::BootCheck;
 use cordon::model::fields::{EncounterReason, NoteBody, NoteTitle, PatientName};
 use cordon::tenant::TenancyModel;
 use diesel::{ExpressionMethods, NullableExpressionMethods, QueryDsl};
-use diesel_async::RunQueryDsl;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -470,7 +470,7 @@ async fn keys_hold(place: &Place, site: &Site, app: &Arc<App>) {
         .await
         .unwrap();
     let moved = patients::table.select(patients::name_sealed.assume_not_null()).filter(patients::id.eq(victim.patient));
-    let moved: Sealed<PatientName> = tx.run(moved.get_result(&mut tx.conn())).await.unwrap();
+    let moved: Sealed<PatientName> = tx.first(moved).await.unwrap();
     assert_eq!(tx.keys().open(victim.patient, &moved).err(), Some(Error::Integrity));
     tx.rollback().await.unwrap();
     println!("{:8} {:28} held: keys", place.model.as_str(), "wrong key, moved rows");

@@ -4,7 +4,6 @@ use super::{Clinic, StoredNote, attachment, counts, encounter, note, patient, pr
 use cordon::guard::{Actor, TxKind};
 use cordon::ids::RequestId;
 use diesel::sql_query;
-use diesel_async::RunQueryDsl;
 use serde_json::{Value, json};
 
 fn chart() -> Vec<Value> {
@@ -210,7 +209,7 @@ async fn an_import_may_change_what_an_import_brought_and_no_more() {
             let (tenant, guards) = (clinic.tenant.id, &clinic.app.guards);
             let tx =
                 guards.work(tenant, &Actor::command(tenant, "import"), TxKind::Import, RequestId::new()).await.unwrap();
-            let done = tx.run(sql_query(format!("update clinical_notes set {change}")).execute(&mut tx.conn())).await;
+            let done = tx.execute(sql_query(format!("update clinical_notes set {change}"))).await;
             match done {
                 Ok(rows) => tx.commit().await.map(|()| rows),
                 Err(refused) => Err(refused),

@@ -7,7 +7,6 @@ use cordon::guard::{Actor, TxKind};
 use cordon::ids::RequestId;
 use cordon::tenant::TenancyModel;
 use diesel::sql_query;
-use diesel_async::RunQueryDsl;
 use serde_json::{Value, json};
 
 /// The whole chart as it lies in the database, but its notes.
@@ -83,7 +82,7 @@ async fn a_note_signed_here_stays_signed() {
     let (tenant, guards) = (clinic.tenant.id, &clinic.app.guards);
     let tx = guards.work(tenant, &Actor::command(tenant, "test"), TxKind::Write, RequestId::new()).await.unwrap();
     let sign = sql_query("update clinical_notes set status = 'SIGNED', version = version + 1");
-    tx.run(sign.execute(&mut tx.conn())).await.unwrap();
+    tx.execute(sign).await.unwrap();
     tx.commit().await.unwrap();
     for again in
         [draft("second", json!({ "docStatus": "preliminary" })), draft("second", json!({ "docStatus": "final" }))]
