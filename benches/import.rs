@@ -1,6 +1,7 @@
-//! How fast charts come in, and how much memory that takes: `cordon import` of generated NDJSON into a sealed schema tenant on a durable
-//! PostgreSQL, beside the floor of the same run: the same rows written by INSERT … SELECT, without client, walls and sealing.
-//! `CORDON_BENCH_NOTES` or `CORDON_BENCH_BYTES` set the size. The input is a file of the same seed every time, removed afterwards.
+//! Speed and memory of an import: `cordon import` loads generated NDJSON into a schema tenant on a durable PostgreSQL.
+//! It is compared with the floor: the same rows, written by INSERT … SELECT without client, walls and sealing.
+//! `CORDON_BENCH_NOTES` or `CORDON_BENCH_BYTES` set the size. The input is generated from the same seed each time, and
+//! removed afterwards.
 #![expect(
     clippy::print_stdout,
     clippy::indexing_slicing,
@@ -22,12 +23,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+type BenchResult<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// Notes of one patient, as in Synthea's charts.
+/// The number of notes per patient, as in charts of Synthea.
 const NOTES_EACH: u64 = 28;
 
-fn main() -> Outcome<()> {
+fn main() -> BenchResult<()> {
     let directory = std::env::temp_dir().join(format!("cordon-bench-{}", std::process::id()));
     let options = Options {
         dir: directory.join("cluster"),
@@ -41,13 +42,13 @@ fn main() -> Outcome<()> {
     outcome
 }
 
-async fn measure(directory: &Path, options: &Options) -> Outcome<()> {
+async fn measure(directory: &Path, options: &Options) -> BenchResult<()> {
     let cluster = Cluster::start(options)?;
     let admin = cordon::db::connect::parse(&cluster.superuser_url("postgres"))?;
-    let made = init::run(&admin, &directory.join("site")).await?;
+    let init = init::run(&admin, &directory.join("site")).await?;
     let variables: Vec<(String, String)> =
-        [&made.server_env, &made.operator_env].into_iter().flat_map(settings_of).collect();
-    let profile = json!({ "catalog": { "operator_url": value(&variables, "CORDON__CATALOG__OPERATOR_URL") }, "keys": { "file": made.key_file } });
+        [&init.server_env, &init.operator_env].into_iter().flat_map(settings_of).collect();
+    let profile = json!({ "catalog": { "operator_url": value(&variables, "CORDON__CATALOG__OPERATOR_URL") }, "keys": { "file": init.key_file } });
     std::fs::write(directory.join("bench.yaml"), profile.to_string())?;
     let operator = Operator::new(&cordon::config::Settings::load(Some(directory), Some("bench"))?)?;
     let new =
@@ -59,17 +60,17 @@ async fn measure(directory: &Path, options: &Options) -> Outcome<()> {
     let (report, peak_kb) = import(&input, &variables)?;
     std::fs::remove_file(&input)?;
     if report["notes"]["new"] != json!(notes) || report["rejects"] != json!(0) {
-        return Err(format!("not everything came in: {report}").into());
+        return Err(format!("not everything was imported: {report}").into());
     }
     let schema = tenant.placement.ok_or("no placement")?.schema;
-    let floor = floor(&cluster, schema.as_str()).await?;
+    let floor = measure_floor(&cluster, schema.as_str()).await?;
 
     let seconds = report["seconds"].as_f64().unwrap_or_default();
     let rate = |seconds: f64| notes as f64 / seconds;
     println!(
         "{notes} notes of {} patients, {:.0} MB of NDJSON, durable, {} cores",
         notes.div_ceil(NOTES_EACH),
-        mega(bytes),
+        megabytes(bytes),
         cores()
     );
     println!("{:34} {:>9} {:>10}", "", "seconds", "notes/s");
@@ -80,8 +81,9 @@ async fn measure(directory: &Path, options: &Options) -> Outcome<()> {
     Ok(())
 }
 
-/// Runs the binary and watches its memory; the high-water mark only rises, so the last look is the one that counts.
-fn import(input: &Path, variables: &[(String, String)]) -> Outcome<(Value, u32)> {
+/// Runs the binary and reads its peak memory repeatedly. The high-water mark only rises, so the last value is the
+/// result.
+fn import(input: &Path, variables: &[(String, String)]) -> BenchResult<(Value, u32)> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cordon"));
     command.args(["import", "fhir", "--json", "--tenant", "bench"]).arg(input);
     command.envs(variables.iter().filter(|(name, _)| !name.contains("OPERATOR")).map(|(name, value)| (name, value)));
@@ -101,8 +103,9 @@ fn import(input: &Path, variables: &[(String, String)]) -> Outcome<(Value, u32)>
     Ok((serde_json::from_slice(&output.stdout)?, peak))
 }
 
-/// Seconds to write the notes and their versions once more, in batches of the importer's size, into tables with nothing but the same keys.
-async fn floor(cluster: &Cluster, schema: &str) -> Outcome<f64> {
+/// Returns the seconds needed to write the notes and their versions again, in batches of the size of the importer, into
+/// tables with the same indexes only.
+async fn measure_floor(cluster: &Cluster, schema: &str) -> BenchResult<f64> {
     let (client, connection) =
         tokio_postgres::connect(cluster.superuser_url("cordon_data").expose_secret(), tokio_postgres::NoTls).await?;
     tokio::spawn(connection);
@@ -115,7 +118,7 @@ async fn floor(cluster: &Cluster, schema: &str) -> Outcome<f64> {
     );
     client.batch_execute(&make).await?;
     let batches: i64 = client.query_one("select max(batch) from batches", &[]).await?.get(0);
-    let begun = Instant::now();
+    let started = Instant::now();
     for batch in 0..=batches {
         let write = format!(
             "begin;
@@ -125,19 +128,19 @@ async fn floor(cluster: &Cluster, schema: &str) -> Outcome<f64> {
         );
         client.batch_execute(&write).await?;
     }
-    Ok(begun.elapsed().as_secs_f64())
+    Ok(started.elapsed().as_secs_f64())
 }
 
-/// Writes charts until there are enough notes or bytes; how many there are.
-fn generate(path: &Path) -> Outcome<(u64, u64)> {
+/// Writes charts until there are enough notes or bytes. Returns their numbers.
+fn generate(path: &Path) -> BenchResult<(u64, u64)> {
     let number = |variable: &str| std::env::var(variable).ok().map(|text| text.parse::<u64>()).transpose();
-    let (notes_wanted, bytes_wanted) = (number("CORDON_BENCH_NOTES")?, number("CORDON_BENCH_BYTES")?);
-    let (notes_wanted, bytes_wanted) = match bytes_wanted {
+    let (max_notes, max_bytes) = (number("CORDON_BENCH_NOTES")?, number("CORDON_BENCH_BYTES")?);
+    let (max_notes, max_bytes) = match max_bytes {
         Some(bytes) => (u64::MAX, bytes),
-        None => (notes_wanted.unwrap_or(3_000), u64::MAX),
+        None => (max_notes.unwrap_or(3_000), u64::MAX),
     };
-    let mut out = Counted { file: BufWriter::with_capacity(1 << 20, File::create(path)?), bytes: 0 };
-    let mut chance = Chance(0x5eed);
+    let mut out = CountingWriter { file: BufWriter::with_capacity(1 << 20, File::create(path)?), bytes: 0 };
+    let mut random = Random(0x5eed);
     let mut notes = 0;
     for patient in 0.. {
         let number = format!("MRN-{patient:09}");
@@ -146,10 +149,10 @@ fn generate(path: &Path) -> Outcome<(u64, u64)> {
             "{}",
             json!({ "resourceType": "Patient", "id": format!("p{patient}"), "gender": "female", "birthDate": "1980-02-01",
             "identifier": [{ "type": { "coding": [{ "code": "MR" }] }, "system": "urn:mrn", "value": number }],
-            "name": [{ "family": chance.word(), "given": [chance.word()] }], "telecom": [{ "system": "phone", "value": "555-0100" }] })
+            "name": [{ "family": random.word(), "given": [random.word()] }], "telecom": [{ "system": "phone", "value": "555-0100" }] })
         )?;
         for visit in 0..NOTES_EACH {
-            if notes == notes_wanted || out.bytes >= bytes_wanted {
+            if notes == max_notes || out.bytes >= max_bytes {
                 out.file.flush()?;
                 return Ok((notes, out.bytes));
             }
@@ -160,9 +163,9 @@ fn generate(path: &Path) -> Outcome<(u64, u64)> {
                 out,
                 "{}",
                 json!({ "resourceType": "Encounter", "id": encounter, "status": "finished", "class": { "code": "AMB" },
-                "subject": subject, "period": { "start": date, "end": date }, "reasonCode": [{ "text": chance.word() }] })
+                "subject": subject, "period": { "start": date, "end": date }, "reasonCode": [{ "text": random.word() }] })
             )?;
-            let doctor = chance.next() % 100;
+            let doctor = random.next() % 100;
             writeln!(
                 out,
                 "{}",
@@ -171,20 +174,21 @@ fn generate(path: &Path) -> Outcome<(u64, u64)> {
                 "subject": subject, "date": date,
                 "author": [{ "reference": format!("Practitioner?identifier=npi|{doctor}"), "display": format!("Dr. Number {doctor}") }],
                 "context": { "encounter": [{ "reference": format!("Encounter/{encounter}") }] },
-                "content": [{ "attachment": { "contentType": "text/plain; charset=utf-8", "data": STANDARD.encode(chance.text()) } }] })
+                "content": [{ "attachment": { "contentType": "text/plain; charset=utf-8", "data": STANDARD.encode(random.text()) } }] })
             )?;
             notes += 1;
         }
     }
-    Err("no end".into())
+    Err("unreachable".into())
 }
 
-struct Counted {
+/// Counts the bytes that are written.
+struct CountingWriter {
     file: BufWriter<File>,
     bytes: u64,
 }
 
-impl Write for Counted {
+impl Write for CountingWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file.write(bytes)?;
         self.bytes += written as u64;
@@ -196,10 +200,10 @@ impl Write for Counted {
     }
 }
 
-/// xorshift: the same every time, and no more random than needed.
-struct Chance(u64);
+/// A xorshift generator with a fixed seed.
+struct Random(u64);
 
-impl Chance {
+impl Random {
     fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -211,7 +215,7 @@ impl Chance {
         (0..3 + self.next() % 7).map(|_| char::from(b'a' + u8::try_from(self.next() % 26).unwrap_or(0))).collect()
     }
 
-    /// 500 to 1,700 letters, as notes are.
+    /// Returns a text of 500 to 1,700 letters, the length of typical notes.
     fn text(&mut self) -> String {
         let length = usize::try_from(500 + self.next() % 1_200).unwrap_or(500);
         let mut text = String::with_capacity(length + 12);
@@ -223,7 +227,7 @@ impl Chance {
     }
 }
 
-/// The variables in a file that `init` wrote.
+/// Reads the environment variables from a file that `init` wrote.
 fn settings_of(path: impl AsRef<Path>) -> Vec<(String, String)> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     text.lines()
@@ -236,7 +240,7 @@ fn value<'v>(variables: &'v [(String, String)], name: &str) -> Option<&'v str> {
     variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
 }
 
-fn mega(bytes: u64) -> f64 {
+fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
 

@@ -1,6 +1,6 @@
-//! One organisation at twenty times its share, and what its neighbours notice of it: their chart pages, paced, first alone and then beside
-//! the noise, in turns. The server runs with its own limits. `CORDON_BENCH_SECONDS` (of a turn) and `CORDON_BENCH_ROUNDS` set the size; the
-//! full run: 10, 5.
+//! One tenant sends twenty times its share of requests. The latency of its neighbours' chart pages at a fixed rate is
+//! measured without and with this load, alternately. The server runs with its default limits. `CORDON_BENCH_SECONDS`
+//! (per measurement) and `CORDON_BENCH_ROUNDS` set the size; the full run is 10, 5.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -8,32 +8,33 @@
     reason = "a bench prints its table, and JSON has no other index"
 )]
 
-#[expect(dead_code, reason = "what the benches share is made for more than is used here")]
-mod rig;
+#[expect(dead_code, reason = "not all of the support for benches is used here")]
+mod support;
 
 use cordon::tenant::{TenancyModel, Tenant};
-use rig::load::{self, Request};
-use rig::{Outcome, Rig, Served, median, sized};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
+use support::load::{self, Request};
+use support::{BenchResult, BenchSite, ServerProcess, median, size_from_env};
 
 const CHART: &str = include_str!("../tests/it/chart.graphql");
-/// Requests a second of an organisation that keeps to its share.
-const SHARE: u32 = 20;
-const TIMES: u32 = 20;
+/// Requests per second of a tenant that keeps to its share.
+const REQUESTS_PER_SECOND: u32 = 20;
+/// How many times its share the noisy tenant sends.
+const NOISE_FACTOR: u32 = 20;
 
-fn main() -> Outcome<()> {
+fn main() -> BenchResult<()> {
     tokio::runtime::Runtime::new()?.block_on(async {
-        let rig = Rig::make("noisy", &[]).await?;
-        let outcome = measure(&rig).await;
-        rig.clear().and(outcome)
+        let site = BenchSite::create("noisy", &[]).await?;
+        let outcome = measure(&site).await;
+        site.remove().and(outcome)
     })
 }
 
-async fn measure(rig: &Rig) -> Outcome<()> {
-    let time = Duration::from_secs(sized("CORDON_BENCH_SECONDS", 2)?.try_into()?);
-    let rounds = sized("CORDON_BENCH_ROUNDS", 1)?;
+async fn measure(site: &BenchSite) -> BenchResult<()> {
+    let time = Duration::from_secs(size_from_env("CORDON_BENCH_SECONDS", 2)?.try_into()?);
+    let rounds = size_from_env("CORDON_BENCH_ROUNDS", 1)?;
     let mut tenants = Vec::new();
     for (slug, model) in [
         ("noisy", TenancyModel::Shared),
@@ -41,15 +42,15 @@ async fn measure(rig: &Rig) -> Outcome<()> {
         ("quiet-schema", TenancyModel::Schema),
         ("quiet-database", TenancyModel::Database),
     ] {
-        let tenant = rig.tenant(slug, model).await?;
-        rig.fill(&tenant, 1, 50).await?;
-        rig.settle(&tenant.placement.as_ref().ok_or("no placement")?.database).await?;
+        let tenant = site.tenant(slug, model).await?;
+        site.import_sample_charts(&tenant, 1, 50).await?;
+        site.vacuum(&tenant.placement.as_ref().ok_or("no placement")?.database).await?;
         tenants.push(tenant);
     }
-    let server = rig.serve(&[])?;
+    let server = site.serve(&[])?;
     let mut requests = Vec::new();
     for tenant in &tenants {
-        let requests_of = charts(rig, &server, tenant).await?;
+        let requests_of = chart_requests(site, &server, tenant).await?;
         load::run(&server.address, &requests_of, 2, Duration::from_millis(300)).await?;
         requests.push(requests_of);
     }
@@ -57,24 +58,24 @@ async fn measure(rig: &Rig) -> Outcome<()> {
     let (mut alone, mut beside) = (vec![Vec::new(); quiet.len()], vec![Vec::new(); quiet.len()]);
     let mut noisy = load::Run::default();
     for _ in 0..rounds {
-        for (nth, run) in neighbours(&server, quiet, time).await?.into_iter().enumerate() {
+        for (nth, run) in measure_neighbours(&server, quiet, time).await?.into_iter().enumerate() {
             alone.get_mut(nth).map(|runs| runs.push(run)).unwrap_or_default();
         }
-        let (said, heard) = tokio::join!(
-            load::paced(&server.address, noise, SHARE * TIMES, 64, time),
-            neighbours(&server, quiet, time)
+        let (noise_run, neighbour_runs) = tokio::join!(
+            load::paced(&server.address, noise, REQUESTS_PER_SECOND * NOISE_FACTOR, 64, time),
+            measure_neighbours(&server, quiet, time)
         );
-        let said = said?;
-        noisy.answered += said.answered;
-        noisy.refused += said.refused;
-        for (nth, run) in heard?.into_iter().enumerate() {
+        let noise_run = noise_run?;
+        noisy.answered += noise_run.answered;
+        noisy.refused += noise_run.refused;
+        for (nth, run) in neighbour_runs?.into_iter().enumerate() {
             beside.get_mut(nth).map(|runs| runs.push(run)).unwrap_or_default();
         }
     }
     println!(
-        "{} requests a second of each neighbour, {} of the noisy one: {} of those answered, {} refused",
-        SHARE,
-        SHARE * TIMES,
+        "{} requests per second of each neighbour, {} of the noisy tenant: {} of these succeeded, {} were rejected",
+        REQUESTS_PER_SECOND,
+        REQUESTS_PER_SECOND * NOISE_FACTOR,
         noisy.answered,
         noisy.refused
     );
@@ -97,19 +98,24 @@ async fn measure(rig: &Rig) -> Outcome<()> {
     Ok(())
 }
 
-/// All neighbours at once, each at its share.
-async fn neighbours(server: &Served, quiet: &[Arc<Vec<Request>>], time: Duration) -> Outcome<Vec<load::Run>> {
-    let runs = quiet.iter().map(|requests| load::paced(&server.address, requests, SHARE, 4, time));
+/// Sends the requests of all neighbours concurrently, each at its share.
+async fn measure_neighbours(
+    server: &ServerProcess,
+    quiet: &[Arc<Vec<Request>>],
+    time: Duration,
+) -> BenchResult<Vec<load::Run>> {
+    let runs = quiet.iter().map(|requests| load::paced(&server.address, requests, REQUESTS_PER_SECOND, 4, time));
     futures_util::future::try_join_all(runs).await
 }
 
-async fn charts(rig: &Rig, server: &Served, tenant: &Tenant) -> Outcome<Arc<Vec<Request>>> {
-    let token = rig.token(tenant, "clinician", "bench")?;
-    let data = server.ask(&token, "{ patients(first: 20) { edges { node { id } } } }", json!({})).await?;
+async fn chart_requests(site: &BenchSite, server: &ServerProcess, tenant: &Tenant) -> BenchResult<Arc<Vec<Request>>> {
+    let token = site.token(tenant, "clinician", "bench")?;
+    let data = server.query(&token, "{ patients(first: 20) { edges { node { id } } } }", json!({})).await?;
     let patients = data["patients"]["edges"].as_array().cloned().unwrap_or_default();
-    // Of several people: the limit of one would hide that of the organisation.
-    let tokens =
-        (0..8).map(|person| rig.token(tenant, "clinician", &format!("bench-{person}"))).collect::<Outcome<Vec<_>>>()?;
+    // Several callers, because the limit of one caller would hide the limit of the tenant.
+    let tokens = (0..8)
+        .map(|person| site.token(tenant, "clinician", &format!("bench-{person}")))
+        .collect::<BenchResult<Vec<_>>>()?;
     let pairs = patients.iter().zip(tokens.iter().cycle());
     Ok(Arc::new(
         pairs

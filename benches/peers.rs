@@ -1,8 +1,9 @@
-//! The same charts behind Cordon and behind other GraphQL servers, asked the same by the same client in turns: latency, throughput, and what
-//! server and PostgreSQL spend. The others come from a directory that `CORDON_BENCH_PEERS` names, made ready by its `setup.sh`; without it
-//! there is nothing to compare with. They take tenant and user from a header: no token, no roles, no sealing, no signed binding.
-//! `CORDON_BENCH_PATIENTS`, `CORDON_BENCH_SECONDS` (of a cell), `CORDON_BENCH_ROUNDS` and `CORDON_BENCH_CONNECTIONS` set the size; the full
-//! run: 1000, 4, 5, 8.
+//! Comparison with other GraphQL servers: the same requests for the same charts by the same client, alternately.
+//! Latency, throughput and the processor time of server and PostgreSQL are measured. `CORDON_BENCH_PEERS` names a
+//! directory with the other servers, prepared by its `setup.sh`; without it the bench does nothing. The other servers
+//! read tenant and user from a header: they have no tokens, roles, sealing or signed bindings. `CORDON_BENCH_PATIENTS`,
+//! `CORDON_BENCH_SECONDS` (per measurement), `CORDON_BENCH_ROUNDS` and `CORDON_BENCH_CONNECTIONS` set the size; the
+//! full run is 1000, 4, 5, 8.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -10,34 +11,34 @@
     reason = "a bench prints its table, and JSON has no other index"
 )]
 
-#[expect(dead_code, reason = "what the benches share is made for more than is used here")]
-mod rig;
+#[expect(dead_code, reason = "not all of the support for benches is used here")]
+mod support;
 
 use cordon::tenant::TenancyModel;
-use rig::cell::Cell;
-use rig::load::{self, Request};
-use rig::{Outcome, Rig, Served, median, sized, spent};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use support::load::{self, Request};
+use support::measurements::Measurements;
+use support::{BenchResult, BenchSite, ServerProcess, median, process_stats, size_from_env};
 use tokio_postgres::{Client, NoTls};
 
 const NAMES: [&str; 5] = ["apollo-1", "yoga-1", "yogajson-1", "postgraphile-1", "apollo-2"];
 const USER: &str = "01840000-0000-7000-8000-100000000007";
-/// Where the charts' record numbers are from.
+/// The identifier system of the record numbers.
 const SYSTEM: &str = "urn:peers:record";
-/// Requests of a kind, gone through in turn.
+/// The number of different requests of each kind, sent in turn.
 const SAMPLES: usize = 64;
-/// What the peers' first question says, in Cordon's words.
+/// The first query of the peers, in Cordon's schema.
 const CHART: &str =
     "query ($id: ID!) { patient(id: $id) { id identifiers { value } name { family given } birthDate encounters(first: 10) { edges { node {
     id class status startedAt notes(first: 20) { edges { node { id type { code } status author { id } authoredAt body } } } } } } } }";
 const NOTE: &str = "query ($id: ID!) { note(id: $id) { id type { code } status author { id } authoredAt body patient { id } encounter { id } } }";
 const DRAFT: &str = "mutation ($i: DraftNoteInput!) { draftNote(input: $i) { note { id status authoredAt } } }";
-/// Charts of the peers' largest organisation as FHIR: patients, who wrote, encounters, notes.
+/// Queries that return the charts of the peers' largest tenant as FHIR: patients, practitioners, encounters, notes.
 const CHARTS: [&str; 4] = [
     "select json_build_object('resourceType', 'Patient', 'id', id, 'birthDate', birth_date,
        'identifier', json_build_array(json_build_object('system', $2::text, 'value', mrn,
@@ -60,7 +61,7 @@ const CHARTS: [&str; 4] = [
      from app.clinical_notes where patient_id = any($1::text[]::uuid[]) and $2 <> ''",
 ];
 
-/// Who is asked: a server, the PostgreSQL behind it, and the requests of each kind.
+/// A server under comparison, with the process ids of the server and of its PostgreSQL, and its requests of each kind.
 struct Contender {
     name: String,
     address: String,
@@ -68,34 +69,34 @@ struct Contender {
     kinds: Vec<(&'static str, Arc<Vec<Request>>)>,
 }
 
-fn main() -> Outcome<()> {
+fn main() -> BenchResult<()> {
     let Some(directory) = std::env::var_os("CORDON_BENCH_PEERS").map(PathBuf::from) else {
-        println!("CORDON_BENCH_PEERS names no directory of peers: nothing to compare with");
+        println!("CORDON_BENCH_PEERS names no directory of peers: there is nothing to compare");
         return Ok(());
     };
     tokio::runtime::Runtime::new()?.block_on(async {
-        let rig = Rig::make("peers", &[("shared_buffers", "1GB")]).await?;
-        let outcome = measure(&rig, &directory).await;
-        rig.clear().and(outcome)
+        let site = BenchSite::create("peers", &[("shared_buffers", "1GB")]).await?;
+        let outcome = measure(&site, &directory).await;
+        site.remove().and(outcome)
     })
 }
 
-async fn measure(rig: &Rig, directory: &Path) -> Outcome<()> {
-    let (seconds, rounds) = (sized("CORDON_BENCH_SECONDS", 1)?, sized("CORDON_BENCH_ROUNDS", 1)?);
-    let (time, connections) = (Duration::from_secs(seconds.try_into()?), sized("CORDON_BENCH_CONNECTIONS", 8)?);
-    let peers = Peers::find(directory, sized("CORDON_BENCH_PATIENTS", 100)?).await?;
-    let tenant = rig.tenant("peers", TenancyModel::Schema).await?;
-    let report = rig.import(&tenant, peers.charts(&rig.directory).await?).await?;
+async fn measure(site: &BenchSite, directory: &Path) -> BenchResult<()> {
+    let (seconds, rounds) = (size_from_env("CORDON_BENCH_SECONDS", 1)?, size_from_env("CORDON_BENCH_ROUNDS", 1)?);
+    let (time, connections) = (Duration::from_secs(seconds.try_into()?), size_from_env("CORDON_BENCH_CONNECTIONS", 8)?);
+    let peers = Peers::find(directory, size_from_env("CORDON_BENCH_PATIENTS", 100)?).await?;
+    let tenant = site.tenant("peers", TenancyModel::Schema).await?;
+    let report = site.import(&tenant, peers.write_charts(&site.directory).await?).await?;
     println!("{} patients with {} notes, the same for all", report.patients.new, report.notes.new);
-    rig.settle(&tenant.placement.as_ref().ok_or("no placement")?.database).await?;
-    let server = rig.serve(rig::UNLIMITED)?;
-    let token = rig.token(&tenant, "clinician", "bench")?;
-    let own = peers.own(&server, &token).await?;
+    site.vacuum(&tenant.placement.as_ref().ok_or("no placement")?.database).await?;
+    let server = site.serve(support::UNLIMITED)?;
+    let token = site.token(&tenant, "clinician", "bench")?;
+    let requests = peers.cordon_requests(&server, &token).await?;
     let mut contenders = vec![Contender {
         name: "cordon".into(),
         address: server.address.clone(),
-        processes: [server.pid(), rig.cluster.pid()],
-        kinds: own,
+        processes: [server.pid(), site.cluster.pid()],
+        kinds: requests,
     }];
     let mut children = Vec::new();
     for name in NAMES {
@@ -104,24 +105,24 @@ async fn measure(rig: &Rig, directory: &Path) -> Outcome<()> {
         contenders.push(contender);
     }
     println!(
-        "\n{connections} connections, {seconds} s a cell, medians of {rounds}; µs of processor time a request\n{:8} {:16} {:>8} {:>7} {:>7} {:>7} {:>7} {:>7} {:>6}",
+        "\n{connections} connections, {seconds} s per measurement, medians of {rounds}; µs of processor time per request\n{:8} {:16} {:>8} {:>7} {:>7} {:>7} {:>7} {:>7} {:>6}",
         "", "", "per s", "p50 ms", "p99 ms", "server", "PG", "total", "MB"
     );
     for kind in ["chart", "chart read", "note", "draft"] {
-        let asked: Vec<_> = contenders
+        let entries: Vec<_> = contenders
             .iter()
             .filter_map(|of| Some((of, of.kinds.iter().find(|(name, _)| *name == kind)?.1.clone())))
             .collect();
-        let mut cells: Vec<Cell> = asked.iter().map(|_| Cell::default()).collect();
-        for (of, requests) in &asked {
+        let mut cells: Vec<Measurements> = entries.iter().map(|_| Measurements::default()).collect();
+        for (of, requests) in &entries {
             load::run(&of.address, requests, 4, Duration::from_secs(1)).await?;
         }
         for _ in 0..rounds {
-            for ((of, requests), cell) in asked.iter().zip(&mut cells) {
+            for ((of, requests), cell) in entries.iter().zip(&mut cells) {
                 cell.measure(&of.address, of.processes, requests, connections, time).await?;
             }
         }
-        for ((of, _), cell) in asked.iter().zip(cells) {
+        for ((of, _), cell) in entries.iter().zip(cells) {
             let (server, database) = (median(cell.server), median(cell.database));
             println!(
                 "{kind:8} {:16} {:>8.0} {:>7.2} {:>7.2} {server:>7.0} {database:>7.0} {:>7.0} {:>6.0}",
@@ -130,14 +131,14 @@ async fn measure(rig: &Rig, directory: &Path) -> Outcome<()> {
                 median(cell.p50),
                 median(cell.p99),
                 server + database,
-                spent::megabytes(of.processes[0]),
+                process_stats::memory_megabytes(of.processes[0]),
             );
         }
     }
     Ok(())
 }
 
-/// The others' data: one organisation's patients, and for each an encounter and a note.
+/// The data of the peers: the patients of one tenant, each with an encounter and a note.
 struct Peers {
     directory: PathBuf,
     home: PathBuf,
@@ -156,7 +157,7 @@ struct Patient {
 }
 
 impl Peers {
-    async fn find(directory: &Path, patients: usize) -> Outcome<Self> {
+    async fn find(directory: &Path, patients: usize) -> BenchResult<Self> {
         let home =
             std::env::var_os("BENCH_HOME").map_or_else(|| std::env::temp_dir().join("chart-bench"), PathBuf::from);
         let postmaster =
@@ -164,7 +165,7 @@ impl Peers {
         let (database, connection) =
             tokio_postgres::connect("postgres://postgres@127.0.0.1:55403/notes", NoTls).await?;
         tokio::spawn(connection);
-        // What an earlier run wrote would be in the charts of this one; ids of the data itself are smaller.
+        // Notes of an earlier run would be part of the charts. The ids of the original data are smaller.
         database
             .batch_execute("truncate app.audit_log; delete from app.clinical_notes where id > '01900000-0000-0000-0000-000000000000'")
             .await?;
@@ -185,9 +186,9 @@ impl Peers {
         Ok(Self { directory: directory.to_owned(), home, database, postmaster, tenant, patients, body })
     }
 
-    /// The same charts, as Cordon takes them.
-    async fn charts(&self, place: &Path) -> Outcome<PathBuf> {
-        let file = place.join("peers.ndjson");
+    /// Writes the same charts as FHIR for the import into Cordon.
+    async fn write_charts(&self, directory: &Path) -> BenchResult<PathBuf> {
+        let file = directory.join("peers.ndjson");
         let mut out = std::io::BufWriter::new(std::fs::File::create(&file)?);
         let ids: Vec<_> = self.patients.iter().map(|patient| patient.id.as_str()).collect();
         for kind in CHARTS {
@@ -199,14 +200,19 @@ impl Peers {
         Ok(file)
     }
 
-    /// What Cordon is asked: every chart page is read with its audit rows, so it is held against both of the peers' kinds.
-    async fn own(&self, server: &Served, token: &str) -> Outcome<Vec<(&'static str, Arc<Vec<Request>>)>> {
+    /// Returns the requests to Cordon. Cordon audits every chart page, so the same requests are compared with both
+    /// kinds of chart page of the peers, with and without audit.
+    async fn cordon_requests(
+        &self,
+        server: &ServerProcess,
+        token: &str,
+    ) -> BenchResult<Vec<(&'static str, Arc<Vec<Request>>)>> {
         let (mut charts, mut notes, mut drafts) = (Vec::new(), Vec::new(), Vec::new());
         let by_number = "query ($system: String!, $value: String!) { patientByIdentifier(system: $system, value: $value) { id encounters(first: 1) { edges { node { id notes(first: 1) { edges { node { id } } } } } } } }";
         let request = |query, variables| Request::new(&server.address, token, query, &variables);
         for patient in self.patients.iter().take(SAMPLES) {
             let found =
-                server.ask(token, by_number, json!({ "system": SYSTEM, "value": patient.record })).await?["patientByIdentifier"].take();
+                server.query(token, by_number, json!({ "system": SYSTEM, "value": patient.record })).await?["patientByIdentifier"].take();
             let encounter = &found["encounters"]["edges"][0]["node"];
             charts.push(request(CHART, json!({ "id": found["id"] })));
             notes.push(request(NOTE, json!({ "id": encounter["notes"]["edges"][0]["node"]["id"] })));
@@ -222,26 +228,26 @@ impl Peers {
         ])
     }
 
-    /// Starts a peer and waits until it answers.
-    async fn start(&self, name: &str) -> Outcome<(Peer, Contender)> {
-        let about: Value = serde_json::from_slice(&std::fs::read(
+    /// Starts a peer and waits until it responds.
+    async fn start(&self, name: &str) -> BenchResult<(Peer, Contender)> {
+        let config: Value = serde_json::from_slice(&std::fs::read(
             self.directory.join("contenders").join(name).with_extension("json"),
         )?)?;
         let text = |value: &Value| value.as_str().map(str::to_owned).unwrap_or_default();
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let mut words = about["cmd"].as_array().into_iter().flatten().map(text);
-        let program = self.home.join("node/bin").join(words.next().ok_or("no program")?);
+        let mut arguments = config["cmd"].as_array().into_iter().flatten().map(text);
+        let program = self.home.join("node/bin").join(arguments.next().ok_or("no program")?);
         let mut command = Command::new(program);
-        command.args(words).current_dir(self.directory.join(text(&about["cwd"])));
-        command.envs(about["env"].as_object().into_iter().flatten().map(|(name, value)| (name, text(value))));
+        command.args(arguments).current_dir(self.directory.join(text(&config["cwd"])));
+        command.envs(config["env"].as_object().into_iter().flatten().map(|(name, value)| (name, text(value))));
         command.env("PORT", port.to_string()).env("DATABASE_URL", "postgres://app_user@127.0.0.1:55403/notes");
         let child = Peer(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
         let address = format!("127.0.0.1:{port}");
         let mut kinds = Vec::new();
         for (kind, op) in [("chart", "Q1"), ("chart read", "Q1a"), ("note", "Q3"), ("draft", "M1")] {
-            let about_op = &about["ops"][op];
-            if about_op.is_object() {
-                let more = about_op["headers"]
+            let operation = &config["ops"][op];
+            if operation.is_object() {
+                let more = operation["headers"]
                     .as_object()
                     .into_iter()
                     .flatten()
@@ -259,23 +265,23 @@ impl Peers {
                 let of = |patient: &Patient| {
                     Request::with(
                         &address,
-                        &text(&about["path"]),
+                        &text(&config["path"]),
                         &headers,
-                        &text(&about_op["query"]),
-                        &self.filled(&about_op["vars"], patient),
+                        &text(&operation["query"]),
+                        &self.with_patient(&operation["vars"], patient),
                     )
                 };
                 kinds.push((kind, Arc::new(self.patients.iter().take(SAMPLES).map(of).collect::<Vec<_>>())));
             }
         }
-        let first = kinds.first().and_then(|(_, requests)| requests.first().cloned()).ok_or("nothing to ask")?;
-        let began = Instant::now();
+        let first = kinds.first().and_then(|(_, requests)| requests.first().cloned()).ok_or("no request")?;
+        let started = Instant::now();
         loop {
-            let asked = async { load::Connection::open(&address).await?.ask(&first).await };
-            match tokio::time::timeout(Duration::from_secs(5), asked).await {
+            let attempt = async { load::Connection::open(&address).await?.send(&first).await };
+            match tokio::time::timeout(Duration::from_secs(5), attempt).await {
                 Ok(Ok((200, _))) => break,
-                outcome if began.elapsed() > Duration::from_secs(30) => {
-                    return Err(format!("{name} does not answer: {outcome:?}").into());
+                outcome if started.elapsed() > Duration::from_secs(30) => {
+                    return Err(format!("{name} does not respond: {outcome:?}").into());
                 }
                 _ => tokio::time::sleep(Duration::from_millis(200)).await,
             }
@@ -284,11 +290,11 @@ impl Peers {
         Ok((child, Contender { name: name.to_owned(), address, processes, kinds }))
     }
 
-    /// The variables of a peer's request: a word that begins with a dollar stands for something of the patient's.
-    fn filled(&self, variables: &Value, patient: &Patient) -> Value {
+    /// Replaces the placeholders in the variables of a peer's request, such as `$patient`, with values of the patient.
+    fn with_patient(&self, variables: &Value, patient: &Patient) -> Value {
         match variables {
             Value::Object(members) => {
-                members.iter().map(|(name, value)| (name.clone(), self.filled(value, patient))).collect()
+                members.iter().map(|(name, value)| (name.clone(), self.with_patient(value, patient))).collect()
             }
             Value::String(word) => match word.as_str() {
                 "$tenant" => json!(self.tenant),
@@ -304,7 +310,7 @@ impl Peers {
     }
 }
 
-/// Ends with the bench.
+/// A running peer. It is killed when it is dropped.
 struct Peer(Child);
 
 impl Drop for Peer {

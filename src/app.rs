@@ -1,19 +1,20 @@
-//! What is built once at start and shared by every worker. Nothing here belongs to a tenant; caches in it are keyed by tenant id.
+//! The application: what is built once at the start and shared by every worker. Nothing in it belongs to one tenant;
+//! its caches are keyed by tenant id.
 
 use crate::admission::Admission;
 use crate::auth::{self, Verifier};
 use crate::config::Settings;
 use crate::crypto::{self, KeyFile, Kms};
 use crate::db::connect;
-use crate::db::pool::{self, Limits};
+use crate::db::pool::{self, PoolLimits};
 use crate::error::{Error, Result};
 use crate::flags::Flags;
-use crate::guard::{GuardFactory, GuardParts, Policy, Timeouts};
+use crate::guard::{GuardFactory, GuardParts, RoleTable, Timeouts};
 use crate::isolation::{self, BootCheck};
 use crate::readiness::Readiness;
 use crate::telemetry::{BackendStats, MetricSources, Metrics, SealingStats};
 use crate::tenant::SchemaName;
-use crate::tenant::catalog::Catalog;
+use crate::tenant::catalog::{Catalog, ServerDatabase};
 use crate::tenant::events::SecurityEvents;
 use crate::tenant::keys::KeyRing;
 use crate::tenant::router::Router;
@@ -22,60 +23,63 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
-/// Settings with which nothing can be started.
+/// The process cannot be started with these settings.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A setting is missing or wrong.
+    /// A setting is missing or invalid. The text names it, for the operator.
     #[error("{0}")]
     Settings(String),
 }
 
-/// The parts of a running Cordon.
+/// The parts of a running server.
 pub struct App {
-    /// As read at start.
+    /// The settings as they were read at the start.
     pub settings: Settings,
-    /// Tokens to principals.
+    /// Verifies tokens and returns their principals.
     pub verifier: Verifier,
-    /// Principals to tenants.
+    /// Admits principals to tenants.
     pub guards: Arc<GuardFactory>,
-    /// The catalog.
+    /// The tenants, from a snapshot of the catalog.
     pub catalog: Arc<Catalog>,
-    /// Keys in memory.
+    /// The unwrapped keys.
     pub keys: Arc<KeyRing>,
-    /// Sessions.
+    /// Sessions with the tenants' databases.
     pub router: Arc<Router>,
-    /// What is counted.
+    /// The metrics of this process.
     pub metrics: Arc<Metrics>,
-    /// How often callers may come.
+    /// Limits of rate and concurrency.
     pub admission: Arc<Admission>,
-    /// Whether to send requests here.
+    /// Whether requests should be sent to this replica.
     pub readiness: Readiness,
     flags: Arc<Flags>,
     events: Arc<SecurityEvents>,
-    beside: Mutex<JoinSet<()>>,
+    background: Mutex<JoinSet<()>>,
 }
 
 impl App {
-    /// Builds everything; connects to nothing yet.
+    /// Builds all parts. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// A setting is missing or invalid.
     pub fn new(settings: Settings, boot_check: BootCheck) -> Result<Arc<Self>, StartError> {
-        let wrong = |text: String| StartError::Settings(text);
+        let invalid = |text: String| StartError::Settings(text);
         let url = settings
             .catalog
             .url
             .as_ref()
-            .ok_or_else(|| wrong("catalog.url is not set (CORDON__CATALOG__URL)".into()))?;
-        let config = connect::parse(url).map_err(|error| wrong(format!("catalog.url: {error}")))?;
+            .ok_or_else(|| invalid("catalog.url is not set (CORDON__CATALOG__URL)".into()))?;
+        let config = connect::parse(url).map_err(|error| invalid(format!("catalog.url: {error}")))?;
         let file =
-            settings.keys.file.as_ref().ok_or_else(|| wrong("keys.file is not set (CORDON__KEYS__FILE)".into()))?;
+            settings.keys.file.as_ref().ok_or_else(|| invalid("keys.file is not set (CORDON__KEYS__FILE)".into()))?;
         let kms: Arc<dyn Kms> = Arc::new(KeyFile::new(file));
-        let verifier = Verifier::new(&settings.auth).map_err(|error| wrong(error.to_string()))?;
-        let policy = Policy::built_in().map_err(|error| wrong(error.to_string()))?;
-        let flags = Flags::new(&settings.flags).map_err(|error| wrong(error.to_string()))?;
+        let verifier = Verifier::new(&settings.auth).map_err(|error| invalid(error.to_string()))?;
+        let roles = RoleTable::built_in().map_err(|error| invalid(error.to_string()))?;
+        let flags = Flags::new(&settings.flags).map_err(|error| invalid(error.to_string()))?;
         let catalog = Catalog::new(config);
         let keys = KeyRing::new(kms, Arc::clone(&catalog), Duration::from_secs(settings.keys.cache_seconds));
-        let router = Router::new(Arc::clone(&catalog), Arc::clone(&keys), Limits::from(&settings.database));
-        let metrics = Metrics::new(&settings.telemetry).map_err(|error| wrong(error.to_string()))?;
-        metrics.watch(sources(&router, &keys));
+        let router = Router::new(Arc::clone(&catalog), Arc::clone(&keys), PoolLimits::from(&settings.database));
+        let metrics = Metrics::new(&settings.telemetry).map_err(|error| invalid(error.to_string()))?;
+        metrics.observe_sources(metric_sources(&router, &keys));
         let events = Arc::new(SecurityEvents::default());
         let timeouts = Timeouts {
             statement_ms: settings.database.statement_timeout_ms,
@@ -88,7 +92,7 @@ impl App {
             events: Arc::clone(&events),
             metrics: Arc::clone(&metrics),
             flags: Arc::clone(&flags),
-            policy,
+            roles,
             timeouts,
         };
         let guards = GuardFactory::new(parts, boot_check);
@@ -106,82 +110,92 @@ impl App {
             readiness,
             flags,
             events,
-            beside: Mutex::default(),
+            background: Mutex::default(),
         }))
     }
 
-    /// The boot check of what is common to all: walls that are down in the data database of each server in use.
-    /// Placements are looked at one by one when they are first used.
-    pub async fn walls(&self, check: BootCheck) -> Result<Vec<String>> {
+    /// Checks the isolation of what tenants share: the data database of each server, with its schema `shared`. Returns
+    /// a description of each wall that is down. Other schemas are checked when they are first used.
+    pub async fn check_isolation(&self, check: BootCheck) -> Result<Vec<String>> {
         let mut down = Vec::new();
-        for (server, id, database) in self.catalog.shared_schemas().await? {
-            // Its tenants are unavailable, the others are not; what stands there is looked at when it is first used.
-            let session = match self.router.checkout_shared(id, &database).await {
+        for ServerDatabase { server, name, database } in self.catalog.server_databases().await? {
+            // A server that cannot be checked now makes its own tenants unavailable and no others. It is checked when
+            // one of its placements is first used.
+            let session = match self.router.checkout_shared(server, &database).await {
                 Ok(session) => session,
                 Err(Error::KeyUnavailable) => {
-                    tracing::error!(server = %server, "The keys are not available; no tenant of this server is served until they are");
+                    tracing::error!(
+                        server = %name,
+                        "The keys are not available; no tenant of this server is served until they are"
+                    );
                     continue;
                 }
                 Err(_) => {
-                    tracing::error!(server = %server, "A PostgreSQL server is away; its tenants are not served until it is back");
+                    tracing::error!(
+                        server = %name,
+                        "A PostgreSQL server is away; its tenants are not served until it is back"
+                    );
                     continue;
                 }
             };
-            let walls = isolation::common(&session, check)
-                .await?
-                .into_iter()
-                .chain(isolation::around(&session, &SchemaName::shared()).await?);
-            down.extend(walls.map(|wall| format!("{server}: {wall}")));
+            let mut walls = isolation::check_database(&session, check).await?;
+            walls.extend(isolation::check_schema(&session, &SchemaName::shared()).await?);
+            down.extend(walls.into_iter().map(|wall| format!("{name}: {wall}")));
         }
         Ok(down)
     }
 
-    /// Starts what runs beside requests: listening to the catalog, following flags, writing security events.
-    pub fn run_beside(self: &Arc<Self>) {
+    /// Starts the tasks that run in the background: listening to the catalog, following flags, writing security events.
+    pub fn start_background_tasks(self: &Arc<Self>) {
         let keys = Arc::clone(&self.keys);
-        let mut beside = self.beside.lock();
-        beside.spawn(Arc::clone(&self.catalog).listen(move |changed| keys.forget(changed)));
-        beside.spawn(Arc::clone(&self.flags).follow());
-        beside.spawn(Arc::clone(&self.events).run(Arc::clone(&self.catalog)));
+        let mut background = self.background.lock();
+        background.spawn(Arc::clone(&self.catalog).listen(move |changed| keys.evict(changed)));
+        background.spawn(Arc::clone(&self.flags).refresh());
+        background.spawn(Arc::clone(&self.events).run(Arc::clone(&self.catalog)));
     }
 
-    /// What is left to do when the last request is answered: write what was counted, end what runs beside, let go of sessions.
+    /// Cleans up after the last request: writes the counted security events, stops the background tasks, closes the
+    /// sessions.
     pub async fn close(&self) {
         self.events.flush(&self.catalog).await;
-        self.beside.lock().abort_all();
+        self.background.lock().abort_all();
         self.router.close();
     }
 }
 
-/// What the parts count for themselves.
-fn sources(router: &Arc<Router>, keys: &Arc<KeyRing>) -> MetricSources {
-    fn work([values, bytes]: [u64; 2]) -> SealingStats {
+/// Returns where the metrics read the counts that the parts keep themselves.
+fn metric_sources(router: &Arc<Router>, keys: &Arc<KeyRing>) -> MetricSources {
+    fn sealing_stats([values, bytes]: [u64; 2]) -> SealingStats {
         SealingStats { values, bytes }
     }
     let (router, keys) = (Arc::clone(router), Arc::clone(keys));
     let backends = move || {
-        let used = router.used().into_iter();
-        let used = used.map(|(server, pool::Used { limit, busy, idle, waiting })| BackendStats {
+        let usage = router.usage().into_iter();
+        let usage = usage.map(|(server, pool::BackendUsage { limit, busy, idle, waiting })| BackendStats {
             server: server.to_string(),
             limit,
             busy,
             idle,
             waiting,
         });
-        used.collect()
+        usage.collect()
     };
     MetricSources {
         backends: Box::new(backends),
         closed_unclean: pool::closed_unclean,
-        sealed: || work(crypto::sealed()),
-        opened: || work(crypto::opened()),
+        sealed: || sealing_stats(crypto::sealed()),
+        opened: || sealing_stats(crypto::opened()),
         integrity_failures: crypto::integrity_failures,
         key_cache_misses: Box::new(move || keys.misses()),
     }
 }
 
-/// What `serve` must not be started with: an operator's or keeper's login, or, outside profile `dev`, the development issuer.
-pub fn refuse_unfit(settings: &Settings, profile: Option<&str>) -> Result<(), StartError> {
+/// Refuses settings that `serve` must not be started with: a login for the catalog other than the reader's, and,
+/// outside the profile `dev`, the development issuer.
+///
+/// # Errors
+/// A setting is refused.
+pub fn check_serve_settings(settings: &Settings, profile: Option<&str>) -> Result<(), StartError> {
     if profile != Some("dev") && settings.auth.issuers.iter().any(|issuer| issuer.issuer == auth::dev::ISSUER) {
         return Err(StartError::Settings("the development issuer is for profile dev only".into()));
     }

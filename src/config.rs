@@ -1,5 +1,6 @@
-//! Settings: one struct, every key with its default in `config/base.yaml`, overridden by `config/<profile>.yaml` and `CORDON__…`.
-//! Unknown keys stop the start; secrets come from variables, or from the files that variables ending in `_FILE` name.
+//! The settings: one struct, whose keys and defaults are in `config/base.yaml`. A profile's file and `CORDON__…`
+//! variables override them. An unknown key stops the start. Secrets come from variables, or from the files that
+//! variables ending in `_FILE` name.
 
 use figment::Figment;
 use figment::providers::{Env, Format, Yaml};
@@ -11,154 +12,161 @@ use std::path::{Path, PathBuf};
 const BASE: &str = include_str!("../config/base.yaml");
 const DEV: &str = include_str!("../config/dev.yaml");
 
-/// The keys that are secrets: each may come from a file, named by its variable with `_FILE` behind it.
+/// The keys of secrets. The value of each may be in a file, which the variable of the key with the suffix `_FILE`
+/// names.
 const SECRETS: [&str; 3] = ["catalog.url", "catalog.operator_url", "flags.unleash_token"];
 
-/// Everything that can be set.
+/// All settings of the process.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// The HTTP listener.
+    /// The HTTP server.
     pub http: Http,
-    /// What one request may cost.
+    /// Limits on the size and cost of one request.
     pub limits: Limits,
-    /// How often callers may ask.
+    /// Limits on the rate and concurrency of requests.
     pub admission: Admission,
-    /// The catalog's database.
+    /// The logins for the catalog's database.
     pub catalog: Catalog,
-    /// Where keys are wrapped.
+    /// The KMS that unwraps keys, and the cache of unwrapped keys.
     pub keys: Keys,
-    /// Connections to tenants' databases.
+    /// Connections to the databases of tenants.
     pub database: Database,
-    /// Whose tokens are accepted.
+    /// The issuers whose tokens are accepted, and the rules for tokens.
     pub auth: Auth,
-    /// Behaviour that differs between tenants.
+    /// The sources of feature flags.
     pub flags: Flags,
-    /// What goes to standard error.
+    /// Logs on standard error.
     pub log: Log,
-    /// What operators are told.
+    /// Metrics, and the export of spans, metrics and logs.
     pub telemetry: Telemetry,
 }
 
-/// The HTTP listener.
+/// The settings of the HTTP server, section `http`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Http {
-    /// Address of `/graphql`.
+    /// The address on which `/graphql`, `/healthz` and `/readyz` are served.
     pub bind: SocketAddr,
-    /// Worker threads; 0 is one a core.
+    /// The number of worker threads. 0 starts one for each core.
     pub workers: usize,
-    /// Domain whose subdomains are slugs of tenants.
+    /// The domain whose subdomains name tenants by slug. `None`: the host of a request names no tenant.
     pub domain: Option<String>,
-    /// Milliseconds from the first byte of the body to the answer.
+    /// The milliseconds that a request may take, from its head to its response. More than 0.
     pub request_timeout_ms: u64,
-    /// Seconds between a signal to stop, when `/readyz` begins to say 503, and the end of the listener.
+    /// The seconds from a stop signal, when `/readyz` starts to respond with 503, until the listener closes.
     pub notice_seconds: u64,
-    /// Seconds that requests in flight then have to end.
+    /// The seconds that running requests then have to end.
     pub drain_seconds: u64,
-    /// Seconds after which a client that takes nothing of its answer is cut off.
+    /// The seconds after which the connection of a client that does not read its response is closed. More than 0.
     pub stalled_seconds: u64,
-    /// Certificate and key; without them the listener speaks plain HTTP.
+    /// Whether `/explorer` is served: a page on which developers try queries.
+    pub explorer: bool,
+    /// The certificate and its key. `None` serves plain HTTP.
     pub tls: Option<Tls>,
 }
 
-/// What the listener shows to its clients. Both files are read again when they change.
+/// The certificate that the server presents. Both files are read again when they change.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
-    /// PEM file with the certificate and those between it and its root.
+    /// A PEM file with the certificate, followed by the intermediate certificates.
     pub certificate: PathBuf,
-    /// PEM file with its key.
+    /// A PEM file with the private key of the certificate.
     pub key: PathBuf,
 }
 
-/// What one request may cost.
+/// Limits on the size and cost of one request, section `limits`. A request over one of them fails with
+/// `LIMIT_EXCEEDED`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// Bytes of a request body.
+    /// The most bytes of a request body. More than 0.
     pub body_bytes: usize,
-    /// Bytes of notes' titles and texts in one answer.
+    /// The most bytes of note titles and bodies in one response.
     pub answer_bytes: usize,
-    /// Levels of nested fields.
+    /// The most levels of nested fields in a document. More than 0.
     pub depth: usize,
-    /// Points of a query: a field is one, a list multiplies by its page.
+    /// The most points of a document: a field costs one, a list the points of its selection for each row of the page.
+    /// More than 0.
     pub complexity: usize,
-    /// Lexical tokens of a document.
+    /// The most lexical tokens of a document. More than 0.
     pub tokens: usize,
-    /// Aliases in a document.
+    /// The most aliases and repeated fields of a document.
     pub aliases: usize,
-    /// Directives in a document.
+    /// The most directives of a document.
     pub directives: usize,
-    /// Whether `__schema` and suggestions are answered.
+    /// Whether introspection is allowed and error messages suggest names of the schema.
     pub introspection: bool,
 }
 
-/// How often callers may ask, counted by each replica for itself. A tenant's own numbers in the catalog come first.
+/// Limits on the rate and concurrency of requests, section `admission`. Each replica counts for itself. The catalog may
+/// give a tenant limits of its own, in place of `requests_per_second` and `concurrency`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Admission {
-    /// Requests of one tenant a second.
+    /// Requests of one tenant in a second. More than 0.
     pub requests_per_second: u32,
-    /// Requests of one tenant at once.
+    /// The most requests of one tenant that run at the same time. More than 0.
     pub concurrency: u32,
-    /// Requests of one principal in one tenant a second.
+    /// Requests of one principal in one tenant in a second. More than 0.
     pub principal_requests_per_second: u32,
-    /// Requests of one principal in one tenant at once.
+    /// The most requests of one principal in one tenant that run at the same time. More than 0.
     pub principal_concurrency: u32,
 }
 
-/// The catalog's database.
+/// The logins for the catalog's database, section `catalog`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Catalog {
-    /// Login of the server: reads, never writes.
+    /// The connection URL of the server's login, which only reads.
     pub url: Option<SecretString>,
-    /// Login of the commands that change tenants.
+    /// The connection URL of the login of commands that change servers and tenants. `serve` refuses to start with it.
     pub operator_url: Option<SecretString>,
 }
 
-/// Where keys are wrapped.
+/// The KMS and the cache of keys, section `keys`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Keys {
-    /// The local key file.
+    /// The path of the local key file, which `cordon init` creates.
     pub file: Option<PathBuf>,
-    /// Seconds an opened key stays in memory unused.
+    /// The seconds that an unwrapped key is kept in memory.
     pub cache_seconds: u64,
 }
 
-/// Connections to tenants' databases.
+/// Connections to the databases of tenants, section `database`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Database {
-    /// Backends of one PostgreSQL server, over all pools of this process.
+    /// The most connections to one PostgreSQL server, over all pools of this process. More than 0.
     pub backends: usize,
-    /// Transactions at once on one PostgreSQL server; 0: two for each core of this machine.
+    /// The most transactions that run on one PostgreSQL server at the same time. 0 allows two for each core of this
+    /// machine.
     pub at_once: usize,
-    /// Milliseconds to connect, and to wait for a free backend.
+    /// The milliseconds that opening a connection may take, and that a request waits for a free one.
     pub connect_timeout_ms: u64,
-    /// Seconds a connection lives at most.
+    /// The seconds after which a connection is closed, however active it is.
     pub lifetime_seconds: u64,
-    /// Seconds an idle connection is kept.
+    /// The seconds after which an idle connection is closed.
     pub idle_seconds: u64,
-    /// Milliseconds of one statement.
+    /// The milliseconds that a statement may run. More than 0.
     pub statement_timeout_ms: u64,
-    /// Milliseconds to wait for a lock.
+    /// The milliseconds that a statement waits for a lock. More than 0.
     pub lock_timeout_ms: u64,
 }
 
-/// Whose tokens are accepted.
+/// The rules for access tokens, section `auth`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Auth {
-    /// What `aud` must contain.
+    /// The value that the claim `aud` must contain. Not empty.
     pub audience: String,
-    /// Seconds by which clocks may differ.
+    /// The seconds by which the clock of an issuer may be ahead of this server's.
     pub leeway_seconds: u64,
-    /// Seconds `exp` may lie ahead.
+    /// The most seconds that the claim `exp` may lie in the future.
     pub max_lifetime_seconds: u64,
-    /// The issuers.
+    /// The issuers whose tokens are accepted.
     pub issuers: Vec<Issuer>,
 }
 
@@ -166,31 +174,31 @@ pub struct Auth {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Issuer {
-    /// `iss`, compared to the letter.
+    /// The exact value of the claim `iss`.
     pub issuer: String,
-    /// Where its keys are fetched.
+    /// The URL of the issuer's JWK set. Exactly one of `jwks_url` and `jwks_file` is set.
     pub jwks_url: Option<String>,
-    /// Or the file that holds them.
+    /// The path of a file with the issuer's JWK set.
     pub jwks_file: Option<PathBuf>,
-    /// Algorithms it may sign with; never `none`, never HMAC.
+    /// The algorithms that the issuer signs with. At least one; `none` and HMAC are refused.
     pub algorithms: Vec<String>,
-    /// Accept `typ: JWT` beside `at+jwt`.
+    /// Whether the header `typ: JWT` is accepted beside `at+jwt`. Default false.
     #[serde(default)]
     pub allow_typ_jwt: bool,
-    /// Names of its claims.
+    /// The names of the issuer's claims.
     #[serde(default)]
     pub claims: ClaimNames,
 }
 
-/// How an issuer names the claims that are not registered ones.
+/// The names that an issuer gives to claims. Those of registered claims, such as `sub`, are fixed.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClaimNames {
-    /// Array of tenant ids.
+    /// The claim with an array of tenant ids. Default `tenants`.
     pub tenants: String,
-    /// Array of roles.
+    /// The claim with an array of roles. Default `roles`.
     pub roles: String,
-    /// Display name.
+    /// The claim with the display name. Default `name`.
     pub name: String,
 }
 
@@ -200,94 +208,99 @@ impl Default for ClaimNames {
     }
 }
 
-/// Behaviour that differs between tenants.
+/// The sources of feature flags, section `flags`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Flags {
-    /// A YAML of the form of the built-in `config/flags.yaml`, which it overrides.
+    /// The path of a YAML file that overrides the built-in `config/flags.yaml` and has the same form.
     pub file: Option<PathBuf>,
-    /// Unleash's API for clients, as `https://unleash.example/api`.
+    /// The URL of Unleash's client API, such as `https://unleash.example/api`. It is set together with `unleash_token`
+    /// or not at all.
     pub unleash_url: Option<String>,
-    /// A token of Unleash for backends.
+    /// A backend token of Unleash.
     pub unleash_token: Option<SecretString>,
-    /// Seconds between two looks at the file and at Unleash.
+    /// The seconds between two reads of the file and between two requests to Unleash. 1 or more.
     pub refresh_seconds: u64,
 }
 
-/// What goes to standard error.
+/// Logs on standard error, section `log`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Log {
-    /// `json` or `text`.
+    /// The format of log records.
     pub format: LogFormat,
-    /// Directives of the `tracing` filter.
+    /// Filter directives of `tracing_subscriber::EnvFilter`.
     pub filter: String,
 }
 
-/// Shape of a log line.
+/// The format of log records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object on one line for each record.
     Json,
-    /// For people.
+    /// Text for people to read, in colour on a terminal.
     Text,
 }
 
-/// What operators are told.
+/// Metrics, and the export of telemetry, section `telemetry`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Telemetry {
-    /// Address of `/metrics`; none: it is not served.
+    /// The address on which `/metrics` is served. `None` does not serve it.
     pub bind: Option<SocketAddr>,
-    /// Collector that takes OTLP over HTTP; none: nothing is sent.
+    /// The URL of a collector that receives OTLP over HTTP. `None` sends nothing.
     pub otlp_endpoint: Option<String>,
-    /// Share of requests whose spans are recorded, where the client has not decided.
+    /// The share of requests, from 0 to 1, whose spans are recorded. The `traceparent` of a client decides first.
     pub sample_ratio: f64,
-    /// Tenants named in labels of metrics at a time; the rest is `other`.
+    /// The most tenants that metric labels name at a time. All others are `other`.
     pub tenants: usize,
 }
 
-/// Settings that cannot be used.
+/// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A key is unknown, missing or of the wrong kind.
+    /// A key is unknown or missing, or its value has the wrong type.
     #[error("{0}")]
     Settings(#[from] Box<figment::Error>),
-    /// What `--config` names is no directory.
+    /// The directory that `--config` names does not exist.
     #[error("--config {}: there is no such directory", .0.display())]
     Directory(PathBuf),
-    /// What `--profile` names has no file.
+    /// The profile that `--profile` names has no file.
     #[error("--profile {profile}: there is no {}", .file.display())]
     Profile {
-        /// The profile.
+        /// The name of the profile.
         profile: String,
-        /// Where its settings would be.
+        /// The path at which its file was expected.
         file: PathBuf,
     },
-    /// A value that nobody can mean.
-    #[error("{key} {must}")]
+    /// A value is out of its range.
+    #[error("{key} {requirement}")]
     Value {
-        /// The key.
+        /// The key, such as `limits.depth`.
         key: &'static str,
-        /// What it must be.
-        must: &'static str,
+        /// The range of the value, as the end of a sentence that starts with the key.
+        requirement: &'static str,
     },
     /// A file named by a `…_FILE` variable cannot be read.
     #[error("{variable} names {path}: {cause}")]
     SecretFile {
-        /// The variable.
+        /// The name of the variable.
         variable: String,
-        /// The file.
+        /// The path of the file.
         path: String,
-        /// Why.
+        /// The error of reading it.
         cause: std::io::Error,
     },
 }
 
 impl Settings {
-    /// The built-in defaults, then `<dir>/base.yaml` where it exists, then `<dir>/<profile>.yaml`, then `CORDON__…` variables.
-    /// Profile `dev` without a file of its own is the built-in one.
+    /// Loads the settings. Each source overrides those before it: the built-in defaults, `<dir>/base.yaml` if it
+    /// exists, `<dir>/<profile>.yaml`, and `CORDON__…` variables. The profile `dev` is built in, and is used when it
+    /// has no file.
+    ///
+    /// # Errors Fails when the directory or the file of the profile does not exist, a file of a secret cannot be read,
+    /// a key is unknown, or a value is invalid.
     pub fn load(dir: Option<&Path>, profile: Option<&str>) -> Result<Self, ConfigError> {
         let mut figment = Figment::from(Yaml::string(BASE));
         if let Some(dir) = dir {
@@ -318,7 +331,8 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Values with which nothing would be answered.
+    /// Checks the ranges of values, so that a setting which would refuse every request, or disable a timeout, stops the
+    /// start.
     fn check(&self) -> Result<(), ConfigError> {
         let Self { http, limits, admission, database, telemetry, .. } = self;
         let zero = [
@@ -333,35 +347,36 @@ impl Settings {
             ("admission.principal_requests_per_second", admission.principal_requests_per_second == 0),
             ("admission.principal_concurrency", admission.principal_concurrency == 0),
             ("database.backends", database.backends == 0),
-            // To PostgreSQL 0 means no limit.
+            // PostgreSQL reads 0 as no limit.
             ("database.statement_timeout_ms", database.statement_timeout_ms == 0),
             ("database.lock_timeout_ms", database.lock_timeout_ms == 0),
         ];
         if let Some((key, _)) = zero.into_iter().find(|(_, zero)| *zero) {
-            return Err(ConfigError::Value { key, must: "must be more than 0" });
+            return Err(ConfigError::Value { key, requirement: "must be more than 0" });
         }
         match (0.0..=1.0).contains(&telemetry.sample_ratio) {
             true => Ok(()),
-            false => Err(ConfigError::Value { key: "telemetry.sample_ratio", must: "must be from 0 to 1" }),
+            false => Err(ConfigError::Value { key: "telemetry.sample_ratio", requirement: "must be from 0 to 1" }),
         }
     }
 }
 
-/// `CORDON__CATALOG__URL_FILE=/run/secrets/x` sets `catalog.url` to the file's text.
+/// Returns the secrets that come from files: `CORDON__CATALOG__URL_FILE=/run/secrets/x` sets `catalog.url` to the text
+/// of that file, without whitespace at its end.
 fn secret_files() -> Result<Vec<(&'static str, String)>, ConfigError> {
-    let mut found = Vec::new();
+    let mut secrets = Vec::new();
     for key in SECRETS {
         let variable = format!("CORDON__{}", file_variable(key));
         let Ok(path) = std::env::var(&variable) else { continue };
         match std::fs::read_to_string(&path) {
-            Ok(text) => found.push((key, text.trim_end().to_owned())),
+            Ok(text) => secrets.push((key, text.trim_end().to_owned())),
             Err(cause) => return Err(ConfigError::SecretFile { variable, path, cause }),
         }
     }
-    Ok(found)
+    Ok(secrets)
 }
 
-/// The variable that names a secret's file, without its prefix.
+/// Returns the variable that names the file of a secret, without the prefix `CORDON__`.
 fn file_variable(key: &str) -> String {
     format!("{}_FILE", key.replace('.', "__").to_ascii_uppercase())
 }

@@ -1,83 +1,85 @@
-//! What can go wrong, by class. Lower rows return these; `graphql/error.rs` and `http` alone turn them into codes and statuses.
-//! The text of a variant may reach a client, so it never carries what a database or a library said: that is logged where it happens.
+//! Errors by class. All modules below `graphql` and `http` return them; only those two turn them into codes and HTTP
+//! statuses. The text of a variant may reach a client, so it never contains text of a database or a library, which is
+//! logged where the error occurs.
 
 use std::fmt;
 
-/// Result with Cordon's error.
+/// A `Result` whose error is Cordon's `Error`.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A failure by class. Each class is one code of the API (`code`) and one HTTP status.
+/// The class of a failure. Each class has one code in the API, see `code`, and one HTTP status.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// No token, or one that does not verify.
+    /// The request has no token, or one that is not valid.
     #[error("authentication required")]
     Unauthenticated,
-    /// The roles of the caller do not allow this operation.
+    /// The caller's roles do not allow this operation.
     #[error("not allowed for your roles")]
     Forbidden,
-    /// A flag keeps this from the tenant; no role would help.
+    /// A feature flag is off for the tenant, so that no role allows this operation.
     #[error("not switched on for this organisation")]
-    SwitchedOff,
-    /// Absent, or someone else's: the same to the caller.
+    FeatureDisabled,
+    /// The record does not exist, or belongs to another tenant. A caller cannot tell one from the other.
     #[error("not found")]
     NotFound,
-    /// What the caller saw is stale, or what it wants to add is taken.
+    /// The record has changed since the caller read it, or a value that must be unique is in use.
     #[error("{reason}")]
     Conflict {
-        /// The version now stored, when the conflict is about a version.
+        /// The version that is stored now, if the conflict is about a version.
         current_version: Option<i32>,
-        /// For the caller; never another record's content.
+        /// The reason, for the caller. It never contains the content of another record.
         reason: &'static str,
     },
-    /// Bad input, with the field that carries it.
+    /// An argument or input field has an invalid value.
     #[error("{field}: {reason}")]
     Invalid {
-        /// Path of the argument or input field.
+        /// The path of the argument or input field, such as `input.birthDate`.
         field: String,
-        /// What is wrong with it, without repeating its value.
+        /// What is wrong with the value. It does not repeat the value.
         reason: String,
     },
     /// The tenant is suspended.
     #[error("this organisation is suspended")]
     TenantSuspended,
-    /// The tenant asked for is not among the token's, or none was chosen among several.
+    /// The requested tenant is not one of the token's, or the token has several and the request names none.
     #[error("the token is not for this organisation")]
     TenantMismatch,
-    /// Depth, complexity, size or another limit.
+    /// The request exceeds a limit, such as depth, complexity or size. The text names the limit.
     #[error("{0}")]
     LimitExceeded(String),
-    /// The caller, or the tenant as a whole, asks more often than agreed.
+    /// The principal, or all principals of the tenant together, send more requests than `admission` allows.
     #[error("too many requests")]
     RateLimited {
-        /// Whole seconds after which it is worth trying again.
+        /// The seconds after which a retry may succeed. At least 1.
         retry_after: u32,
     },
-    /// The tenant's keys cannot be had now.
+    /// The tenant's keys cannot be unwrapped at the moment. A retry may succeed.
     #[error("the organisation's keys are not available")]
     KeyUnavailable,
-    /// A database or a placement is away; try again.
+    /// A database, a placement or an issuer's key set is not available. A retry may succeed.
     #[error("temporarily unavailable")]
     Unavailable,
-    /// The tenant lives elsewhere since a moment ago: look the placement up again and retry once.
+    /// The tenant has just moved to another placement. The guard looks the placement up again and retries once.
     #[error("temporarily unavailable")]
     PlacementChanged,
-    /// The time for this request is over.
+    /// The request took longer than it is allowed to.
     #[error("time limit exceeded")]
     Timeout,
-    /// A sealed value does not open: changed, moved or sealed under another key. Never served.
+    /// A stored value is not authentic: it was changed, moved or sealed under another key. It is never returned to a
+    /// client.
     #[error("stored data failed its integrity check")]
     Integrity,
-    /// A fault of ours. What happened is in the log, next to the request id.
+    /// A fault of the server. Its cause is in the log, with the request id.
     #[error("internal error")]
     Internal,
 }
 
 impl Error {
-    /// The code of the API, `extensions.code`.
+    /// Returns the code in the API: `extensions.code` of a GraphQL error.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Unauthenticated => "UNAUTHENTICATED",
-            Self::Forbidden | Self::SwitchedOff => "FORBIDDEN",
+            Self::Forbidden | Self::FeatureDisabled => "FORBIDDEN",
             Self::NotFound => "NOT_FOUND",
             Self::Conflict { .. } => "CONFLICT",
             Self::Invalid { .. } => "INVALID_INPUT",
@@ -92,14 +94,15 @@ impl Error {
         }
     }
 
-    /// Bad input in `field`.
+    /// Returns an `Invalid` error.
     pub fn invalid(field: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Invalid { field: field.into(), reason: reason.into() }
     }
 
-    /// Logs what a library or a database said and returns the fault without it.
-    pub fn internal(what: &'static str, cause: impl fmt::Display) -> Self {
-        tracing::error!(error = %cause, "{what}");
+    /// Logs the cause of a fault, which is text of a library or a database, and returns `Internal`, which does not
+    /// contain it.
+    pub fn internal(message: &'static str, cause: impl fmt::Display) -> Self {
+        tracing::error!(error = %cause, "{message}");
         Self::Internal
     }
 }

@@ -1,5 +1,5 @@
-//! Identifiers everyone uses: one type for each kind of thing, so that a patient's id cannot be passed as a note's.
-//! Touches nothing else; parsing is strict, because an id that is read leniently is a second spelling of a tenant.
+//! Identifiers: one type for each kind of record, so that the id of a patient cannot be passed as the id of a note.
+//! Every module may use them. Parsing is strict, so that each id has exactly one spelling.
 
 use diesel::deserialize::{self, FromSql, FromSqlRow};
 use diesel::expression::AsExpression;
@@ -10,7 +10,7 @@ use std::fmt;
 use std::str::FromStr;
 use uuid::Uuid;
 
-/// A text that is not an identifier.
+/// The error of parsing a text that is not an id in its canonical spelling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a well-formed id")]
 pub struct MalformedId;
@@ -23,11 +23,17 @@ macro_rules! id {
         #[serde(transparent)]
         pub struct $name(pub Uuid);
 
-        #[expect(clippy::new_without_default, reason = "an id is made, never defaulted")]
+        #[expect(clippy::new_without_default, reason = "an id is created on purpose, never by default")]
         impl $name {
-            /// A new id: UUIDv7, so that rows lie on disk in the order of their making.
+            /// Creates a new id, a UUIDv7: new rows are stored next to each other, in the order of their creation.
             pub fn new() -> Self {
                 Self(Uuid::now_v7())
+            }
+        }
+
+        impl From<$name> for Uuid {
+            fn from(id: $name) -> Self {
+                id.0
             }
         }
 
@@ -43,7 +49,7 @@ macro_rules! id {
             }
         }
 
-        /// Accepts the one canonical spelling only: lower case, hyphenated.
+        /// Accepts only the canonical spelling: lower case, with hyphens.
         impl FromStr for $name {
             type Err = MalformedId;
             fn from_str(text: &str) -> Result<Self, MalformedId> {
@@ -70,42 +76,43 @@ macro_rules! id {
 }
 
 id!(
-    /// An organisation. Never reused, whatever becomes of its slug.
+    /// The id of a tenant: an organisation. It is never reused, unlike a slug.
     TenantId
 );
 id!(
-    /// A PostgreSQL server known to the catalog.
+    /// The id of a PostgreSQL server that is registered in the catalog.
     ServerId
 );
 id!(
-    /// One place where a tenant lives or lived.
+    /// The id of a placement: where the data of a tenant is, or was.
     PlacementId
 );
 id!(
-    /// A person or client of a tenant: author of notes, name in the audit log.
+    /// The id of a staff member: a person, or a partner's client, who acts in one tenant, writes notes and appears in
+    /// the audit log.
     StaffId
 );
 id!(
-    /// A patient of one tenant.
+    /// The id of a patient in one tenant.
     PatientId
 );
 id!(
-    /// An encounter of one patient.
+    /// The id of an encounter of one patient.
     EncounterId
 );
 id!(
-    /// A clinical note, through all its versions.
+    /// The id of a clinical note. All versions of the note share it.
     NoteId
 );
 id!(
-    /// One version of a note's text.
+    /// The id of one version of a note's title and body.
     VersionId
 );
 id!(
-    /// One HTTP request or one run of a command; in every audit row and log line of it.
+    /// The id of one HTTP request or of one run of a command. Each of its audit rows and log records contains it.
     RequestId
 );
 id!(
-    /// A signature under one version of a note.
+    /// The id of a signature on one version of a note.
     SignatureId
 );

@@ -5,25 +5,28 @@
 //!         -> model (queries on a tenant transaction) -> PostgreSQL (row-level security has the last word)
 //! ```
 //!
-//! A module imports only rows below its own; `tests/it/tidy.rs` checks it.
+//! A module imports only from rows below its own; `tests/it/tidy.rs` checks it.
 //!
 //! | row | modules | what lives there |
 //! | --- | --- | --- |
-//! | 9 | main, cli | the command line, one file a command |
-//! | 8 | http | the actix server: GraphQL over HTTP |
-//! | 7 | graphql | schema, objects, per-request loaders |
-//! | 6 | ops | operations on tenants: provision, migrate, import; sample charts |
-//! | 5 | model, fhir | rows and their queries; pure mapping of FHIR |
-//! | 4 | guard, app | the guard, the tenant transaction, the table of roles; what is built once at start |
-//! | 3 | auth, audit | tokens to a principal; the shape of an audit record |
-//! | 2 | tenant | catalog, placement, keys, routing to pool and schema |
-//! | 1 | db, crypto, flags, telemetry | one outside thing each: PostgreSQL, the KMS, Unleash, OpenTelemetry |
-//! | 0 | ids, error, config | words everyone uses |
+//! | 9 | main, cli | the command line, one file a command; `dev` joins the other modules in one process |
+//! | 8 | http | the actix server: GraphQL over HTTP, health, metrics |
+//! | 7 | graphql | the schema: `engine` runs documents, `page` pages lists, `mutation` changes charts |
+//! | 6 | ops, import, sample | operations on servers and tenants; charts from FHIR; synthetic charts |
+//! | 5 | model, fhir, app | rows, their queries and the clinical rules; the mapping of FHIR; what is built once at start |
+//! | 4 | guard | the tenant guard, the tenant transaction, the table of roles |
+//! | 3 | auth, audit, isolation, admission, readiness | tokens to a principal; audit records; the check of the five walls; rate limits; can this replica serve |
+//! | 2 | tenant | the catalog, placements, keys, routing to pool and schema |
+//! | 1 | db, cluster, crypto, flags, telemetry | one outside thing each: PostgreSQL, a private PostgreSQL for development, the KMS, Unleash, OpenTelemetry |
+//! | 0 | ids, error, config | types that every module uses |
 //!
-//! Isolation stands on five walls, any of which may fall without one tenant seeing another's plain text or changing its rows:
-//! placement (`tenant::Placement`, the head in `guard`), row-level security and relational keys (`migrations/tenant`), the signed
-//! binding (`guard`, `migrations/database`), and keys (`crypto`). Nothing is ambient: a tenant transaction is a value that only the
-//! guard makes, and nothing that was read through it leaves before its audit rows are committed.
+//! Isolation stands on five walls. If one of them falls, no tenant sees another's plain text or changes another's rows:
+//! placement (`tenant::Placement` and the head of each transaction), row-level security and relational keys
+//! (`migrations/tenant`), the signed binding (`guard`, `migrations/database`), and keys (`crypto`). There is no ambient
+//! tenant: a tenant transaction is a value that only the guard makes, and nothing that was read through it leaves the
+//! process before its audit rows are committed.
+//!
+//! `docs/architecture.md` explains each part, `CONTRIBUTING.md` how to change it.
 
 pub mod admission;
 pub mod app;

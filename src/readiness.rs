@@ -1,15 +1,17 @@
-//! Whether this replica can serve: does the catalog answer, do keys unwrap, does each PostgreSQL server open a session and run plpgsql in it.
-//! Looked at when someone asks, once a second at most and by one at a time, within two seconds: asking often costs nothing.
+//! Readiness: whether this replica can serve. It checks that the catalog answers, that keys can be unwrapped, and that
+//! each PostgreSQL server opens a session and runs plpgsql in it. The checks run when a report is requested, at most
+//! once per second, one at a time and within two seconds, so that frequent requests cost nothing.
 //!
-//! A server that is away takes its own tenants with it and no one else's: the replica is `degraded` and stays ready while another server answers.
-//! Without the catalog or the keys no tenant can be looked up or opened anew, and without any server none is left: then it is not ready.
-//! Partitions of the audit log that end soon are said and stop nothing; databases that tenants have to themselves take turns, one a look.
-//! Says how many, never which: that is in the log. The session is opened for the question and goes beside the budget of backends, so that
-//! a busy server is not taken for a dead one, nor an old session for a server that takes new ones.
+//! A server that is away affects its own tenants only: the replica is `degraded` and stays ready while another server
+//! answers. Without the catalog or the keys no tenant can be looked up or its keys opened, and without any server none
+//! can be served: then the replica is not ready. Audit log partitions that end soon are reported and do not change the
+//! status. Of the databases that tenants have to themselves, each report checks one. A report holds counts and no
+//! names; names are in the log. Sessions are opened for the check alone, outside the budget of backends, so that a busy
+//! server is not reported as failing, and an old session does not hide that a server accepts no new ones.
 
 use crate::error::Result;
 use crate::ids::{PlacementId, ServerId};
-use crate::tenant::catalog::Catalog;
+use crate::tenant::catalog::{Catalog, ServerDatabase};
 use crate::tenant::keys::KeyRing;
 use crate::tenant::router::Router;
 use futures_util::future::join_all;
@@ -21,80 +23,81 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
-/// All looks together.
-const WITHIN: Duration = Duration::from_secs(2);
-/// How long a report is good.
-const FRESH: Duration = Duration::from_secs(1);
-/// Days that partitions of the audit log must reach ahead.
-const AUDIT_DAYS: i32 = 90;
+/// Time limit of all checks of one report together.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// A report is reused for this long.
+const MAX_REPORT_AGE: Duration = Duration::from_secs(1);
+/// The report warns where the partitions of an audit log end in fewer days.
+const MIN_AUDIT_DAYS: i32 = 90;
 
-/// Looks, and remembers what it saw. One a process.
+/// Checks what this replica depends on and caches the report. One per process.
 pub struct Readiness {
     catalog: Arc<Catalog>,
     keys: Arc<KeyRing>,
     router: Arc<Router>,
-    seen: Mutex<Memory>,
+    cache: Mutex<Cache>,
     stopping: AtomicBool,
 }
 
 #[derive(Default)]
-struct Memory {
-    last: Option<(Instant, Report)>,
-    /// Days that partitions last in tenants' own databases, as far as they had their turn.
-    own_days: HashMap<PlacementId, i32>,
-    turn: usize,
+struct Cache {
+    last_report: Option<(Instant, Report)>,
+    /// The days left in tenants' own databases, for those that were checked.
+    own_audit_days: HashMap<PlacementId, i32>,
+    /// Counts reports. It chooses the tenant's own database that is checked next.
+    reports: usize,
 }
 
-/// What was seen, for whoever asks: no names, no addresses.
+/// The result of all checks. It holds no names or addresses, because anyone can request it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Of the whole.
+    /// The summary, on which a load balancer decides.
     pub status: Status,
-    catalog: Seen,
-    keys: Seen,
-    databases: Seen,
-    audit: Seen,
+    catalog: CheckResult,
+    keys: CheckResult,
+    databases: CheckResult,
+    audit: CheckResult,
 }
 
-/// Whether to send requests here.
+/// Whether requests should be sent to this replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// Yes.
+    /// Yes: everything works.
     Ready,
-    /// Yes; some tenants are not served, by no replica.
+    /// Yes, although the tenants of one or more PostgreSQL servers cannot be served, by any replica.
     Degraded,
-    /// No.
+    /// No: the catalog, the keys or every PostgreSQL server failed.
     NotReady,
-    /// No: told to end.
+    /// No: the process is shutting down.
     Stopping,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Seen {
+enum CheckResult {
     Ok,
     Failing,
-    /// What comes before it failed.
+    /// It was not checked, because an earlier check failed.
     Unknown,
-    /// So many of so many.
-    Some {
+    /// `failing` of `of` PostgreSQL servers failed.
+    PartlyFailing {
         failing: usize,
         of: usize,
     },
-    /// Partitions end in so many days.
-    Ends {
+    /// The partitions of an audit log end in so many days.
+    PartitionsEnd {
         days: i32,
     },
 }
 
-impl Serialize for Seen {
+impl Serialize for CheckResult {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Ok => serializer.serialize_str("ok"),
             Self::Failing => serializer.serialize_str("failing"),
             Self::Unknown => serializer.serialize_str("unknown"),
-            Self::Some { failing, of } => serializer.collect_str(&format_args!("{failing} of {of} failing")),
-            Self::Ends { days } => {
+            Self::PartlyFailing { failing, of } => serializer.collect_str(&format_args!("{failing} of {of} failing")),
+            Self::PartitionsEnd { days } => {
                 serializer.collect_str(&format_args!("partitions end in {days} days: run cordon migrate up"))
             }
         }
@@ -102,33 +105,37 @@ impl Serialize for Seen {
 }
 
 impl Readiness {
-    /// Nothing is looked at yet.
+    /// Creates a readiness check. Nothing is checked yet.
     pub fn new(catalog: Arc<Catalog>, keys: Arc<KeyRing>, router: Arc<Router>) -> Self {
-        Self { catalog, keys, router, seen: Mutex::default(), stopping: AtomicBool::new(false) }
+        Self { catalog, keys, router, cache: Mutex::default(), stopping: AtomicBool::new(false) }
     }
 
-    /// From now on nothing more should come here.
+    /// Makes all later reports say `Stopping`, so that no more requests are sent here.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it was told to end.
+    /// Returns whether `stop` was called.
     pub fn stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// What there is to see now.
+    /// Returns the current report, which may be up to one second old. It never fails.
     pub async fn report(&self) -> Report {
-        let mut memory = self.seen.lock().await;
-        let known = memory.last.as_ref().filter(|(when, _)| when.elapsed() < FRESH).map(|(_, report)| report.clone());
-        let report = match known {
+        let mut cache = self.cache.lock().await;
+        let recent = cache
+            .last_report
+            .as_ref()
+            .filter(|(when, _)| when.elapsed() < MAX_REPORT_AGE)
+            .map(|(_, report)| report.clone());
+        let report = match recent {
             Some(report) => report,
             None => {
-                let report = self.look(&mut memory, Instant::now() + WITHIN).await;
-                if memory.last.as_ref().is_none_or(|(_, before)| *before != report) {
+                let report = self.check(&mut cache, Instant::now() + CHECK_TIMEOUT).await;
+                if cache.last_report.as_ref().is_none_or(|(_, before)| *before != report) {
                     tracing::info!(status = ?report.status, report = ?report, "Readiness changed");
                 }
-                memory.last = Some((Instant::now(), report.clone()));
+                cache.last_report = Some((Instant::now(), report.clone()));
                 report
             }
         };
@@ -138,63 +145,65 @@ impl Readiness {
         }
     }
 
-    async fn look(&self, memory: &mut Memory, until: Instant) -> Report {
+    async fn check(&self, cache: &mut Cache, until: Instant) -> Report {
         let failed = |catalog, keys| Report {
             status: Status::NotReady,
             catalog,
             keys,
-            databases: Seen::Unknown,
-            audit: Seen::Unknown,
+            databases: CheckResult::Unknown,
+            audit: CheckResult::Unknown,
         };
-        let Ok(Ok(servers)) = timeout_at(until, self.catalog.shared_schemas()).await else {
-            return failed(Seen::Failing, Seen::Unknown);
+        let Ok(Ok(servers)) = timeout_at(until, self.catalog.server_databases()).await else {
+            return failed(CheckResult::Failing, CheckResult::Unknown);
         };
-        if let Some((_, id, _)) = servers.first() {
-            match timeout_at(until, self.unwraps(*id)).await {
+        if let Some(first) = servers.first() {
+            match timeout_at(until, self.check_keys(first.server)).await {
                 Ok(Ok(())) => {}
-                _ => return failed(Seen::Ok, Seen::Failing),
+                _ => return failed(CheckResult::Ok, CheckResult::Failing),
             }
         }
-        let answers = join_all(servers.iter().map(async |(name, id, database)| {
-            let days = timeout_at(until, self.router.audit_days_left(*id, database)).await.ok().and_then(Result::ok);
+        let answers = join_all(servers.iter().map(async |ServerDatabase { server, name, database }| {
+            let days = timeout_at(until, self.router.audit_days_left(*server, database)).await;
+            let days = days.ok().and_then(Result::ok);
             if days.is_none() {
                 tracing::warn!(server = %name, "A PostgreSQL server does not open a session that runs plpgsql");
             }
             days
         }));
-        let (answers, ()) = futures_util::join!(answers, self.next_own_database(memory, until));
+        let (answers, ()) = futures_util::join!(answers, self.check_next_own_database(cache, until));
         let (of, failing) = (answers.len(), answers.iter().filter(|days| days.is_none()).count());
         let (status, databases) = match failing {
-            0 => (Status::Ready, Seen::Ok),
-            failing if failing == of => (Status::NotReady, Seen::Failing),
-            failing => (Status::Degraded, Seen::Some { failing, of }),
+            0 => (Status::Ready, CheckResult::Ok),
+            failing if failing == of => (Status::NotReady, CheckResult::Failing),
+            failing => (Status::Degraded, CheckResult::PartlyFailing { failing, of }),
         };
-        let audit = match answers.into_iter().flatten().chain(memory.own_days.values().copied()).min() {
-            Some(days) if days < AUDIT_DAYS => Seen::Ends { days },
-            Some(_) => Seen::Ok,
-            None => Seen::Unknown,
+        let audit = match answers.into_iter().flatten().chain(cache.own_audit_days.values().copied()).min() {
+            Some(days) if days < MIN_AUDIT_DAYS => CheckResult::PartitionsEnd { days },
+            Some(_) => CheckResult::Ok,
+            None => CheckResult::Unknown,
         };
-        Report { status, catalog: Seen::Ok, keys: Seen::Ok, databases, audit }
+        Report { status, catalog: CheckResult::Ok, keys: CheckResult::Ok, databases, audit }
     }
 
-    /// What is not answered is its tenant's matter, and remembered as it was.
-    async fn next_own_database(&self, memory: &mut Memory, until: Instant) {
+    /// Checks one of the tenants' own databases, the next one with each report. A failure concerns that tenant alone:
+    /// the earlier result is kept and the report does not change.
+    async fn check_next_own_database(&self, cache: &mut Cache, until: Instant) {
         let own = self.catalog.own_databases();
-        memory.own_days.retain(|id, _| {
+        cache.own_audit_days.retain(|id, _| {
             own.iter().any(|tenant| tenant.placement.as_ref().is_some_and(|placement| placement.id == *id))
         });
-        memory.turn = memory.turn.wrapping_add(1);
-        let next = memory.turn.checked_rem(own.len()).and_then(|at| own.get(at));
+        cache.reports = cache.reports.wrapping_add(1);
+        let next = cache.reports.checked_rem(own.len()).and_then(|at| own.get(at));
         let Some((tenant, placement)) = next.and_then(|tenant| Some((tenant.id, tenant.placement.as_ref()?))) else {
             return;
         };
         if let Ok(Ok(days)) = timeout_at(until, self.router.own_audit_days_left(tenant, placement)).await {
-            memory.own_days.insert(placement.id, days);
+            cache.own_audit_days.insert(placement.id, days);
         }
     }
 
-    /// A secret that no one keeps opened comes out of the KMS.
-    async fn unwraps(&self, server: ServerId) -> Result<()> {
+    /// Unwraps a secret that is never cached, so that the KMS is really called.
+    async fn check_keys(&self, server: ServerId) -> Result<()> {
         let server = self.catalog.server(server).await?;
         self.keys.app_password(server.id, &server.app_password).await.map(|_| ())
     }

@@ -1,58 +1,63 @@
-//! What is written about a read: shape and wire form of audit rows. Written, never read, from here.
-//! Who, for whom, in which tenant and when are not here: the database takes them from the signed binding and its own clock.
+//! Audit: the words of the audit log, and the form in which rows about reads and refusals are sent to the database.
+//! This module only builds rows to be written. The principal, the tenant, the purpose and the time are not part of
+//! them: the database takes these from the signed binding and its own clock.
+
+mod action;
+
+pub use action::{AuditAction, OPERATION, RecordType};
 
 use crate::ids::PatientId;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use uuid::Uuid;
 
-/// How an operation ended, as the log spells it.
+/// The outcome of an operation; the column `outcome`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// The records named were shown.
+    /// The named records were shown.
     Success,
-    /// Nothing was there; the ids asked for are named.
+    /// Nothing was found. The row names the requested ids.
     NotFound,
-    /// The caller's roles did not allow it.
+    /// The caller was not allowed to perform it.
     Denied,
 }
 
-/// One reading of one patient's records of one kind.
+/// One access to records of one patient and type, or one refused attempt.
 #[derive(Debug, Clone)]
 pub struct AccessRecord {
-    /// `patient.read`, `note.read`, …
+    /// What was done: `RecordType::read_action`, `AuditAction::as_str`, or the name of a refused operation.
     pub action: &'static str,
-    /// Whose record; none where the patient is not known.
+    /// The patient whose records they are; `None` where the patient is not known.
     pub patient: Option<PatientId>,
-    /// `patient`, `encounter`, `note`.
+    /// `RecordType::name`, or `OPERATION`.
     pub resource_type: &'static str,
-    /// Every record shown.
+    /// The ids of all records that were shown or requested.
     pub resource_ids: Vec<Uuid>,
-    /// Names of the fields shown.
+    /// The names of the fields that were shown.
     pub fields: Vec<&'static str>,
-    /// How it ended.
+    /// The outcome.
     pub outcome: Outcome,
 }
 
-/// From where a request came.
+/// The client that sent a request.
 #[derive(Debug, Clone, Default)]
 pub struct ClientInfo {
-    /// The caller's address.
+    /// The client's IP address.
     pub ip: Option<IpAddr>,
-    /// The caller's software, as it names itself.
+    /// The header `User-Agent`.
     pub user_agent: Option<String>,
-    /// W3C trace id.
+    /// The W3C trace id of the request.
     pub trace_id: Option<String>,
 }
 
-/// Disclosures of one transaction, one row per action, patient and kind of record.
+/// The access records of one transaction, merged into one row per action, patient, record type and outcome.
 #[derive(Debug, Default)]
 pub struct AccessRecords(Vec<Row>);
 
 #[derive(Debug)]
 struct Row {
-    of: AccessRecord,
+    record: AccessRecord,
     ids: BTreeSet<Uuid>,
     fields: BTreeSet<&'static str>,
 }
@@ -71,36 +76,34 @@ struct Wire<'a> {
 }
 
 impl AccessRecords {
-    /// Adds a disclosure to the row it belongs to.
-    pub fn add(&mut self, disclosure: AccessRecord) {
-        let same = |row: &&mut Row| {
-            (row.of.action, row.of.patient, row.of.resource_type, row.of.outcome)
-                == (disclosure.action, disclosure.patient, disclosure.resource_type, disclosure.outcome)
-        };
-        if let Some(row) = self.0.iter_mut().find(same) {
-            row.ids.extend(disclosure.resource_ids);
-            row.fields.extend(disclosure.fields);
+    /// Adds a record to the row that it belongs to.
+    pub fn add(&mut self, record: AccessRecord) {
+        let key = |record: &AccessRecord| (record.action, record.patient, record.resource_type, record.outcome);
+        if let Some(row) = self.0.iter_mut().find(|row| key(&row.record) == key(&record)) {
+            row.ids.extend(record.resource_ids);
+            row.fields.extend(record.fields);
             return;
         }
-        let (ids, fields) =
-            (disclosure.resource_ids.iter().copied().collect(), disclosure.fields.iter().copied().collect());
-        self.0.push(Row { of: disclosure, ids, fields });
+        let ids = record.resource_ids.iter().copied().collect();
+        let fields = record.fields.iter().copied().collect();
+        self.0.push(Row { record, ids, fields });
     }
 
-    /// How many rows there are to write.
+    /// Returns the number of rows to write.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is nothing to write.
+    /// Returns whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The rows as hex of JSON: the argument of the schema's `audit(text)`, safe to stand in any statement.
+    /// Returns the rows as the hex of a JSON array: the argument of the schema's function `audit(text)`, which is safe
+    /// in any statement.
     pub fn to_hex(&self, client: &ClientInfo) -> String {
         let rows: Vec<_> = self.0.iter().map(|row| row.wire(client)).collect();
-        // Strings and ids only: serialisation cannot fail, and an empty text would make the database refuse.
+        // Strings and ids can always be serialised. If they could not, the database would refuse the empty text.
         hex(&serde_json::to_vec(&rows).unwrap_or_default())
     }
 }
@@ -108,10 +111,10 @@ impl AccessRecords {
 impl Row {
     fn wire<'a>(&'a self, client: &'a ClientInfo) -> Wire<'a> {
         Wire {
-            action: self.of.action,
-            outcome: self.of.outcome,
-            resource_type: self.of.resource_type,
-            patient_id: self.of.patient,
+            action: self.record.action,
+            outcome: self.record.outcome,
+            resource_type: self.record.resource_type,
+            patient_id: self.record.patient,
             resource_ids: &self.ids,
             fields: &self.fields,
             ip: client.ip,
@@ -121,7 +124,7 @@ impl Row {
     }
 }
 
-/// Lower-case hexadecimal.
+/// Returns the bytes as lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     let digit = |half: u8| char::from(if half < 10 { b'0' + half } else { b'a' + half - 10 });
     let mut text = String::with_capacity(bytes.len() * 2);

@@ -1,5 +1,5 @@
-//! Claims to a principal: JSON in which no name occurs twice, and the rules each claim must meet. Anything malformed refuses the token:
-//! a claim that two readers could read differently is not read at all.
+//! Turns the claims of a verified token into a principal: parses JSON without repeated member names, and checks each
+//! claim. A malformed claim refuses the whole token, because two parsers could read it differently.
 
 use super::Principal;
 use crate::config::ClaimNames;
@@ -9,18 +9,18 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use std::fmt;
 
-const LONGEST_SUBJECT: usize = 255;
-const LONGEST_NAME: usize = 200;
-const LONGEST_ROLE: usize = 32;
-const MOST_ROLES: usize = 16;
+const MAX_SUBJECT_CHARS: usize = 255;
+const MAX_NAME_CHARS: usize = 200;
+const MAX_ROLE_BYTES: usize = 32;
+const MAX_ROLES: usize = 16;
 
-/// A JSON object without repeated names, at any depth.
-pub(super) struct Object(Map<String, Value>);
+/// A JSON object in which, at any depth, no object repeats a member name.
+pub(super) struct JsonObject(Map<String, Value>);
 
-impl Object {
+impl JsonObject {
     pub(super) fn parse(json: &[u8]) -> Option<Self> {
         match serde_json::from_slice(json) {
-            Ok(Once(Value::Object(object))) => Some(Self(object)),
+            Ok(UniqueMembers(Value::Object(object))) => Some(Self(object)),
             _ => None,
         }
     }
@@ -33,8 +33,8 @@ impl Object {
         self.0.get(name)?.as_str()
     }
 
-    /// Seconds since 1970. A fraction is cut off.
-    #[expect(clippy::cast_possible_truncation, reason = "saturates, and what lies at the ends is refused")]
+    /// Returns a time in seconds since 1970. A fraction is cut off.
+    #[expect(clippy::cast_possible_truncation, reason = "the cast saturates, and the extreme values are refused")]
     fn seconds(&self, name: &str) -> Option<i64> {
         let number = self.0.get(name)?;
         number.as_i64().or_else(|| number.as_f64().map(|seconds| seconds as i64))
@@ -45,40 +45,44 @@ impl Object {
     }
 }
 
-/// What holds for every issuer's claims.
-pub(super) struct Rules {
+/// The rules for claims that are the same for every issuer.
+pub(super) struct ClaimRules {
     pub(super) audience: String,
+    /// Seconds by which the issuer's clock may be ahead of this one.
     pub(super) leeway: i64,
+    /// The most seconds that `exp` may lie in the future.
     pub(super) max_lifetime: i64,
 }
 
-impl Rules {
-    /// The principal that verified claims describe, or the reason why they describe none.
+impl ClaimRules {
+    /// Returns the principal that verified claims describe, or the reason why the claims are invalid.
     pub(super) fn principal(
         &self,
         issuer: &str,
         names: &ClaimNames,
-        claims: &Object,
+        claims: &JsonObject,
         now: DateTime<Utc>,
     ) -> Result<Principal, &'static str> {
-        if !self.for_us(claims) {
+        if !self.audience_matches(claims) {
             return Err("aud");
         }
         let expires_at = self.expiry(claims, now.timestamp())?;
-        let subject = claims.text("sub").filter(|subject| is_line(subject, LONGEST_SUBJECT)).ok_or("sub")?;
+        let subject = claims.text("sub").filter(|subject| is_single_line(subject, MAX_SUBJECT_CHARS)).ok_or("sub")?;
         let tenants = claims.texts(&names.tenants).ok_or("tenants")?;
         let tenants = distinct(tenants.into_iter().map(|id| id.parse::<TenantId>().ok())).ok_or("tenants")?;
-        let roles = claims.texts(&names.roles).filter(|roles| roles.len() <= MOST_ROLES).ok_or("roles")?;
+        let roles = claims.texts(&names.roles).filter(|roles| roles.len() <= MAX_ROLES).ok_or("roles")?;
         let roles = distinct(roles.into_iter().map(|role| is_role(role).then(|| role.to_owned()))).ok_or("roles")?;
         let name = match claims.0.get(&names.name) {
             None | Some(Value::Null) => None,
-            Some(name) => Some(name.as_str().filter(|name| is_line(name, LONGEST_NAME)).ok_or("name")?.to_owned()),
+            Some(name) => {
+                Some(name.as_str().filter(|name| is_single_line(name, MAX_NAME_CHARS)).ok_or("name")?.to_owned())
+            }
         };
         let acting = match claims.0.get("act") {
             None => None,
             Some(act) => {
                 let subject =
-                    act.get("sub").and_then(Value::as_str).filter(|subject| is_line(subject, LONGEST_SUBJECT));
+                    act.get("sub").and_then(Value::as_str).filter(|subject| is_single_line(subject, MAX_SUBJECT_CHARS));
                 Some(subject.ok_or("act")?.to_owned())
             }
         };
@@ -93,16 +97,17 @@ impl Rules {
         })
     }
 
-    /// Whether `aud`, one or an array, names us.
-    fn for_us(&self, claims: &Object) -> bool {
+    /// Tells whether `aud`, a string or an array of strings, contains the configured audience.
+    fn audience_matches(&self, claims: &JsonObject) -> bool {
         match claims.text("aud") {
             Some(audience) => audience == self.audience,
             None => claims.texts("aud").is_some_and(|audiences| audiences.contains(&self.audience.as_str())),
         }
     }
 
-    /// Checks the times. Leeway is for an issuer whose clock is ahead of ours, never for a token that is over.
-    fn expiry(&self, claims: &Object, now: i64) -> Result<DateTime<Utc>, &'static str> {
+    /// Checks `exp`, `nbf` and `iat`, and returns the time of expiry. The leeway applies to an issuer whose clock is
+    /// ahead, never to an expired token.
+    fn expiry(&self, claims: &JsonObject, now: i64) -> Result<DateTime<Utc>, &'static str> {
         let exp = claims.seconds("exp").ok_or("no exp")?;
         if exp <= now {
             return Err("expired");
@@ -111,8 +116,8 @@ impl Rules {
             return Err("exp too far ahead");
         }
         for name in ["nbf", "iat"] {
-            let needed = name == "iat" || claims.has(name);
-            if needed && claims.seconds(name).is_none_or(|start| start > now.saturating_add(self.leeway)) {
+            let must_hold = name == "iat" || claims.has(name);
+            if must_hold && claims.seconds(name).is_none_or(|start| start > now.saturating_add(self.leeway)) {
                 return Err("not valid yet");
             }
         }
@@ -120,87 +125,90 @@ impl Rules {
     }
 }
 
-/// Neither empty nor longer than `most` letters, and without control characters.
-fn is_line(text: &str, most: usize) -> bool {
-    !text.is_empty() && text.chars().count() <= most && !text.chars().any(char::is_control)
+/// Tells whether `text` has 1 to `max_chars` characters, none of them a control character.
+fn is_single_line(text: &str, max_chars: usize) -> bool {
+    !text.is_empty() && text.chars().count() <= max_chars && !text.chars().any(char::is_control)
 }
 
-/// `[a-z][a-z_]{0,31}`
+/// Tells whether `role` matches `[a-z][a-z_]{0,31}`.
 fn is_role(role: &str) -> bool {
-    role.len() <= LONGEST_ROLE
+    role.len() <= MAX_ROLE_BYTES
         && role.starts_with(|first: char| first.is_ascii_lowercase())
         && role.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
 }
 
-/// All of them, each once; `None` when one is.
+/// Returns the items without repetitions, in their order, or `None` when an item is `None`.
 fn distinct<T: PartialEq>(items: impl Iterator<Item = Option<T>>) -> Option<Vec<T>> {
-    let mut kept = Vec::new();
+    let mut unique = Vec::new();
     for item in items {
         let item = item?;
-        if !kept.contains(&item) {
-            kept.push(item);
+        if !unique.contains(&item) {
+            unique.push(item);
         }
     }
-    Some(kept)
+    Some(unique)
 }
 
-/// A JSON value in which no object has a name twice. serde_json alone keeps the last one, others the first.
-struct Once(Value);
+/// A JSON value in which no object repeats a member name. serde_json alone would keep the last of several members,
+/// other parsers keep the first.
+struct UniqueMembers(Value);
 
-impl<'de> Deserialize<'de> for Once {
+impl<'de> Deserialize<'de> for UniqueMembers {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(OnceVisitor)
+        deserializer.deserialize_any(UniqueMembersVisitor)
     }
 }
 
-struct OnceVisitor;
+struct UniqueMembersVisitor;
 
-impl<'de> Visitor<'de> for OnceVisitor {
-    type Value = Once;
+impl<'de> Visitor<'de> for UniqueMembersVisitor {
+    type Value = UniqueMembers;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JSON in which no name occurs twice")
     }
 
-    fn visit_unit<E>(self) -> Result<Once, E> {
-        Ok(Once(Value::Null))
+    fn visit_unit<E>(self) -> Result<UniqueMembers, E> {
+        Ok(UniqueMembers(Value::Null))
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Once, E> {
-        Ok(Once(Value::Bool(value)))
+    fn visit_bool<E>(self, value: bool) -> Result<UniqueMembers, E> {
+        Ok(UniqueMembers(Value::Bool(value)))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Once, E> {
-        Ok(Once(value.into()))
+    fn visit_i64<E>(self, value: i64) -> Result<UniqueMembers, E> {
+        Ok(UniqueMembers(value.into()))
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Once, E> {
-        Ok(Once(value.into()))
+    fn visit_u64<E>(self, value: u64) -> Result<UniqueMembers, E> {
+        Ok(UniqueMembers(value.into()))
     }
 
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Once, E> {
-        Number::from_f64(value).map(|number| Once(Value::Number(number))).ok_or_else(|| E::custom("not a number"))
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<UniqueMembers, E> {
+        Number::from_f64(value)
+            .map(|number| UniqueMembers(Value::Number(number)))
+            .ok_or_else(|| E::custom("not a number"))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Once, E> {
-        Ok(Once(Value::String(value.to_owned())))
+    fn visit_str<E>(self, value: &str) -> Result<UniqueMembers, E> {
+        Ok(UniqueMembers(Value::String(value.to_owned())))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Once, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<UniqueMembers, A::Error> {
         let mut array = Vec::new();
-        while let Some(Once(item)) = items.next_element()? {
+        while let Some(UniqueMembers(item)) = items.next_element()? {
             array.push(item);
         }
-        Ok(Once(Value::Array(array)))
+        Ok(UniqueMembers(Value::Array(array)))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Once, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<UniqueMembers, A::Error> {
         let mut object = Map::new();
-        while let Some((name, Once(value))) = entries.next_entry::<String, _>()? {
+        while let Some((name, UniqueMembers(value))) = entries.next_entry::<String, _>()? {
             if object.insert(name, value).is_some() {
                 return Err(de::Error::custom("a name occurs twice"));
             }
         }
-        Ok(Once(Value::Object(object)))
+        Ok(UniqueMembers(Value::Object(object)))
     }
 }

@@ -1,5 +1,6 @@
-//! The development issuer: an ES256 key in a directory, made on demand, its public set beside it, and tokens for `cordon token` and tests.
-//! The verifier knows nothing of it: it is accepted where, and only where, the settings name it like any other issuer.
+//! The development issuer: signs tokens for `cordon dev`, `cordon token` and tests. Its directory holds an ES256 key,
+//! which is created on first use, and the JWK set with the public key. The verifier has no special case for it: its
+//! tokens are accepted only where the settings name it like any other issuer.
 
 use crate::config;
 use crate::crypto::private_file;
@@ -19,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use zeroize::Zeroizing;
 
-/// `iss` of every development token; `serve` refuses settings that name it outside profile `dev`.
+/// The claim `iss` of every development token. `serve` refuses settings that name it, except in profile `dev`.
 pub const ISSUER: &str = "urn:cordon:dev";
 
 /// The development issuer of one directory.
@@ -27,72 +28,80 @@ pub struct DevIssuer {
     audience: String,
     key: EcdsaKeyPair,
     key_id: String,
-    jwks: PathBuf,
+    jwks_path: PathBuf,
 }
 
-/// What a development token says.
+/// The claims of a development token. `mint` does not check them.
 #[derive(Debug, Clone)]
 pub struct Claims {
-    /// `sub`
+    /// The claim `sub`.
     pub subject: String,
-    /// Display name.
+    /// The claim `name`, left out if `None`.
     pub name: Option<String>,
-    /// The tenants.
+    /// The claim `tenants`.
     pub tenants: Vec<TenantId>,
-    /// The roles.
+    /// The claim `roles`.
     pub roles: Vec<String>,
-    /// `act.sub`
+    /// The claim `act.sub`, left out if `None`.
     pub acting: Option<String>,
-    /// From now to `exp`.
+    /// The time from `iat`, which is now, to `exp`.
     pub lifetime: Duration,
 }
 
 impl DevIssuer {
-    /// Loads `dev-issuer.pem` of the directory, making it if need be, and writes its public set, `dev-jwks.json`. Blocking.
+    /// Loads the key `dev-issuer.pem` of the directory, or creates it, and writes the JWK set `dev-jwks.json`. Blocks
+    /// the calling thread.
+    ///
+    /// # Errors
+    /// `Internal` when the files cannot be read or written, or the key is not a P-256 key.
     pub fn open(directory: &Path, audience: &str) -> Result<Self> {
-        let fault = |error: std::io::Error| Error::internal("The development issuer's files cannot be used", error);
-        let (path, jwks) = (directory.join("dev-issuer.pem"), directory.join("dev-jwks.json"));
-        let _lock = private_file::lock(&path).map_err(fault)?;
+        let io_error = |error: std::io::Error| Error::internal("The development issuer's files cannot be used", error);
+        let (path, jwks_path) = (directory.join("dev-issuer.pem"), directory.join("dev-jwks.json"));
+        let _lock = private_file::lock(&path).map_err(io_error)?;
         if !path.exists() {
-            private_file::replace(&path, fresh_pem()?.as_bytes()).map_err(fault)?;
+            private_file::replace(&path, generate_pem()?.as_bytes()).map_err(io_error)?;
         }
-        let (_, pem) = private_file::read(&path).map_err(fault)?;
+        let (_, pem) = private_file::read(&path).map_err(io_error)?;
         let unusable = |error: &dyn fmt::Display| Error::internal("The development issuer's key is unusable", error);
         let der = PrivatePkcs8KeyDer::from_pem_slice(&pem).map_err(|error| unusable(&error))?;
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der.secret_pkcs8_der())
             .map_err(|error| unusable(&error))?;
-        let (key_id, set) = public_set(&key).ok_or_else(|| unusable(&"not an uncompressed point"))?;
-        private_file::replace(&jwks, set.to_string().as_bytes()).map_err(fault)?;
-        Ok(Self { audience: audience.to_owned(), key, key_id, jwks })
+        let (key_id, jwk_set) = jwk_set(&key).ok_or_else(|| unusable(&"not an uncompressed point"))?;
+        private_file::replace(&jwks_path, jwk_set.to_string().as_bytes()).map_err(io_error)?;
+        Ok(Self { audience: audience.to_owned(), key, key_id, jwks_path })
     }
 
-    /// Its entry in the settings.
+    /// Returns the entry of `auth.issuers` that accepts this issuer's tokens.
     pub fn settings(&self) -> config::Issuer {
         config::Issuer {
             issuer: ISSUER.to_owned(),
             jwks_url: None,
-            jwks_file: Some(self.jwks.clone()),
+            jwks_file: Some(self.jwks_path.clone()),
             algorithms: vec!["ES256".to_owned()],
             allow_typ_jwt: false,
             claims: config::ClaimNames::default(),
         }
     }
 
-    /// Where its public set lies.
+    /// Returns the path of the JWK set.
     pub fn jwks_path(&self) -> &Path {
-        &self.jwks
+        &self.jwks_path
     }
 
-    /// `kid` of its key.
+    /// Returns the `kid` of the key, which is its RFC 7638 thumbprint.
     pub fn key_id(&self) -> &str {
         &self.key_id
     }
 
-    /// A token.
+    /// Signs a token with these claims. It is valid from now on.
+    ///
+    /// # Errors
+    /// `Internal` when signing fails.
     pub fn mint(&self, claims: &Claims) -> Result<String> {
         let now = Utc::now();
         let mut body = json!({
-            "iss": ISSUER, "aud": self.audience, "sub": claims.subject, "tenants": claims.tenants, "roles": claims.roles,
+            "iss": ISSUER, "aud": self.audience, "sub": claims.subject,
+            "tenants": claims.tenants, "roles": claims.roles,
             "iat": now.timestamp(), "exp": (now + claims.lifetime).timestamp(),
         });
         let name = claims.name.iter().map(|name| ("name".to_owned(), json!(name)));
@@ -103,7 +112,10 @@ impl DevIssuer {
         self.sign(&json!({ "alg": "ES256", "typ": "at+jwt", "kid": self.key_id }).to_string(), &body.to_string())
     }
 
-    /// Signs a header and claims as they are given, whether or not they make sense.
+    /// Signs a header and claims exactly as given. Neither has to be valid.
+    ///
+    /// # Errors
+    /// `Internal` when signing fails.
     pub fn sign(&self, header: &str, claims: &str) -> Result<String> {
         let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
         let signature = self
@@ -114,9 +126,9 @@ impl DevIssuer {
     }
 }
 
-fn fresh_pem() -> Result<Zeroizing<String>> {
+fn generate_pem() -> Result<Zeroizing<String>> {
     let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new());
-    let key = key.map_err(|error| Error::internal("A key cannot be made", error))?;
+    let key = key.map_err(|error| Error::internal("A key cannot be generated", error))?;
     let text = Zeroizing::new(STANDARD.encode(key.as_ref()));
     let mut pem = Zeroizing::new(String::with_capacity(text.len() + 128));
     pem.push_str("-----BEGIN PRIVATE KEY-----\n");
@@ -127,8 +139,8 @@ fn fresh_pem() -> Result<Zeroizing<String>> {
     Ok(pem)
 }
 
-/// The id of the key (its RFC 7638 thumbprint) and the JWK set that holds it.
-fn public_set(key: &EcdsaKeyPair) -> Option<(String, Value)> {
+/// Returns the id of the key, which is its RFC 7638 thumbprint, and the JWK set that contains it.
+fn jwk_set(key: &EcdsaKeyPair) -> Option<(String, Value)> {
     let point = key.public_key().as_ref().strip_prefix(&[4])?;
     let (x, y) = point.split_at_checked(32)?;
     let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));

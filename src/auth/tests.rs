@@ -1,4 +1,5 @@
-//! Genuine tokens, and the table of forged ones: each is refused, with nothing said about why.
+//! Tests of the verifier: valid tokens are accepted, and every forged or malformed one is refused with
+//! `Unauthenticated` and no reason.
 
 use super::dev::{Claims, DevIssuer, ISSUER};
 use super::*;
@@ -6,7 +7,7 @@ use jsonwebtoken::crypto;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-struct Desk {
+struct Fixture {
     _dir: tempfile::TempDir,
     issuer: DevIssuer,
     verifier: Verifier,
@@ -17,36 +18,41 @@ fn auth(issuers: Vec<config::Issuer>) -> config::Auth {
     config::Auth { audience: "cordon".into(), leeway_seconds: 30, max_lifetime_seconds: 43200, issuers }
 }
 
-fn desk() -> Desk {
+fn fixture() -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let issuer = DevIssuer::open(dir.path(), "cordon").unwrap();
     let verifier = Verifier::new(&auth(vec![issuer.settings()])).unwrap();
-    Desk { _dir: dir, issuer, verifier, tenant: TenantId::new() }
+    Fixture { _dir: dir, issuer, verifier, tenant: TenantId::new() }
 }
 
-impl Desk {
+impl Fixture {
     fn header(&self) -> Value {
         json!({ "alg": "ES256", "typ": "at+jwt", "kid": self.issuer.key_id() })
     }
 
     fn claims(&self) -> Value {
         let now = Utc::now().timestamp();
-        json!({ "iss": ISSUER, "aud": "cordon", "sub": "ada", "iat": now, "exp": now + 600, "tenants": [self.tenant], "roles": ["clinician"] })
+        json!({
+            "iss": ISSUER, "aud": "cordon", "sub": "ada", "iat": now, "exp": now + 600,
+            "tenants": [self.tenant], "roles": ["clinician"],
+        })
     }
 
+    /// Verifies a token whose claims have this change.
     async fn with_claims(&self, change: Value) -> Result<Principal> {
         self.verifier
             .verify(&self.issuer.sign(&self.header().to_string(), &merged(self.claims(), change).to_string()).unwrap())
             .await
     }
 
+    /// Verifies a token whose header has this change.
     async fn with_header(&self, change: Value) -> Result<Principal> {
         self.verifier
             .verify(&self.issuer.sign(&merged(self.header(), change).to_string(), &self.claims().to_string()).unwrap())
             .await
     }
 
-    /// Claims with more text at their end, as JSON that no `Value` could hold.
+    /// Verifies a token whose claims end with more JSON text, which may be such that no `Value` can hold it.
     async fn with_text(&self, more: &str) -> Result<Principal> {
         let claims = self.claims().to_string();
         let claims = format!("{},{more}}}", claims.strip_suffix('}').unwrap());
@@ -54,7 +60,7 @@ impl Desk {
     }
 }
 
-/// `null` takes a name away.
+/// Returns `base` with the members of `change`. A `null` removes a member.
 fn merged(mut base: Value, change: Value) -> Value {
     for (name, value) in change.as_object().unwrap() {
         match value {
@@ -66,24 +72,27 @@ fn merged(mut base: Value, change: Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_genuine_token_names_its_principal() {
-    let desk = desk();
+async fn a_valid_token_yields_its_principal() {
+    let fixture = fixture();
     let claims = Claims {
         subject: r#"o"brien\'; drop"#.into(),
         name: Some("Ada O'Brien".into()),
-        tenants: vec![desk.tenant, TenantId::new()],
+        tenants: vec![fixture.tenant, TenantId::new()],
         roles: vec!["clinician".into(), "records".into()],
         acting: Some("grace".into()),
         lifetime: Duration::from_secs(43200),
     };
-    let principal = desk.verifier.verify(&desk.issuer.mint(&claims).unwrap()).await.unwrap();
+    let principal = fixture.verifier.verify(&fixture.issuer.mint(&claims).unwrap()).await.unwrap();
     assert_eq!((&principal.subject, &principal.name), (&claims.subject, &claims.name));
     assert_eq!((&principal.tenants, &principal.roles), (&claims.tenants, &claims.roles));
     assert_eq!((principal.issuer.as_str(), principal.acting), (ISSUER, claims.acting));
     assert!(principal.expires_at > Utc::now() + Duration::from_secs(43190));
-    assert!(desk.with_claims(json!({ "aud": ["other", "cordon"], "nbf": Utc::now().timestamp() + 20 })).await.is_ok());
     assert!(
-        desk.with_header(json!({ "typ": "application/at+jwt", "jku": "https://evil.example", "jwk": {} }))
+        fixture.with_claims(json!({ "aud": ["other", "cordon"], "nbf": Utc::now().timestamp() + 20 })).await.is_ok()
+    );
+    assert!(
+        fixture
+            .with_header(json!({ "typ": "application/at+jwt", "jku": "https://evil.example", "jwk": {} }))
             .await
             .is_ok()
     );
@@ -91,8 +100,8 @@ async fn a_genuine_token_names_its_principal() {
 
 #[tokio::test]
 async fn forged_headers_are_refused() {
-    let desk = desk();
-    assert!(desk.with_header(json!({})).await.is_ok());
+    let fixture = fixture();
+    assert!(fixture.with_header(json!({})).await.is_ok());
     for change in [
         json!({ "alg": "none" }),
         json!({ "alg": "ES384" }),
@@ -107,44 +116,44 @@ async fn forged_headers_are_refused() {
         json!({ "crit": ["exp"], "exp": 1 }),
         json!({ "crit": [] }),
     ] {
-        assert_eq!(desk.with_header(change.clone()).await, Err(Error::Unauthenticated), "{change}");
+        assert_eq!(fixture.with_header(change.clone()).await, Err(Error::Unauthenticated), "{change}");
     }
-    let mut lenient = desk.issuer.settings();
+    let mut lenient = fixture.issuer.settings();
     lenient.allow_typ_jwt = true;
-    let token = desk
+    let token = fixture
         .issuer
-        .sign(&merged(desk.header(), json!({ "typ": "JWT" })).to_string(), &desk.claims().to_string())
+        .sign(&merged(fixture.header(), json!({ "typ": "JWT" })).to_string(), &fixture.claims().to_string())
         .unwrap();
     assert!(Verifier::new(&auth(vec![lenient])).unwrap().verify(&token).await.is_ok());
 }
 
 #[tokio::test]
 async fn forged_signatures_are_refused() {
-    let desk = desk();
-    let token = desk.issuer.sign(&desk.header().to_string(), &desk.claims().to_string()).unwrap();
+    let fixture = fixture();
+    let token = fixture.issuer.sign(&fixture.header().to_string(), &fixture.claims().to_string()).unwrap();
     let (message, signature) = token.rsplit_once('.').unwrap();
     let (header, claims) = message.split_once('.').unwrap();
-    // From now on its signature is known to be genuine, and that of nothing else.
-    assert_eq!(desk.verifier.verify(&token).await, desk.verifier.verify(&token).await);
-    assert!(desk.verifier.verify(&token).await.is_ok());
+    // From now on the signature of this token is remembered as verified. No other token may profit from that.
+    assert_eq!(fixture.verifier.verify(&token).await, fixture.verifier.verify(&token).await);
+    assert!(fixture.verifier.verify(&token).await.is_ok());
 
-    // HMAC with the public set as its secret, and no signature at all.
-    let set = std::fs::read(desk.issuer.jwks_path()).unwrap();
-    let hmac_header = URL_SAFE_NO_PAD.encode(merged(desk.header(), json!({ "alg": "HS256" })).to_string());
+    // One token is signed by HMAC with the public JWK set as its secret, others claim to need no signature.
+    let set = std::fs::read(fixture.issuer.jwks_path()).unwrap();
+    let hmac_header = URL_SAFE_NO_PAD.encode(merged(fixture.header(), json!({ "alg": "HS256" })).to_string());
     let hmac_message = format!("{hmac_header}.{claims}");
     let hmac =
         crypto::sign(hmac_message.as_bytes(), &jsonwebtoken::EncodingKey::from_secret(&set), Algorithm::HS256).unwrap();
     let none_header = URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"at+jwt"}"#);
 
-    // Another key that says it is ours.
-    let elsewhere = tempfile::tempdir().unwrap();
-    let stranger = DevIssuer::open(elsewhere.path(), "cordon").unwrap();
-    let swapped = URL_SAFE_NO_PAD.encode(merged(desk.claims(), json!({ "sub": "eve" })).to_string());
+    // Another issuer's key signs with our key id.
+    let other_dir = tempfile::tempdir().unwrap();
+    let other_issuer = DevIssuer::open(other_dir.path(), "cordon").unwrap();
+    let swapped = URL_SAFE_NO_PAD.encode(merged(fixture.claims(), json!({ "sub": "eve" })).to_string());
     for forged in [
         format!("{hmac_message}.{hmac}"),
         format!("{none_header}.{claims}."),
         format!("{none_header}.{claims}.{signature}"),
-        stranger.sign(&desk.header().to_string(), &desk.claims().to_string()).unwrap(),
+        other_issuer.sign(&fixture.header().to_string(), &fixture.claims().to_string()).unwrap(),
         format!("{header}.{swapped}.{signature}"),
         format!("{message}."),
         format!("{message}.{signature}="),
@@ -155,25 +164,25 @@ async fn forged_signatures_are_refused() {
         "..".to_owned(),
         format!(" {token}"),
     ] {
-        assert_eq!(desk.verifier.verify(&forged).await, Err(Error::Unauthenticated), "{forged}");
+        assert_eq!(fixture.verifier.verify(&forged).await, Err(Error::Unauthenticated), "{forged}");
     }
 }
 
 #[tokio::test]
-async fn a_known_signature_keeps_no_token_alive() {
-    let desk = desk();
-    let ending = merged(desk.claims(), json!({ "exp": Utc::now().timestamp() + 2 }));
-    let token = desk.issuer.sign(&desk.header().to_string(), &ending.to_string()).unwrap();
-    assert!(desk.verifier.verify(&token).await.is_ok());
+async fn a_remembered_signature_does_not_extend_a_token() {
+    let fixture = fixture();
+    let short_lived = merged(fixture.claims(), json!({ "exp": Utc::now().timestamp() + 2 }));
+    let token = fixture.issuer.sign(&fixture.header().to_string(), &short_lived.to_string()).unwrap();
+    assert!(fixture.verifier.verify(&token).await.is_ok());
     tokio::time::sleep(Duration::from_secs(4)).await;
-    assert_eq!(desk.verifier.verify(&token).await, Err(Error::Unauthenticated));
+    assert_eq!(fixture.verifier.verify(&token).await, Err(Error::Unauthenticated));
 }
 
 #[tokio::test]
 async fn claims_that_break_a_rule_are_refused() {
-    let desk = desk();
+    let fixture = fixture();
     let now = Utc::now().timestamp();
-    let (id, long) = (desk.tenant.to_string(), "x".repeat(256));
+    let (id, long) = (fixture.tenant.to_string(), "x".repeat(256));
     for change in [
         json!({ "iss": "urn:cordon:dev/" }),
         json!({ "iss": null }),
@@ -214,15 +223,15 @@ async fn claims_that_break_a_rule_are_refused() {
         json!({ "roles": ["x".repeat(33)] }),
         json!({ "roles": vec!["nurse"; 17] }),
     ] {
-        assert_eq!(desk.with_claims(change.clone()).await, Err(Error::Unauthenticated), "{change}");
+        assert_eq!(fixture.with_claims(change.clone()).await, Err(Error::Unauthenticated), "{change}");
     }
-    assert!(desk.with_claims(json!({ "name": "x".repeat(200), "sub": "x".repeat(255) })).await.is_ok());
+    assert!(fixture.with_claims(json!({ "name": "x".repeat(200), "sub": "x".repeat(255) })).await.is_ok());
 }
 
-/// L-21: the names by which systems of this kind let someone in to everything, or to nobody's tenant.
+/// Names that other systems give to a tenant with access to everything, or to a default one, are not tenant ids.
 #[tokio::test]
-async fn no_system_tenant_can_be_named() {
-    let desk = desk();
+async fn l21_tenants_are_named_by_id_only() {
+    let fixture = fixture();
     for name in [
         "__system__",
         "system",
@@ -237,9 +246,9 @@ async fn no_system_tenant_can_be_named() {
         "riverside",
         "ｒiverside",
     ] {
-        assert_eq!(desk.with_claims(json!({ "tenants": [name] })).await, Err(Error::Unauthenticated), "{name}");
+        assert_eq!(fixture.with_claims(json!({ "tenants": [name] })).await, Err(Error::Unauthenticated), "{name}");
         assert_eq!(
-            desk.with_claims(json!({ "tenants": [desk.tenant, name] })).await,
+            fixture.with_claims(json!({ "tenants": [fixture.tenant, name] })).await,
             Err(Error::Unauthenticated),
             "{name}"
         );
@@ -247,9 +256,9 @@ async fn no_system_tenant_can_be_named() {
 }
 
 #[tokio::test]
-async fn json_that_two_readers_could_read_differently_is_refused() {
-    let desk = desk();
-    assert!(desk.with_text(r#""x":{"a":1,"b":[1.5,null,true]}"#).await.is_ok());
+async fn json_that_parsers_read_differently_is_refused() {
+    let fixture = fixture();
+    assert!(fixture.with_text(r#""x":{"a":1,"b":[1.5,null,true]}"#).await.is_ok());
     for more in [
         r#""tenants":[]"#,
         r#""sub":"eve""#,
@@ -260,45 +269,45 @@ async fn json_that_two_readers_could_read_differently_is_refused() {
         r#""x":"\u0"#,
         r#""x":1e999"#,
     ] {
-        assert_eq!(desk.with_text(more).await, Err(Error::Unauthenticated), "{more}");
+        assert_eq!(fixture.with_text(more).await, Err(Error::Unauthenticated), "{more}");
     }
-    let claims = desk.claims().to_string().replace("\"ada\"", "\"a\\ud800da\"");
+    let claims = fixture.claims().to_string().replace("\"ada\"", "\"a\\ud800da\"");
     assert_eq!(
-        desk.verifier.verify(&desk.issuer.sign(&desk.header().to_string(), &claims).unwrap()).await,
+        fixture.verifier.verify(&fixture.issuer.sign(&fixture.header().to_string(), &claims).unwrap()).await,
         Err(Error::Unauthenticated)
     );
     assert_eq!(
-        desk.with_text(&format!(r#""x":"{}""#, "x".repeat(8192))).await,
+        fixture.with_text(&format!(r#""x":"{}""#, "x".repeat(8192))).await,
         Err(Error::Unauthenticated),
         "oversize"
     );
-    let twice = desk.header().to_string().replacen('{', r#"{"alg":"none","#, 1);
+    let repeated_alg = fixture.header().to_string().replacen('{', r#"{"alg":"none","#, 1);
     assert_eq!(
-        desk.verifier.verify(&desk.issuer.sign(&twice, &desk.claims().to_string()).unwrap()).await,
+        fixture.verifier.verify(&fixture.issuer.sign(&repeated_alg, &fixture.claims().to_string()).unwrap()).await,
         Err(Error::Unauthenticated)
     );
 }
 
 #[tokio::test]
-async fn a_key_file_may_be_away_and_may_change() {
-    let desk = desk();
-    let token = desk.issuer.sign(&desk.header().to_string(), &desk.claims().to_string()).unwrap();
-    let set = std::fs::read(desk.issuer.jwks_path()).unwrap();
-    std::fs::remove_file(desk.issuer.jwks_path()).unwrap();
-    assert_eq!(desk.verifier.verify(&token).await, Err(Error::Unavailable));
-    std::fs::write(desk.issuer.jwks_path(), &set).unwrap();
-    assert!(desk.verifier.verify(&token).await.is_ok());
-    std::fs::write(desk.issuer.jwks_path(), "half").unwrap();
-    assert!(desk.verifier.verify(&token).await.is_ok(), "the last good set is kept");
-    std::fs::write(desk.issuer.jwks_path(), r#"{"keys":[]}"#).unwrap();
-    assert_eq!(desk.verifier.verify(&token).await, Err(Error::Unauthenticated), "the key was withdrawn");
+async fn a_key_file_may_be_missing_and_may_change() {
+    let fixture = fixture();
+    let token = fixture.issuer.sign(&fixture.header().to_string(), &fixture.claims().to_string()).unwrap();
+    let set = std::fs::read(fixture.issuer.jwks_path()).unwrap();
+    std::fs::remove_file(fixture.issuer.jwks_path()).unwrap();
+    assert_eq!(fixture.verifier.verify(&token).await, Err(Error::Unavailable));
+    std::fs::write(fixture.issuer.jwks_path(), &set).unwrap();
+    assert!(fixture.verifier.verify(&token).await.is_ok());
+    std::fs::write(fixture.issuer.jwks_path(), "half").unwrap();
+    assert!(fixture.verifier.verify(&token).await.is_ok(), "the last valid set stays in use");
+    std::fs::write(fixture.issuer.jwks_path(), r#"{"keys":[]}"#).unwrap();
+    assert_eq!(fixture.verifier.verify(&token).await, Err(Error::Unauthenticated), "the key was withdrawn");
 }
 
 #[test]
-fn settings_that_would_weaken_it_are_refused() {
-    let desk = desk();
+fn settings_that_would_weaken_verification_are_refused() {
+    let fixture = fixture();
     let with = |change: fn(&mut config::Issuer)| {
-        let mut entry = desk.issuer.settings();
+        let mut entry = fixture.issuer.settings();
         change(&mut entry);
         Verifier::new(&auth(vec![entry])).err().map(|problem| problem.to_string())
     };
@@ -308,5 +317,5 @@ fn settings_that_would_weaken_it_are_refused() {
     assert!(with(|entry| entry.algorithms.clear()).is_some());
     assert!(with(|entry| entry.jwks_file = None).is_some());
     assert!(with(|entry| entry.jwks_url = Some("https://login.example/jwks".into())).is_some());
-    assert!(Verifier::new(&auth(vec![desk.issuer.settings(), desk.issuer.settings()])).is_err());
+    assert!(Verifier::new(&auth(vec![fixture.issuer.settings(), fixture.issuer.settings()])).is_err());
 }

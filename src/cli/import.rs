@@ -1,34 +1,40 @@
-//! `cordon import fhir`: charts from FHIR R4 files into one tenant.
+//! `cordon import fhir`: imports charts from FHIR R4 files into one tenant.
 
 use super::Context;
+use super::output::{Bar, table};
 use crate::app::App;
-use crate::import::rejects::Rejects;
+use crate::import::rejects::RejectFile;
 use crate::import::source::Source;
-use crate::import::{self, Counts, Progress, Store};
+use crate::import::{self, Counts, ImportError, Progress, Store};
 use crate::ops::OpsError;
 use crate::telemetry::Metrics;
 use crate::tenant::State;
-use std::cell::Cell;
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 #[derive(clap::Subcommand)]
 pub enum Args {
-    /// FHIR R4: Bundles or NDJSON with patients, encounters, documents and practitioners
+    /// Import FHIR R4 resources: patients, encounters, documents, reports and practitioners, in Bundles or NDJSON.
+    ///
+    /// A resource that was imported before is updated if it has changed. A note that was signed is never changed.
+    #[command(after_help = examples!(
+        "import fhir --tenant lakeside charts.ndjson": "Import the charts of a file",
+        "import fhir --tenant lakeside bundles/ --rejects rejects.ndjson":
+            "Import a directory, and list what was rejected",
+        "sample --patients 50 | cordon import fhir --tenant lakeside -": "Import synthetic charts from standard input",
+    ))]
     Fhir {
-        /// Whose charts they are
+        /// Tenant that gets the charts
         #[arg(long, value_name = "SLUG")]
         tenant: String,
-        /// Files, directories, or - for standard input
+        /// Files or directories; - is standard input
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
-        /// Where to list what was not taken, as NDJSON; it holds ids, no content
+        /// List rejected resources in this file, as NDJSON: ids and reasons, without content
         #[arg(long, value_name = "FILE")]
         rejects: Option<PathBuf>,
-        /// Name of the sending system: keeps its ids apart from another system's
+        /// Name of the sending system, which keeps its ids apart from those of other systems
         #[arg(long, value_name = "NAME", default_value = "fhir")]
         source: String,
     },
@@ -44,54 +50,58 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, OpsError> {
         return Err(OpsError::Refused(format!("tenant {slug} is {}", tenant.state)));
     }
     let rejects =
-        rejects.map(|path| Rejects::create(&path).map_err(|error| OpsError::file(&path, &error))).transpose()?;
+        rejects.map(|path| RejectFile::create(&path).map_err(|error| OpsError::file(&path, &error))).transpose()?;
     let input = tokio::task::spawn_blocking(move || Source::open(&files))
         .await
         .map_err(|error| OpsError::Failed(error.to_string()))?;
     let input = input.map_err(|error| OpsError::Usage(error.to_string()))?;
     let store = Store::new(Arc::clone(&app.guards), tenant.id, &source);
-    let told = Cell::new(Instant::now());
+    let bar = Bar::new("Importing", context.json);
     let report = import::run(input, store, rejects, |progress| {
         count(&app.metrics, progress);
-        tell(&told, progress);
+        bar.show(progress.done, progress.total, progress.kind.name());
     })
     .await;
+    drop(bar);
     app.metrics.close();
     let mut report = report?;
     report.tenant = slug;
     let clean = report.rejects == 0;
     context.answer(&report, || {
-        let line = |what: &str, counts: &Counts| {
-            format!(
-                "{what:14} {:>9} new {:>9} updated {:>9} unchanged {:>9} rejected\n",
-                counts.new, counts.updated, counts.unchanged, counts.rejected
-            )
-        };
         let counts = [
             ("patients", &report.patients),
             ("encounters", &report.encounters),
             ("notes", &report.notes),
             ("practitioners", &report.practitioners),
         ];
-        let skipped: String = report.skipped.iter().map(|(kind, count)| format!("{count} {kind}  ")).collect();
-        let table: String = counts.into_iter().map(|(what, counts)| line(what, counts)).collect();
-        format!("{table}skipped: {skipped}\n{:.1} s, {} notes/s", report.seconds, report.notes_per_second)
+        let rows = counts.map(|(name, counts)| {
+            let Counts { new, updated, unchanged, rejected } = counts;
+            [name.to_owned(), new.to_string(), updated.to_string(), unchanged.to_string(), rejected.to_string()]
+        });
+        let counts = table(["", "NEW", "UPDATED", "UNCHANGED", "REJECTED"], &[1, 2, 3, 4], rows);
+        let skipped: Vec<String> = report.skipped.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        let skipped = match skipped.is_empty() {
+            true => String::new(),
+            false => format!("Not imported, because Cordon keeps no such resources: {}\n", skipped.join(", ")),
+        };
+        format!("{counts}\n{skipped}{:.1} s, {} notes/s", report.seconds, report.notes_per_second)
     })?;
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }
 
 fn count(metrics: &Metrics, progress: Progress) {
-    let (kind, Counts { new, updated, unchanged, rejected }) = (progress.kind.name(), progress.latest);
+    let (kind, Counts { new, updated, unchanged, rejected }) = (progress.kind.name(), progress.delta);
     for (outcome, count) in [("new", new), ("updated", updated), ("unchanged", unchanged), ("rejected", rejected)] {
-        metrics.imported(kind, outcome, count);
+        metrics.count_imported(kind, outcome, count);
     }
 }
 
-/// A line a second for whoever waits.
-fn tell(told: &Cell<Instant>, progress: Progress) {
-    if told.get().elapsed() >= Duration::from_secs(1) {
-        told.set(Instant::now());
-        let _ =
-            writeln!(std::io::stderr().lock(), "import: {} of {} {}", progress.done, progress.of, progress.kind.name());
+impl From<ImportError> for OpsError {
+    fn from(error: ImportError) -> Self {
+        match error {
+            ImportError::Store(error) => error.into(),
+            ImportError::File(error) => error.into(),
+            ImportError::Incomplete => Self::Failed(error.to_string()),
+        }
     }
 }

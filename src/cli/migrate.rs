@@ -1,8 +1,9 @@
-//! `cordon migrate up|down|status`: migrations over everything that has them.
+//! `cordon migrate up|down|status`: migrations of the catalog, the databases and the tenants' schemas.
 
 use super::Context;
-use crate::db::migrate::{Direction, Set};
-use crate::ops::migrate::{self, Target};
+use super::output::{Bar, table};
+use crate::db::migrate::{Direction, MigrationSet};
+use crate::ops::migrate::{self, MigrationRun, MigrationTarget};
 use crate::ops::provision;
 use crate::ops::{OpsError, operator::Operator};
 use serde_json::json;
@@ -10,28 +11,40 @@ use std::process::ExitCode;
 
 #[derive(clap::Subcommand)]
 pub enum Args {
-    /// Run what is pending, everywhere
+    /// Run all pending migrations
+    #[command(after_help = examples!(
+        "migrate up": "Migrate the catalog, all databases and all tenants",
+        "migrate up --tenant lakeside": "Migrate the schema of one tenant",
+    ))]
     Up {
-        /// Only this tenant's schema
-        #[arg(long)]
+        /// Migrate the schema of this tenant only
+        #[arg(long, value_name = "SLUG")]
         tenant: Option<String>,
     },
-    /// Undo the newest migration: what it added is gone, with its data
+    /// Revert the newest migration. The tables and columns that it added are dropped with their data.
+    #[command(after_help = examples!(
+        "migrate down --tenant lakeside --yes": "Revert the newest migration of one tenant",
+        "migrate down --set catalog --yes": "Revert the newest migration of the catalog",
+    ))]
     Down {
-        /// catalog, database or tenant
-        #[arg(long, default_value = "tenant")]
-        set: Set,
-        /// Only this tenant's schema
-        #[arg(long)]
+        /// Set of migrations: catalog, database or tenant
+        #[arg(long, value_name = "SET", default_value = "tenant")]
+        set: MigrationSet,
+        /// Revert in the schema of this tenant only
+        #[arg(long, value_name = "SLUG")]
         tenant: Option<String>,
-        /// Yes, with its data
+        /// Confirm that the data of the dropped tables and columns is lost
         #[arg(long)]
         yes: bool,
     },
-    /// What ran and what is pending
+    /// Show the applied and the pending migrations
+    #[command(after_help = examples!(
+        "migrate status": "Show all targets",
+        "migrate status --tenant lakeside --json": "Show one tenant, with the version of each migration",
+    ))]
     Status {
-        /// Only this tenant's schema
-        #[arg(long)]
+        /// Show the schema of this tenant only
+        #[arg(long, value_name = "SLUG")]
         tenant: Option<String>,
     },
 }
@@ -41,61 +54,84 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, OpsError> {
     match args {
         Args::Up { tenant } => {
             let (mut runs, mut failures) = (Vec::new(), Vec::new());
-            for target in chosen(&operator, tenant.as_deref()).await? {
-                match migrate::run(&operator, &target, Direction::Up).await {
+            let targets = chosen(&operator, tenant.as_deref()).await?;
+            let bar = Bar::new("Migrating", context.json);
+            for (done, target) in (0..).zip(&targets) {
+                bar.show(done, targets.len() as u64, format!("{}.{}", target.database, target.schema));
+                match migrate::run(&operator, target, Direction::Up).await {
                     Ok(more) => runs.extend(more),
-                    // One tenant's failure does not keep the others from what they need.
+                    // A tenant that fails does not keep the others from being migrated.
                     Err(error) if target.slug.is_some() => failures.push(error.to_string()),
                     Err(error) => return Err(error),
                 }
             }
-            context.answer(&json!({ "ran": runs, "failures": failures }), || {
-                let ran: String = runs
-                    .iter()
-                    .map(|run| format!("{}.{} {} in {} ms\n", run.database, run.schema, run.version, run.ms))
-                    .collect();
-                format!(
-                    "{ran}{}",
-                    if runs.is_empty() && failures.is_empty() { "Nothing to do.".into() } else { failures.join("\n") }
-                )
+            drop(bar);
+            context.answer(&json!({ "ran": runs, "failures": failures }), || match runs.is_empty() {
+                true if failures.is_empty() => "No migration is pending.".into(),
+                true => failures.join("\n"),
+                false => format!("{}{}", table_of_runs(&runs), failures.join("\n")),
             })?;
             Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(3) })
         }
         Args::Down { set, tenant, yes } => {
             if !yes {
-                return Err(OpsError::Refused("this removes tables or columns with their data; say --yes".into()));
+                return Err(OpsError::Refused(
+                    "this drops tables or columns with their data; confirm it with --yes".into(),
+                ));
             }
             let mut runs = Vec::new();
             let targets = chosen(&operator, tenant.as_deref()).await?;
             for target in targets.into_iter().filter(|target| target.set == set) {
                 runs.extend(migrate::run(&operator, &target, Direction::Down).await?);
             }
-            context.answer(&json!({ "ran": runs }), || {
-                runs.iter().map(|run| format!("{}.{} {} undone\n", run.database, run.schema, run.version)).collect()
+            context.answer(&json!({ "ran": runs }), || match runs.is_empty() {
+                true => "No migration is applied.".into(),
+                false => format!("Reverted:\n\n{}", table_of_runs(&runs)),
             })?;
             Ok(ExitCode::SUCCESS)
         }
         Args::Status { tenant } => {
-            let mut rows = Vec::new();
-            for target in chosen(&operator, tenant.as_deref()).await? {
-                let status = migrate::status(&operator, &target).await?;
-                rows.push(json!({ "database": target.database, "schema": target.schema, "tenant": target.slug,
-                                  "applied": status.applied, "pending": status.pending }));
+            let (mut documents, mut rows) = (Vec::new(), Vec::new());
+            let targets = chosen(&operator, tenant.as_deref()).await?;
+            let bar = Bar::new("Reading", context.json);
+            for (done, target) in (0..).zip(&targets) {
+                bar.show(done, targets.len() as u64, format!("{}.{}", target.database, target.schema));
+                let status = migrate::status(&operator, target).await?;
+                documents.push(json!({ "database": target.database, "schema": target.schema, "tenant": target.slug,
+                                       "applied": status.applied, "pending": status.pending }));
+                rows.push([
+                    target.database.clone(),
+                    target.schema.clone(),
+                    target.slug.clone().unwrap_or_else(|| "-".into()),
+                    status.applied.len().to_string(),
+                    status.pending.len().to_string(),
+                    status.applied.last().cloned().unwrap_or_else(|| "-".into()),
+                ]);
             }
-            context.answer(&rows, || rows.iter().map(|row| format!("{row}\n")).collect())?;
+            drop(bar);
+            let headings = ["DATABASE", "SCHEMA", "TENANT", "APPLIED", "PENDING", "NEWEST APPLIED"];
+            context.answer(&documents, || table(headings, &[3, 4], rows))?;
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
-async fn chosen(operator: &Operator, tenant: Option<&str>) -> Result<Vec<Target>, OpsError> {
+fn table_of_runs(runs: &[MigrationRun]) -> String {
+    let row = |run: &MigrationRun| [run.database.clone(), run.schema.clone(), run.version.clone(), run.ms.to_string()];
+    table(["DATABASE", "SCHEMA", "MIGRATION", "MS"], &[3], runs.iter().map(row))
+}
+
+/// The targets that a command works on: all of them, or the schema of one tenant.
+async fn chosen(operator: &Operator, tenant: Option<&str>) -> Result<Vec<MigrationTarget>, OpsError> {
     let all = migrate::targets(operator).await?;
     let Some(slug) = tenant else { return Ok(all) };
-    let mine: Vec<_> =
-        all.into_iter().filter(|target| target.set == Set::Tenant && target.slug.as_deref() == Some(slug)).collect();
-    if mine.is_empty() {
+    let own: Vec<_> = all
+        .into_iter()
+        .filter(|target| target.set == MigrationSet::Tenant && target.slug.as_deref() == Some(slug))
+        .collect();
+    if own.is_empty() {
         provision::find(&mut operator.control().await?, slug).await?;
         return Err(OpsError::Usage(format!("tenant {slug} has no schema of its own")));
     }
-    Ok(mine)
+    Ok(own)
 }

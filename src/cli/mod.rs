@@ -1,10 +1,33 @@
-//! The command line: one file a command. Answers go to standard output (with `--json` one document), progress and logs to standard error.
-//! Exit: 0 done, 1 failed, 2 usage, 3 done with rejects, 4 refused in this state, 5 a wall is down, 6 unreachable, 130 interrupted.
+//! The command line, one file for each command. Results go to standard output, as one JSON document with `--json`.
+//! Progress and logs go to standard error. The help of each command ends with examples and the exit codes.
 
+/// The end of a command's help: examples, each a line without the program's name and a line that says what it does, and
+/// the exit codes.
+macro_rules! examples {
+    ($($example:literal: $result:literal),+ $(,)?) => {
+        concat!(
+            "Examples:\n",
+            $("  cordon ", $example, "\n      ", $result, "\n",)+
+            "\nExit codes:\n",
+            "  0    done, or nothing to do\n",
+            "  1    failed; run the command again to continue where it stopped\n",
+            "  2    wrong usage or configuration\n",
+            "  3    done, except for some records or tenants\n",
+            "  4    refused in the present state\n",
+            "  5    a wall between tenants is down\n",
+            "  6    PostgreSQL or the key store is unreachable\n",
+            "  130  interrupted",
+        )
+    };
+}
+
+mod completions;
 mod dev;
 mod import;
 mod init;
+mod man;
 mod migrate;
+mod output;
 mod sample;
 mod serve;
 mod server;
@@ -13,75 +36,98 @@ mod token;
 
 use crate::app::StartError;
 use crate::cluster::ClusterError;
-use crate::config::{ConfigError, Settings};
+use crate::config::{ConfigError, Log, LogFormat, Settings};
 use crate::isolation::BootCheck;
 use crate::ops::OpsError;
 use crate::ops::operator::Operator;
-use crate::telemetry::{self, Dropped, TelemetryError};
+use crate::telemetry::{self, DroppedRecords, TelemetryError};
 use clap::{Parser, Subcommand};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// Heading of the options that every command has.
+const GLOBAL: &str = "Global options";
+/// The version and, where the program was built in a checkout, the commit.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("CORDON_COMMIT"));
+
 /// Clinical notes for many healthcare organisations, each behind its own cordon.
 #[derive(Parser)]
-#[command(name = "cordon", version, max_term_width = 100)]
+#[command(name = "cordon", version = VERSION, max_term_width = 100, after_help = examples!(
+    "dev": "Try everything on this machine: a private PostgreSQL, sample charts and the server",
+    "init --admin-url-env ADMIN_URL": "Set up an installation on a PostgreSQL server",
+    "help tenant create": "Show the help of a command",
+))]
 pub struct Cli {
-    /// Directory with base.yaml and PROFILE.yaml
-    #[arg(long, global = true, value_name = "DIR")]
+    /// Directory with base.yaml and PROFILE.yaml [default: config, where it exists]
+    #[arg(long, global = true, value_name = "DIR", help_heading = GLOBAL)]
     config: Option<PathBuf>,
-    /// Which PROFILE.yaml overrides the defaults
-    #[arg(long, global = true, value_name = "NAME")]
+    /// Profile whose file PROFILE.yaml overrides base.yaml
+    #[arg(long, global = true, value_name = "PROFILE", help_heading = GLOBAL)]
     profile: Option<String>,
-    /// Answer with one JSON document
-    #[arg(long, global = true)]
+    /// Print the result as one JSON document, for scripts
+    #[arg(long, global = true, help_heading = GLOBAL)]
     json: bool,
+    /// Log the steps of operations; without it, a terminal shows warnings and errors only
+    #[arg(short, long, global = true, help_heading = GLOBAL)]
+    verbose: bool,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Make roles, databases, catalog and key file
+    /// Create the roles, the databases, the catalog and the key file of an installation
     Init(init::Args),
-    /// PostgreSQL servers
-    #[command(subcommand)]
+    /// Manage PostgreSQL servers
+    #[command(subcommand, after_help = examples!("server list": "List the registered servers"))]
     Server(server::Args),
-    /// Organisations: make, list, show, set, suspend, resume
-    #[command(subcommand)]
+    /// Manage organisations, which are called tenants
+    #[command(subcommand, after_help = examples!("tenant list": "List all tenants"))]
     Tenant(tenant::Args),
-    /// Migrations over everything
-    #[command(subcommand)]
+    /// Run the migrations of the catalog, the databases and the tenants
+    #[command(subcommand, after_help = examples!("migrate status": "Show which migrations are pending"))]
     Migrate(migrate::Args),
-    /// Bring charts in
-    #[command(subcommand)]
+    /// Import charts
+    #[command(subcommand, after_help = examples!(
+        "import fhir --tenant lakeside charts.ndjson": "Import FHIR R4 resources from a file",
+    ))]
     Import(import::Args),
-    /// Make synthetic charts to import
+    /// Write synthetic charts as FHIR R4, for imports and tests
     Sample(sample::Args),
-    /// Sign a development token
+    /// Issue an access token of the development issuer
     Token(token::Args),
-    /// Answer GraphQL over HTTP
+    /// Serve GraphQL over HTTP
+    #[command(after_help = examples!(
+        "serve": "Serve with the settings in config/base.yaml and the environment",
+        "serve --config /etc/cordon --profile production": "Serve with the settings in /etc/cordon/production.yaml",
+    ))]
     Serve,
-    /// Try it out: a private PostgreSQL, three organisations with sample charts, and the server, in one process
+    /// Run everything in one process, for development: a private PostgreSQL, three organisations with sample charts,
+    /// and the server
     Dev(dev::Args),
+    /// Print a completion script for a shell
+    Completions(completions::Args),
+    /// Write the manual pages
+    Man(man::Args),
 }
 
 /// The profile of development.
 const DEV: &str = "dev";
 
 impl Command {
-    /// Whether it works on an installation that is there: in a checkout where `dev` has run, on that of `dev`.
+    /// Whether the command works on an existing installation. In a checkout where `dev` has run, that is the
+    /// installation of `dev`.
     fn needs_installation(&self) -> bool {
         matches!(self, Self::Server(_) | Self::Tenant(_) | Self::Migrate(_) | Self::Import(_))
     }
 }
 
-/// What a command needs besides its arguments.
 struct Context {
     settings: Settings,
     profile: Option<String>,
     json: bool,
-    dropped: Dropped,
+    dropped: DroppedRecords,
 }
 
 impl Context {
@@ -89,7 +135,7 @@ impl Context {
         Operator::new(&self.settings)
     }
 
-    /// How strictly the walls are looked at.
+    /// How strictly the walls are checked before the server starts.
     fn boot_check(&self) -> BootCheck {
         match self.profile.as_deref() {
             Some(DEV) => BootCheck::Dev,
@@ -97,7 +143,7 @@ impl Context {
         }
     }
 
-    /// Prints the answer: the document with `--json`, else the lines.
+    /// Prints the result: the document with `--json`, the lines otherwise.
     fn answer(&self, document: &impl serde::Serialize, lines: impl FnOnce() -> String) -> Result<(), OpsError> {
         let text = match self.json {
             true => serde_json::to_string(document).map_err(|error| OpsError::Failed(error.to_string()))?,
@@ -108,7 +154,7 @@ impl Context {
     }
 }
 
-/// Runs a command to its end.
+/// Runs a command and returns the exit code of the process. An error is printed to standard error.
 pub fn run(cli: Cli) -> ExitCode {
     let outcome = start(cli);
     match outcome {
@@ -121,10 +167,19 @@ pub fn run(cli: Cli) -> ExitCode {
 }
 
 fn start(cli: Cli) -> Result<ExitCode, OpsError> {
-    let directory = cli.config.or_else(|| Some(PathBuf::from("config")).filter(|directory| directory.is_dir()));
+    // These need no settings.
+    match &cli.command {
+        Command::Completions(args) => return completions::run(args, cli.json),
+        Command::Man(args) => return man::run(args, cli.json),
+        _ => {}
+    }
+    let directory = cli.config.clone().or_else(|| Some(PathBuf::from("config")).filter(|directory| directory.is_dir()));
     let is_dev = matches!(cli.command, Command::Dev(_));
-    let profile = cli.profile.or_else(|| is_dev.then(|| DEV.to_owned()));
+    let profile = cli.profile.clone().or_else(|| is_dev.then(|| DEV.to_owned()));
     let mut settings = Settings::load(directory.as_deref(), profile.as_deref())?;
+    if is_quiet(&cli) {
+        log_for_people(&mut settings.log);
+    }
     let telemetry = telemetry::start(&settings)?;
     let found = if profile.is_none() && cli.command.needs_installation() { dev::Home::found(&settings) } else { None };
     let (profile, _cluster) = match found {
@@ -134,7 +189,8 @@ fn start(cli: Cli) -> Result<ExitCode, OpsError> {
     let context = Context { settings, profile, json: cli.json, dropped: telemetry.dropped() };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
-        // The server ends by itself on SIGINT, when it has answered; everything else stops here and goes on when it is run again.
+        // The server handles SIGINT itself and first answers the requests in flight. Any other command stops at once,
+        // and continues when it is run again.
         if is_dev || matches!(cli.command, Command::Serve) {
             return dispatch(cli.command, context).await;
         }
@@ -145,7 +201,7 @@ fn start(cli: Cli) -> Result<ExitCode, OpsError> {
         }
     });
     telemetry.close();
-    // Whoever still waits for standard input is not waited for.
+    // A thread may be blocked on standard input: do not wait for it.
     runtime.shutdown_background();
     outcome
 }
@@ -161,7 +217,28 @@ async fn dispatch(command: Command, context: Context) -> Result<ExitCode, OpsErr
         Command::Token(args) => token::run(&args, &context),
         Command::Serve => serve::run(context).await,
         Command::Dev(args) => dev::run(args, context).await,
+        Command::Completions(args) => completions::run(&args, context.json),
+        Command::Man(args) => man::run(&args, context.json),
     }
+}
+
+/// Whether a person reads the output of this command, who is not interested in each step. A server's log is always
+/// complete.
+fn is_quiet(cli: &Cli) -> bool {
+    let for_people = match cli.command {
+        Command::Serve => false,
+        Command::Dev(_) => true,
+        _ => std::io::stderr().is_terminal(),
+    };
+    for_people && !cli.json && !cli.verbose
+}
+
+/// Warnings and errors as text. A filter that was configured stays.
+fn log_for_people(log: &mut Log) {
+    if log.filter == "info" {
+        log.filter = "warn".into();
+    }
+    log.format = LogFormat::Text;
 }
 
 impl From<ConfigError> for OpsError {

@@ -1,34 +1,39 @@
-//! `cordon sample`: synthetic charts as NDJSON, for `cordon import fhir`. Asks no database and no key.
+//! `cordon sample`: writes synthetic charts as NDJSON, for `cordon import fhir`. It needs no database and no key.
 
 use super::Context;
+use super::output::Bar;
 use crate::ops::OpsError;
-use crate::sample::{Charts, ENCOUNTERS, UNTIL, Written};
+use crate::sample::{ChartCounts, Charts, DEFAULT_ENCOUNTERS, DEFAULT_UNTIL};
 use chrono::NaiveDate;
 use serde::Serialize;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// What is written at a time.
-const BUFFER: usize = 256 << 10;
+const BUFFER_BYTES: usize = 256 << 10;
 
 #[derive(clap::Args)]
+#[command(after_help = examples!(
+    "sample --patients 50 --out charts.ndjson": "Write the charts of 50 patients to a file",
+    "sample --seed 7 | cordon import fhir --tenant lakeside -": "Import the charts of 100 other patients",
+))]
 pub struct Args {
-    /// How many patients
+    /// Number of patients
     #[arg(long, value_name = "N", default_value_t = 100)]
     patients: u64,
-    /// The same seed gives the same charts, and more patients begin with the same
+    /// Seed: the same seed always gives the same charts; a larger number of patients adds to them
     #[arg(long, value_name = "S", default_value_t = 1)]
     seed: u64,
-    /// Encounters of a patient on average
-    #[arg(long, value_name = "N", default_value_t = ENCOUNTERS, value_parser = clap::value_parser!(u64).range(0..=1000))]
+    /// Average number of encounters of a patient
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_ENCOUNTERS)]
+    #[arg(value_parser = clap::value_parser!(u64).range(0..=1000))]
     encounters: u64,
-    /// The day the charts are written on
-    #[arg(long, value_name = "YYYY-MM-DD", default_value_t = UNTIL, value_parser = day)]
+    /// Last day of the charts; appointments are later
+    #[arg(long, value_name = "YYYY-MM-DD", default_value_t = DEFAULT_UNTIL, value_parser = day)]
     until: NaiveDate,
-    /// Write a file instead of standard output
+    /// Write to this file instead of standard output
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -36,7 +41,7 @@ pub struct Args {
 #[derive(Serialize)]
 struct Report {
     #[serde(flatten)]
-    written: Written,
+    written: ChartCounts,
     seconds: f64,
 }
 
@@ -48,14 +53,15 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, OpsError> {
     let to_file = args.out.is_some();
     let file = args.out.map(|path| File::create(&path).map_err(|error| OpsError::file(&path, &error))).transpose()?;
     let began = Instant::now();
-    // On a thread of its own, so that an interruption is heard.
-    let made = tokio::task::spawn_blocking(move || match file {
-        Some(file) => write(charts, file),
-        None => write(charts, io::stdout().lock()),
+    // On a thread of its own, so that SIGINT ends the command at once.
+    let json = context.json;
+    let writing = tokio::task::spawn_blocking(move || match file {
+        Some(file) => write(charts, file, json),
+        None => write(charts, io::stdout().lock(), json),
     });
-    let written = match made.await.map_err(|error| OpsError::Failed(error.to_string()))? {
+    let written = match writing.await.map_err(|error| OpsError::Failed(error.to_string()))? {
         Ok(written) => written,
-        // Whoever reads has seen enough.
+        // The reader of the pipe has closed it, as `head` does.
         Err(error) if !to_file && error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
         Err(error) => return Err(error.into()),
     };
@@ -67,25 +73,23 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, OpsError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn write(charts: Charts, out: impl Write) -> io::Result<Written> {
-    let mut told = Instant::now();
-    charts.write_to(&mut BufWriter::with_capacity(BUFFER, out), |written| {
-        if told.elapsed() >= Duration::from_secs(1) {
-            told = Instant::now();
-            let _ = writeln!(io::stderr().lock(), "sample: {} of {} patients", written.patients, charts.patients);
-        }
+fn write(charts: Charts, out: impl Write, json: bool) -> io::Result<ChartCounts> {
+    let bar = Bar::new("Writing", json);
+    charts.write_to(&mut BufWriter::with_capacity(BUFFER_BYTES, out), |written| {
+        bar.show(written.patients, charts.patients, "patients");
     })
 }
 
 fn line(Report { written, seconds }: &Report) -> String {
-    let Written { practitioners, patients, encounters, notes, bytes } = written;
+    let ChartCounts { practitioners, patients, encounters, notes, bytes } = written;
     format!(
-        "sample: {patients} patients, {encounters} encounters, {notes} notes, {practitioners} practitioners, {bytes} bytes, {seconds:.1} s"
+        "sample: {patients} patients, {encounters} encounters, {notes} notes, {practitioners} practitioners, \
+         {bytes} bytes, {seconds:.1} s"
     )
 }
 
-/// A day on which most charts can begin.
+/// Parses a day. The charts of old patients begin a century before it, so its year is limited.
 fn day(text: &str) -> Result<NaiveDate, String> {
-    let sensible = |day: &NaiveDate| (1950..=2200).contains(&chrono::Datelike::year(day));
-    text.parse().ok().filter(sensible).ok_or_else(|| "a day between 1950-01-01 and 2200-12-31".into())
+    let in_range = |day: &NaiveDate| (1950..=2200).contains(&chrono::Datelike::year(day));
+    text.parse().ok().filter(in_range).ok_or_else(|| "a day between 1950-01-01 and 2200-12-31".into())
 }

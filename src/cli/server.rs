@@ -1,28 +1,34 @@
-//! `cordon server add|locate|list`: PostgreSQL servers.
+//! `cordon server add|locate|list`: the PostgreSQL servers that keep tenants.
 
 use super::Context;
+use super::output::table;
 use crate::ops::operator::{ServerRow, fresh_password};
 use crate::ops::{OpsError, init, server};
 use std::process::ExitCode;
 
 #[derive(clap::Subcommand)]
 pub enum Args {
-    /// Register a server and make it ready for tenants
+    /// Register a server and prepare it for tenants
+    #[command(after_help = examples!(
+        "server add east --admin-url-env EAST_URL": "Register the server of $EAST_URL as east",
+    ))]
     Add {
-        /// Short name: a-z, 0-9 and -
+        /// Name of the server: a-z, 0-9 and -
         name: String,
-        /// Variable that holds a superuser's URL
+        /// Environment variable with the URL of a superuser of the server
         #[arg(long, value_name = "VAR")]
         admin_url_env: String,
     },
-    /// Say where a server stands: feature flags may differ by region
+    /// Set the region of a server, by which feature flags may differ
+    #[command(after_help = examples!("server locate east eu-east": "Place the server east in the region eu-east"))]
     Locate {
-        /// Its name
+        /// Name of the server
         name: String,
-        /// The region, in your words: a-z, 0-9 and -
+        /// Any name for the region: a-z, 0-9 and -
         region: String,
     },
-    /// Registered servers
+    /// List the registered servers
+    #[command(after_help = examples!("server list": "List all servers", "server list --json": "The same, for scripts"))]
     List,
 }
 
@@ -30,7 +36,7 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, OpsError> {
     let operator = context.operator()?;
     match args {
         Args::Add { name, admin_url_env } => {
-            if name == init::FIRST_SERVER {
+            if name == init::FIRST_SERVER_NAME {
                 return Err(OpsError::Refused(format!(
                     "server {name} is made by `cordon init`, which can be run again"
                 )));
@@ -40,7 +46,7 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, OpsError> {
             context.answer(&serde_json::json!({ "id": id, "name": name }), || format!("Server {name} is ready."))?;
         }
         Args::Locate { name, region } => {
-            let id = server::locate(&operator, &name, &region).await?;
+            let id = server::set_region(&operator, &name, &region).await?;
             context.answer(&serde_json::json!({ "id": id, "name": name, "region": region }), || {
                 format!("Server {name} is in {region}.")
             })?;
@@ -51,10 +57,12 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, OpsError> {
                 let ServerRow { id, name, address, region, .. } = server;
                 serde_json::json!({ "id": id, "name": name, "address": address, "region": region })
             };
-            let line = |server: &ServerRow| {
-                format!("{:20} {:15} {}\n", server.name, server.region.as_deref().unwrap_or("-"), server.address)
+            let row = |ServerRow { name, region, address, .. }: &ServerRow| {
+                [name.clone(), region.clone().unwrap_or_else(|| "-".into()), address.clone()]
             };
-            context.answer(&all.iter().map(document).collect::<Vec<_>>(), || all.iter().map(line).collect())?;
+            context.answer(&all.iter().map(document).collect::<Vec<_>>(), || {
+                table(["NAME", "REGION", "ADDRESS"], &[], all.iter().map(row))
+            })?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -1,70 +1,91 @@
-//! `cordon tenant create|list|show|set|suspend|resume`: organisations.
+//! `cordon tenant create|list|show|set|suspend|resume`: the organisations that Cordon serves.
 
 use super::Context;
+use super::output::table;
 use crate::ops::OpsError;
 use crate::ops::provision::{self, NewTenant};
-use crate::ops::terms::{self, Change, Value};
+use crate::ops::settings::{self, SettingValue, SettingsChange};
 use crate::tenant::{Origin, TenancyModel, Tenant, TenantSettings};
 use serde_json::json;
 use std::process::ExitCode;
 
 #[derive(clap::Subcommand)]
 pub enum Args {
-    /// Make a tenant; run again, it finishes what was interrupted
+    /// Create a tenant. Run again, the command completes a creation that was interrupted
+    #[command(after_help = examples!(
+        "tenant create lakeside --name 'Lakeside Clinic'": "Create a tenant with a schema of its own",
+        "tenant create summit --name 'Summit Hospital' --model database --server east":
+            "Create one with a database of its own on the server east",
+    ))]
     Create {
-        /// Short name, unique among the living: a-z, 0-9 and -
+        /// Short name, unique among the tenants: 2 to 39 of a-z, 0-9 and -, beginning with a letter
         slug: String,
-        /// Name for people
-        #[arg(long)]
+        /// Display name of the organisation
+        #[arg(long, value_name = "NAME")]
         name: String,
-        /// shared: common tables; schema: a schema of its own; database: a database of its own
-        #[arg(long, default_value = "schema")]
+        /// Isolation: shared (common tables), schema (its own schema) or database (its own database)
+        #[arg(long, value_name = "MODEL", default_value = "schema")]
         model: TenancyModel,
-        /// Server that keeps it; the first one where none is named
-        #[arg(long)]
+        /// Server that keeps the tenant [default: the first server]
+        #[arg(long, value_name = "SERVER")]
         server: Option<String>,
-        /// What it has ordered; standard where nothing is said
-        #[arg(long)]
+        /// Plan, by which feature flags may differ [default: standard]
+        #[arg(long, value_name = "PLAN")]
         plan: Option<String>,
     },
-    /// All tenants
+    /// List all tenants
+    #[command(after_help = examples!(
+        "tenant list": "List all tenants",
+        "tenant list --json": "List them with all properties, for scripts",
+    ))]
     List,
-    /// One tenant
+    /// Show one tenant
+    #[command(after_help = examples!("tenant show lakeside": "Show the tenant lakeside"))]
     Show {
-        /// Its slug
+        /// Slug of the tenant
         slug: String,
     },
-    /// Set what is a tenant's own; running servers hear of it within a second. What is not named stays
+    /// Change the settings of a tenant. Running servers apply them within a second; options that are not given stay as
+    /// they are
+    #[command(after_help = examples!(
+        "tenant set lakeside --origin https://notes.example --origin https://ward.example":
+            "Allow the pages of two origins",
+        "tenant set lakeside --requests-per-second 100 --concurrency default":
+            "Set one limit, and use the server's setting for another",
+    ))]
     Set {
-        /// Its slug
+        /// Slug of the tenant
         slug: String,
-        /// Origin of a web page that may ask for it, as in https://notes.example; repeat it for each: together they replace those before
+        /// Origin whose web pages may send requests (CORS), such as https://notes.example; repeat the option for
+        /// several; the list is replaced
         #[arg(long = "origin", value_name = "URL")]
         origins: Vec<Origin>,
-        /// No web page of another host may ask for it
+        /// Allow no web page of another origin
         #[arg(long, conflicts_with = "origins")]
         no_origins: bool,
-        /// Milliseconds of one statement, or default
+        /// Maximum duration of an SQL statement in milliseconds, or default
         #[arg(long, value_name = "N")]
-        statement_timeout_ms: Option<Value>,
-        /// Requests a second on each replica, or default
+        statement_timeout_ms: Option<SettingValue>,
+        /// Maximum requests per second on each replica, or default
         #[arg(long, value_name = "N")]
-        requests_per_second: Option<Value>,
-        /// Requests at once on each replica, or default
+        requests_per_second: Option<SettingValue>,
+        /// Maximum concurrent requests on each replica, or default
         #[arg(long, value_name = "N")]
-        concurrency: Option<Value>,
-        /// What it has ordered
-        #[arg(long)]
+        concurrency: Option<SettingValue>,
+        /// Plan, by which feature flags may differ
+        #[arg(long, value_name = "PLAN")]
         plan: Option<String>,
     },
-    /// Stop serving a tenant; nothing of it is lost
+    /// Stop serving a tenant. Its data stays
+    #[command(after_help = examples!("tenant suspend lakeside": "Refuse all requests to lakeside from now on"))]
     Suspend {
-        /// Its slug
+        /// Slug of the tenant
         slug: String,
     },
     /// Serve a suspended tenant again
+    #[command(after_help = examples!("tenant resume lakeside": "Serve the tenant lakeside again"))]
     Resume {
-        /// Its slug
+        /// Slug of the tenant
         slug: String,
     },
 }
@@ -78,19 +99,21 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, OpsError> {
         Args::Show { slug } => provision::find(&mut operator.control().await?, &slug).await?,
         Args::Set { slug, origins, no_origins, statement_timeout_ms, requests_per_second, concurrency, plan } => {
             let origins = (no_origins || !origins.is_empty()).then_some(origins);
-            let change = Change { plan, origins, statement_timeout_ms, requests_per_second, concurrency };
-            terms::set(&operator, &slug, &change).await?
+            let change = SettingsChange { plan, origins, statement_timeout_ms, requests_per_second, concurrency };
+            settings::set(&operator, &slug, &change).await?
         }
         Args::Suspend { slug } => provision::suspend(&operator, &slug).await?,
         Args::Resume { slug } => provision::resume(&operator, &slug).await?,
         Args::List => {
             let all = provision::list(&operator).await?;
             let rows: Vec<_> = all.iter().map(document).collect();
-            context.answer(&rows, || all.iter().map(|tenant| line(tenant) + "\n").collect())?;
+            context.answer(&rows, || table_of(&all))?;
             return Ok(ExitCode::SUCCESS);
         }
     };
-    context.answer(&document(&tenant), || format!("{}\n{}", line(&tenant), terms_in_words(&tenant)))?;
+    context.answer(&document(&tenant), || {
+        format!("{}\n{}", table_of(std::slice::from_ref(&tenant)), settings_of(&tenant))
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -103,26 +126,28 @@ fn document(tenant: &Tenant) -> serde_json::Value {
             "terms": tenant.settings, "placement": placement })
 }
 
-fn line(tenant: &Tenant) -> String {
-    let model = tenant.placement.as_ref().map_or("-", |placement| placement.model.as_str());
-    format!("{:20} {:36} {:12} {:9} {}", tenant.slug, tenant.id, tenant.state.as_str(), model, tenant.name)
+fn table_of(tenants: &[Tenant]) -> String {
+    let row = |tenant: &Tenant| {
+        let model = tenant.placement.as_ref().map_or("-", |placement| placement.model.as_str());
+        let state = tenant.state.to_string();
+        [tenant.slug.clone(), tenant.id.to_string(), state, model.to_owned(), tenant.plan.clone(), tenant.name.clone()]
+    };
+    table(["SLUG", "ID", "STATE", "MODEL", "PLAN", "NAME"], &[], tenants.iter().map(row))
 }
 
-/// What differs from the server's settings.
-fn terms_in_words(tenant: &Tenant) -> String {
-    let Tenant {
-        plan,
-        settings: TenantSettings { origins, statement_timeout_ms, requests_per_second, concurrency },
-        ..
-    } = tenant;
-    let mut said = vec![format!("plan {plan}")];
-    said.extend(origins.iter().map(|origin| format!("origin {origin}")));
-    for (what, value) in [
+/// The settings that differ from those of the server.
+fn settings_of(tenant: &Tenant) -> String {
+    let TenantSettings { origins, statement_timeout_ms, requests_per_second, concurrency } = &tenant.settings;
+    let mut rows: Vec<_> = origins.iter().map(|origin| ["origin".to_owned(), origin.to_string()]).collect();
+    for (name, value) in [
         ("statement-timeout-ms", statement_timeout_ms),
         ("requests-per-second", requests_per_second),
         ("concurrency", concurrency),
     ] {
-        said.extend(value.map(|value| format!("{what} {value}")));
+        rows.extend(value.map(|value| [name.to_owned(), value.to_string()]));
     }
-    said.iter().map(|line| format!("  {line}\n")).collect()
+    match rows.is_empty() {
+        true => "All settings are those of the server.".into(),
+        false => table(["SETTING", "VALUE"], &[], rows),
+    }
 }

@@ -1,4 +1,5 @@
-//! `cordon token`: a token of the development issuer, for trying things out. Production issues tokens elsewhere.
+//! `cordon token`: issues an access token of the development issuer. In production an identity provider issues the
+//! tokens.
 
 use super::Context;
 use super::dev::Home;
@@ -10,24 +11,30 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 #[derive(clap::Args)]
+#[command(after_help = examples!(
+    "token --tenant-id 01890a5d-ac96-774b-bcce-b302099a8057": "Issue a token for a clinician of one tenant",
+    "token --tenant-id 01890a5d-ac96-774b-bcce-b302099a8057 --role nurse --minutes 480":
+        "Issue one for a nurse, valid for eight hours",
+))]
 pub struct Args {
-    /// Directory of the issuer's key, made where it is missing, with dev-jwks.json beside it [default: CORDON_DEV_DIR, else .cordon]
+    /// Directory of the issuer's key and of dev-jwks.json; the key is created where it is missing [default:
+    /// $CORDON_DEV_DIR or .cordon]
     #[arg(long, value_name = "DIR")]
     issuer_dir: Option<PathBuf>,
-    /// Tenant id; repeat for several
+    /// Id of the tenant; repeat the option for several
     #[arg(long = "tenant-id", value_name = "UUID", required = true)]
     tenants: Vec<crate::ids::TenantId>,
-    /// Role; repeat for several
-    #[arg(long = "role", default_value = "clinician")]
+    /// Role; repeat the option for several
+    #[arg(long = "role", value_name = "ROLE", default_value = "clinician")]
     roles: Vec<String>,
-    /// Who: `sub`
-    #[arg(long, default_value = "dev")]
+    /// Subject: the claim `sub`, which identifies the person
+    #[arg(long, value_name = "SUB", default_value = "dev")]
     subject: String,
-    /// Name for people
-    #[arg(long)]
+    /// Display name of the person
+    #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Minutes it is good for
-    #[arg(long, default_value_t = 60)]
+    /// Lifetime in minutes
+    #[arg(long, value_name = "N", default_value_t = 60)]
     minutes: u64,
 }
 

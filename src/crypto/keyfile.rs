@@ -1,10 +1,11 @@
-//! The embedded KMS: a JSON file, mode 0600, with one key-encryption key per tenant and one for the system.
-//! Read again when it changed; while it is away or unreadable nothing opens, not even with keys read before, and everything does once it is back.
+//! The embedded KMS: a JSON file of mode 0600 with one key-encryption key (KEK) per tenant and one for the system. The
+//! file is read again when it has changed. While it is missing or unreadable, every operation fails, also with keys
+//! that were read before; once it is back, operations succeed again.
 
 use super::cipher::Cipher;
 use super::keys::fresh_key;
 use super::kms::{KekId, Kms};
-use super::private_file::{self, Stamp};
+use super::private_file::{self, FileStamp};
 use super::{count_integrity_failure, frame};
 use crate::error::{Error, Result};
 use base64::Engine;
@@ -22,14 +23,17 @@ use zeroize::Zeroizing;
 
 const FORMAT: u8 = 1;
 
-/// A key file. Opening one reads nothing yet.
+/// A key file. Clones share one cache of its content.
 #[derive(Clone)]
 pub struct KeyFile(Arc<Shared>);
 
 struct Shared {
     path: PathBuf,
-    read: Mutex<Option<(Stamp, Arc<Keks>)>>,
+    /// The content as last read, and the stamp the file had then.
+    cache: Mutex<Option<(FileStamp, Arc<Keks>)>>,
 }
+
+/// The content of a key file: the key-encryption keys by owner.
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,19 +42,21 @@ struct Keks {
     tenants: BTreeMap<String, Kek>,
 }
 
+/// A key-encryption key of 32 bytes, in base64 in the file.
 struct Kek(Zeroizing<Vec<u8>>);
 
 impl KeyFile {
-    /// The key file at `path`; it may be away for now.
+    /// Refers to the key file at `path`. The file is not read yet and may be missing for now.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self(Arc::new(Shared { path: path.into(), read: Mutex::default() }))
+        Self(Arc::new(Shared { path: path.into(), cache: Mutex::default() }))
     }
 
-    /// Makes a key file that holds the system's key. One that exists is never touched: `Conflict`.
+    /// Creates a key file with a new key for the system. Fails with `Conflict`, and changes nothing, when the file
+    /// exists.
     pub fn init(path: &Path) -> Result<Self> {
         let file = Self::new(path);
         let shared = &file.0;
-        let _lock = private_file::lock(path).map_err(|error| shared.away(error))?;
+        let _lock = private_file::lock(path).map_err(|error| shared.unavailable(error))?;
         if path.symlink_metadata().is_ok() {
             return Err(Error::Conflict { current_version: None, reason: "a key file exists there already" });
         }
@@ -58,7 +64,7 @@ impl KeyFile {
         Ok(file)
     }
 
-    /// Runs `work`, which waits for the disk, on a thread that may.
+    /// Runs `work`, which waits for the disk, on a thread that may block.
     fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Shared) -> Result<T> + Send + 'static,
@@ -118,7 +124,7 @@ impl Shared {
     }
 
     fn create(&self, kek: KekId) -> Result<()> {
-        let _lock = private_file::lock(&self.path).map_err(|error| self.away(error))?;
+        let _lock = private_file::lock(&self.path).map_err(|error| self.unavailable(error))?;
         let (_, mut keks) = self.load()?;
         let KekId::Tenant(tenant) = kek else { return Ok(()) };
         if keks.get(kek).is_some() {
@@ -128,27 +134,31 @@ impl Shared {
         self.write(&keks)
     }
 
-    /// The keys as they are in the file now.
+    /// Returns the keys that are in the file now, from the cache if the file is unchanged.
     fn current(&self) -> Result<Arc<Keks>> {
-        let mut read = self.read.lock();
-        let now = Stamp::of(&self.path).map_err(|error| {
-            *read = None;
-            self.away(error)
+        let mut cache = self.cache.lock();
+        let current_stamp = FileStamp::of(&self.path).map_err(|error| {
+            *cache = None;
+            self.unavailable(error)
         })?;
-        if let Some((_, keks)) = read.as_ref().filter(|(stamp, _)| *stamp == now) {
+        if let Some((_, keks)) = cache.as_ref().filter(|(stamp, _)| *stamp == current_stamp) {
             return Ok(keks.clone());
         }
-        *read = None;
+        *cache = None;
         let (stamp, keks) = self.load()?;
-        let (_, keks) = read.insert((stamp, Arc::new(keks)));
+        let (_, keks) = cache.insert((stamp, Arc::new(keks)));
         Ok(keks.clone())
     }
 
-    fn load(&self) -> Result<(Stamp, Keks)> {
-        let (stamp, content) = private_file::read(&self.path).map_err(|error| self.away(error))?;
-        // Where it is wrong, not what is there: the parser quotes what it reads.
+    fn load(&self) -> Result<(FileStamp, Keks)> {
+        let (stamp, content) = private_file::read(&self.path).map_err(|error| self.unavailable(error))?;
+        // Only the position is reported: the parser's own message quotes the content, which is secret.
         let keks = serde_json::from_slice(&content).map_err(|error| {
-            self.away(io::Error::other(format!("not a key file, line {} column {}", error.line(), error.column())))
+            self.unavailable(io::Error::other(format!(
+                "not a key file, line {} column {}",
+                error.line(),
+                error.column()
+            )))
         })?;
         Ok((stamp, keks))
     }
@@ -157,10 +167,11 @@ impl Shared {
         let content = serde_json::to_vec_pretty(keks)
             .map(Zeroizing::new)
             .map_err(|error| Error::internal("A key file cannot be written", error))?;
-        private_file::replace(&self.path, &content).map_err(|error| self.away(error))
+        private_file::replace(&self.path, &content).map_err(|error| self.unavailable(error))
     }
 
-    fn away(&self, error: io::Error) -> Error {
+    /// Logs why the file cannot be used, and returns the error for the caller.
+    fn unavailable(&self, error: io::Error) -> Error {
         error!(file.path = %self.path.display(), error = %error, "The key file cannot be used");
         Error::KeyUnavailable
     }
@@ -196,7 +207,7 @@ mod tests {
     use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt;
 
-    fn fresh() -> (tempfile::TempDir, PathBuf, KeyFile) {
+    fn new_key_file() -> (tempfile::TempDir, PathBuf, KeyFile) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("keys.json");
         let file = KeyFile::init(&path).unwrap();
@@ -204,10 +215,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn unwraps_only_under_its_key_and_context() {
-        let (_dir, _, file) = fresh();
+    async fn unwraps_only_with_the_same_key_and_context() {
+        let (_dir, _, file) = new_key_file();
         let (ours, theirs) = (KekId::Tenant(TenantId::new()), KekId::Tenant(TenantId::new()));
-        assert_eq!(file.wrap(ours, b"data 1", b"secret").await, Err(Error::KeyUnavailable), "not made yet");
+        assert_eq!(file.wrap(ours, b"data 1", b"secret").await, Err(Error::KeyUnavailable), "not created yet");
         file.create(ours).await.unwrap();
         file.create(theirs).await.unwrap();
         let wrapped = file.wrap(ours, b"data 1", b"secret").await.unwrap();
@@ -220,8 +231,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn refuses_what_others_may_read_and_comes_back() {
-        let (_dir, path, file) = fresh();
+    async fn fails_while_the_file_is_unsafe_or_missing_and_recovers() {
+        let (_dir, path, file) = new_key_file();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(matches!(KeyFile::init(&path), Err(Error::Conflict { .. })));
         let wrapped = file.wrap(KekId::System, b"", b"secret").await.unwrap();
@@ -233,28 +244,28 @@ mod tests {
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         assert!(file.unwrap(KekId::System, b"", &wrapped).await.is_ok());
 
-        let away = path.with_extension("away");
-        fs::rename(&path, &away).unwrap();
+        let moved = path.with_extension("moved");
+        fs::rename(&path, &moved).unwrap();
         assert_eq!(file.unwrap(KekId::System, b"", &wrapped).await, Err(Error::KeyUnavailable));
         assert_eq!(file.create(KekId::Tenant(TenantId::new())).await, Err(Error::KeyUnavailable));
         fs::write(&path, "{\"system\":").unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         assert_eq!(file.unwrap(KekId::System, b"", &wrapped).await, Err(Error::KeyUnavailable));
-        fs::rename(&away, &path).unwrap();
+        fs::rename(&moved, &path).unwrap();
         assert!(file.unwrap(KekId::System, b"", &wrapped).await.is_ok());
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn makers_at_once_lose_nothing() {
-        let (_dir, path, file) = fresh();
+    async fn concurrent_creations_lose_no_key() {
+        let (_dir, path, file) = new_key_file();
         let tenants: Vec<_> = (0..24).map(|_| KekId::Tenant(TenantId::new())).collect();
-        // One `KeyFile` each, as in processes of their own: the lock is on the open file.
-        let makers = tenants.iter().map(|kek| {
+        // Each task has a `KeyFile` of its own, as separate processes would: the lock belongs to the open file.
+        let tasks = tenants.iter().map(|kek| {
             let (path, kek) = (path.clone(), *kek);
             tokio::spawn(async move { KeyFile::new(path).create(kek).await })
         });
-        for maker in makers.collect::<Vec<_>>() {
-            maker.await.unwrap().unwrap();
+        for task in tasks.collect::<Vec<_>>() {
+            task.await.unwrap().unwrap();
         }
         for kek in tenants {
             assert!(file.wrap(kek, b"", b"secret").await.is_ok());

@@ -1,5 +1,6 @@
-//! The keys of one tenant, opened: data keys by version, search key, signing key. Made by the key ring, lent as `&TenantKeys` or in an `Arc`;
-//! not clonable, wiped when dropped (AWS-LC wipes what it holds), never printed. Sealing and opening are in `seal.rs`.
+//! The unwrapped keys of one tenant: data keys by version, search key, signing key. The key ring creates them and lends
+//! them as `&TenantKeys` or in an `Arc`. They cannot be cloned, are wiped when dropped (AWS-LC wipes what it holds) and
+//! are never printed. Sealing and opening are in `seal.rs`.
 
 use super::cipher::Cipher;
 use super::frame;
@@ -13,27 +14,30 @@ use zeroize::Zeroizing;
 
 const KEY_LENGTH: usize = 32;
 
-/// 32 random bytes: a data key, a search key or the seed of a signing key.
+/// Returns 32 random bytes, for a data key, a search key or the seed of a signing key.
 ///
 /// # Panics
-/// When the system has no randomness: nothing may go on then.
+/// When the system provides no random bytes, because nothing can be done safely then.
 pub fn fresh_key() -> Zeroizing<Vec<u8>> {
     let mut key = Zeroizing::new(vec![0; KEY_LENGTH]);
     assert!(aws_lc_rs::rand::fill(&mut key).is_ok(), "no random bytes");
     key
 }
 
-/// The opened keys of one tenant.
+/// The unwrapped keys of one tenant.
 pub struct TenantKeys {
     tenant: TenantId,
+    /// The data key with the highest version, which seals, and its version.
     current: (u32, Cipher),
+    /// The other data keys by version; they only open.
     older: BTreeMap<u32, Cipher>,
     search: hmac::Key,
     signing: Ed25519KeyPair,
 }
 
 impl TenantKeys {
-    /// From unwrapped keys; the data key with the highest version is the current one.
+    /// Builds the keys from unwrapped bytes. The data key with the highest version becomes the current one. Fails when
+    /// there is no data key or a key has the wrong length.
     pub fn assemble(
         tenant: TenantId,
         data: Vec<(u32, Zeroizing<Vec<u8>>)>,
@@ -53,33 +57,36 @@ impl TenantKeys {
         Ok(Self { tenant, current, older, search, signing })
     }
 
-    /// Whose keys these are.
+    /// The tenant that the keys belong to.
     pub fn tenant(&self) -> TenantId {
         self.tenant
     }
 
-    /// Finds an identifier or a source key again without storing it: equal parts, equal bytes, within one tenant.
-    pub fn blind(&self, domain: &str, parts: &[&str]) -> [u8; 16] {
+    /// Computes a blind index: a keyed hash by which an identifier or a source key is found without being stored. Equal
+    /// parts of one `domain` give equal bytes within one tenant, and different bytes in another.
+    pub fn blind_index(&self, domain: &str, parts: &[&str]) -> [u8; 16] {
         let parts: Vec<&[u8]> = parts.iter().map(|part| part.as_bytes()).collect();
         truncated(&self.mac("blind", domain, &parts))
     }
 
-    /// Tells whether imported content changed.
+    /// Computes a keyed hash of content, which shows whether the same content was received before. Not comparable
+    /// between tenants.
     pub fn digest(&self, domain: &str, bytes: &[u8]) -> [u8; 32] {
         truncated(&self.mac("digest", domain, &[bytes]))
     }
 
-    /// A word as it is searched for.
-    pub fn term(&self, domain: &str, word: &str) -> i64 {
+    /// Computes the blind index of a search word, truncated to 64 bits.
+    pub fn search_term(&self, domain: &str, word: &str) -> i64 {
         i64::from_be_bytes(truncated(&self.mac("term", domain, &[word.as_bytes()])))
     }
 
-    /// Proves that a cursor was made here, for this tenant.
+    /// Computes the authentication tag of a pagination cursor. It proves that the cursor was created by this
+    /// installation for this tenant.
     pub fn cursor_tag(&self, bytes: &[u8]) -> [u8; 16] {
         truncated(&self.mac("cursor", "", &[bytes]))
     }
 
-    /// Ed25519 signature in the tenant's name.
+    /// Signs `message` with the tenant's Ed25519 key.
     pub fn sign(&self, message: &[u8]) -> [u8; 64] {
         let signature = self.signing.sign(message);
         let mut bytes = [0; 64];
@@ -87,7 +94,7 @@ impl TenantKeys {
         bytes
     }
 
-    /// The public key that verifies what `sign` signed.
+    /// The Ed25519 public key that verifies the signatures of `sign`.
     pub fn verify_key(&self) -> [u8; 32] {
         let mut bytes = [0; 32];
         bytes.copy_from_slice(self.signing.public_key().as_ref());
@@ -102,6 +109,7 @@ impl TenantKeys {
         if version == self.current.0 { Some(&self.current.1) } else { self.older.get(&version) }
     }
 
+    /// HMAC-SHA-256 with the search key. `usage` keeps the kinds of tags apart, and `domain` the values of one kind.
     fn mac(&self, usage: &str, domain: &str, parts: &[&[u8]]) -> hmac::Tag {
         let mut framed = frame(&[b"cordon.v1", usage.as_bytes(), domain.as_bytes()]);
         framed.extend(frame(parts));
@@ -115,7 +123,6 @@ impl fmt::Debug for TenantKeys {
     }
 }
 
-/// The first bytes of a tag.
 fn truncated<const N: usize>(tag: &hmac::Tag) -> [u8; N] {
     let mut bytes = [0; N];
     for (to, from) in bytes.iter_mut().zip(tag.as_ref()) {
@@ -136,19 +143,19 @@ mod tests {
     }
 
     #[test]
-    fn blinding_keeps_parts_domains_and_tenants_apart() {
+    fn blind_indexes_differ_by_parts_domain_and_key() {
         let keys = keys(2);
-        assert_eq!(keys.blind("id", &["a", "b"]), keys.blind("id", &["a", "b"]));
+        assert_eq!(keys.blind_index("id", &["a", "b"]), keys.blind_index("id", &["a", "b"]));
         let all = [
-            keys.blind("id", &["a", "b"]),
-            keys.blind("id", &["ab"]),
-            keys.blind("id", &["a", "b", ""]),
-            keys.blind("ida", &["b"]),
+            keys.blind_index("id", &["a", "b"]),
+            keys.blind_index("id", &["ab"]),
+            keys.blind_index("id", &["a", "b", ""]),
+            keys.blind_index("ida", &["b"]),
             keys.cursor_tag(b"ab"),
-            self::keys(9).blind("id", &["a", "b"]),
+            self::keys(9).blind_index("id", &["a", "b"]),
         ];
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
-        assert_ne!(keys.term("note", "pain"), keys.term("patient.name", "pain"));
+        assert_ne!(keys.search_term("note", "pain"), keys.search_term("patient.name", "pain"));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What Cordon asks of a key management system: hold a key-encryption key per tenant and one for the system, and wrap keys with them.
-//! `KeyFile` is the embedded one.
+//! The interface to a key management system (KMS). It holds one key-encryption key (KEK) per tenant and one for the
+//! system, and wraps other keys with them. `KeyFile` is the embedded implementation.
 
 use crate::error::Result;
 use crate::ids::TenantId;
@@ -7,24 +7,26 @@ use futures_util::future::BoxFuture;
 use std::fmt;
 use zeroize::Zeroizing;
 
-/// Names a key-encryption key.
+/// Identifies a key-encryption key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KekId {
-    /// The one of the installation: for secrets of no tenant's.
+    /// The key of the installation, for secrets that belong to no tenant.
     System,
-    /// The one of a tenant.
+    /// The key of a tenant.
     Tenant(TenantId),
 }
 
 /// A key management system. Key-encryption keys never leave it.
 pub trait Kms: Send + Sync {
-    /// Makes the key; nothing happens when it exists.
+    /// Creates the key. Does nothing when it exists.
     fn create(&self, kek: KekId) -> BoxFuture<'_, Result<()>>;
 
-    /// Wraps `plain` so that it unwraps only under the same key and `context`.
+    /// Encrypts `plain` so that it can be unwrapped only with the same key-encryption key and the same `context`. Fails
+    /// with `KeyUnavailable` when the KMS is unreachable or does not have the key.
     fn wrap<'a>(&'a self, kek: KekId, context: &'a [u8], plain: &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>>>;
 
-    /// Unwraps. `KeyUnavailable`: the system is away or does not have the key; `Integrity`: what is wrapped was changed or is not this key's.
+    /// Decrypts what `wrap` returned. Fails with `KeyUnavailable` when the KMS is unreachable or does not have the key,
+    /// and with `Integrity` when `wrapped` has been changed or belongs to another key or context.
     fn unwrap<'a>(
         &'a self,
         kek: KekId,

@@ -1,6 +1,7 @@
-//! Keys and what they do: sealing columns, blinding what must be found again, signing, and wrapping keys in the KMS.
-//! One provider, AWS-LC. Touches no database; key material is wiped when dropped and never printed.
-//! Everything hashed or authenticated here is framed: each part behind its length, so that two lists of parts never look alike.
+//! Cryptography: sealed columns, blind indexes, signatures, and the keys for them, wrapped by the KMS. The only
+//! provider is AWS-LC. Touches no database. Key material is wiped when dropped and never printed. Every list of parts
+//! that is hashed or authenticated here is framed: each part follows its length, so two different lists never have the
+//! same encoding.
 
 mod cipher;
 mod keyfile;
@@ -20,17 +21,17 @@ static INTEGRITY_FAILURES: AtomicU64 = AtomicU64::new(0);
 static SEALED: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 static OPENED: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 
-/// How many stored values failed to open in this process.
+/// Returns how many stored values failed authentication in this process.
 pub fn integrity_failures() -> u64 {
     INTEGRITY_FAILURES.load(Ordering::Relaxed)
 }
 
-/// How many values were sealed in this process, and their bytes.
+/// Returns how many values were sealed in this process, and their total size in bytes.
 pub fn sealed() -> [u64; 2] {
     SEALED.each_ref().map(|count| count.load(Ordering::Relaxed))
 }
 
-/// How many values were opened in this process, and their bytes.
+/// Returns how many values were opened in this process, and their total size in bytes.
 pub fn opened() -> [u64; 2] {
     OPENED.each_ref().map(|count| count.load(Ordering::Relaxed))
 }
@@ -44,7 +45,7 @@ fn count_integrity_failure() {
     INTEGRITY_FAILURES.fetch_add(1, Ordering::Relaxed);
 }
 
-/// `parts`, each behind its length (u32, big endian).
+/// Concatenates `parts`, each preceded by its length as a big-endian `u32`.
 pub fn frame(parts: &[&[u8]]) -> Vec<u8> {
     let mut framed = Vec::with_capacity(parts.iter().map(|part| part.len() + 4).sum());
     for part in parts {

@@ -1,5 +1,5 @@
-//! Files that hold secrets: mode 0600, replaced as a whole, changed under a lock. A crash leaves the old content or the new one.
-//! Blocking: call from a blocking thread.
+//! Files that hold secrets: mode 0600, replaced as a whole, changed under a lock. After a crash a file has the old
+//! content or the new one. The functions block, so call them from a blocking thread.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -7,35 +7,36 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
-/// Identity and state of a file: differs when it was replaced or written.
+/// The identity, length and times of a file. Two stamps of a path differ when the file was replaced or written in
+/// between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stamp {
+pub(crate) struct FileStamp {
     file: (u64, u64),
     length: u64,
     modified: (i64, i64),
     changed: (i64, i64),
 }
 
-impl Stamp {
-    /// Of the file at `path`.
+impl FileStamp {
+    /// Reads the stamp of the file at `path`, following symbolic links.
     pub(crate) fn of(path: &Path) -> io::Result<Self> {
         fs::metadata(path).map(|metadata| Self::from(&metadata))
     }
 }
 
-impl From<&fs::Metadata> for Stamp {
-    fn from(is: &fs::Metadata) -> Self {
+impl From<&fs::Metadata> for FileStamp {
+    fn from(metadata: &fs::Metadata) -> Self {
         Self {
-            file: (is.dev(), is.ino()),
-            length: is.len(),
-            modified: (is.mtime(), is.mtime_nsec()),
-            changed: (is.ctime(), is.ctime_nsec()),
+            file: (metadata.dev(), metadata.ino()),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
     }
 }
 
-/// The content, unless anyone but the owner could have read or written it.
-pub(crate) fn read(path: &Path) -> io::Result<(Stamp, Zeroizing<Vec<u8>>)> {
+/// Reads a file and its stamp. Fails with `PermissionDenied` when its mode gives the group or others any permission.
+pub(crate) fn read(path: &Path) -> io::Result<(FileStamp, Zeroizing<Vec<u8>>)> {
     let mut file = File::open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() || metadata.mode() & 0o077 != 0 {
@@ -44,22 +45,23 @@ pub(crate) fn read(path: &Path) -> io::Result<(Stamp, Zeroizing<Vec<u8>>)> {
             "must be a file only its owner may use (chmod 600)",
         ));
     }
-    // Room for all of it at once: a buffer that grows leaves copies behind.
+    // Allocated once: a buffer that grows would leave copies of the secret in freed memory.
     let mut content = Zeroizing::new(Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0) + 1));
     file.read_to_end(&mut content)?;
-    Ok((Stamp::from(&metadata), content))
+    Ok((FileStamp::from(&metadata), content))
 }
 
-/// Waits for the right to change the file at `path`; given back on drop. The lock is a file beside it, because the file itself is replaced.
+/// Waits for the exclusive right to change the file at `path`. Dropping the returned file releases it. The lock is on a
+/// file beside `path`, because the file itself is replaced.
 pub(crate) fn lock(path: &Path) -> io::Result<File> {
     let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(beside(path, ".lock"))?;
     lock.lock()?;
     Ok(lock)
 }
 
-/// Puts `content` in place of the file at `path`, durably. The caller holds the lock.
+/// Replaces the file at `path` with `content`, atomically and durably. The caller must hold the lock.
 pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    // Through a link to the file itself, so that the link stays one.
+    // A symbolic link is resolved first, so that its target is replaced and not the link.
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let next = write_next(&path, content)?;
     fs::rename(next, &path)?;
@@ -69,7 +71,7 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
 
 fn write_next(path: &Path, content: &[u8]) -> io::Result<PathBuf> {
     let next = beside(path, ".next");
-    // What a killed writer left may have any content; a new file has the right mode.
+    // A killed writer may have left this file with any content and mode, so it is removed and created anew.
     match fs::remove_file(&next) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

@@ -1,5 +1,6 @@
-//! Sealed columns: `0x01 | key version (u32 BE) | nonce | AES-256-GCM`. The associated data name tenant, table, column, row and key
-//! version, so a value opens only where it was sealed. What does not open is logged without its content, counted and never served.
+//! Sealed columns: `0x01 | key version (big-endian u32) | nonce | AES-256-GCM ciphertext and tag`. The associated data
+//! contains tenant, table, column, row and key version, so a value opens only in the place it was sealed for. A value
+//! that does not open is logged without its content, counted and never served.
 
 use super::{OPENED, SEALED, TenantKeys, count, count_integrity_failure, frame};
 use crate::error::{Error, Result};
@@ -16,27 +17,27 @@ use zeroize::Zeroizing;
 
 const FORMAT: u8 = 1;
 
-/// A sealed column: where it is stored and how its plaintext is written as bytes.
+/// A sealed column: where it is stored, and how its plaintext is encoded as bytes.
 pub trait Field: 'static {
-    /// What it holds, opened.
+    /// The type of the plaintext.
     type Plain;
-    /// Table of the column.
+    /// The name of the table. It is authenticated, so it cannot be renamed without sealing all values again.
     const TABLE: &'static str;
-    /// The column.
+    /// The name of the column. It is authenticated like that of the table.
     const COLUMN: &'static str;
-    /// The plaintext as bytes.
+    /// Encodes the plaintext as bytes.
     fn encode(plain: &Self::Plain) -> Zeroizing<Vec<u8>>;
-    /// The plaintext from bytes; `None` when `encode` cannot have written them.
+    /// Decodes the plaintext. `None` when `encode` cannot have produced these bytes.
     fn decode(bytes: &[u8]) -> Option<Self::Plain>;
 }
 
-/// The stored form of a field: unreadable without the keys of the tenant it belongs to.
+/// The stored form of a field, which only the keys of its tenant can open.
 #[derive(AsExpression, FromSqlRow)]
 #[diesel(sql_type = Binary)]
 pub struct Sealed<F: Field>(Vec<u8>, PhantomData<fn() -> F>);
 
 impl<F: Field> Sealed<F> {
-    /// From stored bytes; whether they are good shows when they are opened.
+    /// Wraps stored bytes. They are checked when they are opened.
     pub fn from_bytes(bytes: Vec<u8>) -> Self {
         Self(bytes, PhantomData)
     }
@@ -46,7 +47,8 @@ impl<F: Field> Sealed<F> {
         &self.0
     }
 
-    /// Version of the data key it says it is sealed with; 0, which is no version, when it is not in this format.
+    /// Returns the version of the data key that the value claims to be sealed with, not authenticated; 0, which no key
+    /// has, when the value is not in this format.
     pub fn key_version(&self) -> u32 {
         self.parts().map_or(0, |(version, _)| version)
     }
@@ -59,7 +61,7 @@ impl<F: Field> Sealed<F> {
 }
 
 impl TenantKeys {
-    /// Seals a field of the row `row` with the current data key.
+    /// Seals a field of row `row` with the current data key.
     pub fn seal<F: Field>(&self, row: Uuid, plain: &F::Plain) -> Result<Sealed<F>> {
         let (version, cipher) = self.current_data_key();
         let header = [&[FORMAT][..], &version.to_be_bytes()].concat();
@@ -68,11 +70,18 @@ impl TenantKeys {
         Ok(Sealed::from_bytes(sealed))
     }
 
-    /// Opens a field of the row `row`, or fails with [`Error::Integrity`].
+    /// Opens a field of row `row`. Fails with [`Error::Integrity`] when the value was changed, was sealed for another
+    /// place, or its data key is unknown.
     pub fn open<F: Field>(&self, row: Uuid, sealed: &Sealed<F>) -> Result<F::Plain> {
         self.try_open(row, sealed).ok_or_else(|| {
             count_integrity_failure();
-            error!(tenant.id = %self.tenant(), table = F::TABLE, column = F::COLUMN, row.id = %row, "A sealed value does not open");
+            error!(
+                tenant.id = %self.tenant(),
+                table = F::TABLE,
+                column = F::COLUMN,
+                row.id = %row,
+                "A sealed value does not open"
+            );
             Error::Integrity
         })
     }
@@ -176,7 +185,7 @@ mod tests {
         assert_ne!(
             sealed.as_bytes(),
             ours.seal::<NoteBody>(row, &TEXT.to_owned()).unwrap().as_bytes(),
-            "a nonce was used twice"
+            "each value has its own nonce"
         );
 
         let before = integrity_failures();
@@ -206,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn any_changed_or_missing_byte_is_noticed() {
+    fn any_changed_or_missing_byte_is_detected() {
         let (tenant, row) = (TenantId::new(), Uuid::now_v7());
         let keys = keys(tenant, &[1], &Key([7; 32]));
         let sealed = keys.seal::<NoteBody>(row, &TEXT.to_owned()).unwrap();
@@ -224,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_with_the_newest_key_and_reads_older_ones() {
+    fn seals_with_the_newest_key_and_opens_older_ones() {
         let (tenant, row, key) = (TenantId::new(), Uuid::now_v7(), Key([7; 32]));
         let old = keys(tenant, &[1], &key).seal::<NoteBody>(row, &String::new()).unwrap();
         let rotated = keys(tenant, &[2, 1], &key);
@@ -243,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn is_a_column_alone_optional_and_in_arrays() {
+    fn works_as_a_column_optional_and_in_arrays() {
         use diesel::prelude::*;
         use diesel::sql_types::{Array, Nullable};
         let row = Row { id: Uuid::nil(), body: Sealed::from_bytes(vec![1]), title: None };
@@ -262,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn prints_nothing() {
+    fn debug_output_reveals_nothing() {
         let keys = keys(TenantId::new(), &[1], &Key([7; 32]));
         assert_eq!(format!("{:?}", keys.seal::<NoteBody>(Uuid::now_v7(), &TEXT.to_owned()).unwrap()), "Sealed");
         assert!(format!("{keys:?}").ends_with("redacted)"));

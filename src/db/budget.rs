@@ -1,6 +1,7 @@
-//! The one budget of backends that all pools of this process share on a PostgreSQL server.
+//! The budget of backends that all pools of this process share on one PostgreSQL server.
+//! Touches no connection itself: it hands out permits and asks pools to close idle sessions.
 
-use super::pool::Lane;
+use super::pool::PoolShard;
 use parking_lot::Mutex;
 use std::num::NonZero;
 use std::pin::pin;
@@ -9,132 +10,138 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// How often one who waits for a backend looks for an idle session.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// How often a caller that waits for a backend tries to close an idle session.
+const EVICTION_INTERVAL: Duration = Duration::from_millis(10);
 
-/// How pools behave; times of `config::Database`.
+/// Sizes and timeouts of pools, derived from `config::Database`.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Backends of one server, over all its pools.
-    pub backends: usize,
-    /// Of them, how many run a transaction at once.
-    pub at_once: usize,
-    /// To connect, and to wait for a session.
+pub struct PoolLimits {
+    /// The most backends this process uses on one server, over all its pools.
+    pub max_backends: usize,
+    /// The most transactions this process runs on one server at the same time. At most `max_backends`.
+    pub max_transactions: usize,
+    /// The time allowed to connect, and to wait for a session.
     pub connect_timeout: Duration,
-    /// A session lives no longer.
-    pub lifetime: Duration,
-    /// An idle session is closed after this.
-    pub idle: Duration,
+    /// The age at which a session is closed.
+    pub max_lifetime: Duration,
+    /// The time after which an idle session is closed.
+    pub idle_timeout: Duration,
 }
 
-impl From<&crate::config::Database> for Limits {
+impl From<&crate::config::Database> for PoolLimits {
     fn from(settings: &crate::config::Database) -> Self {
-        let backends = settings.backends.max(1);
-        let at_once = match settings.at_once {
+        let max_backends = settings.backends.max(1);
+        let max_transactions = match settings.at_once {
             0 => 2 * std::thread::available_parallelism().map_or(1, NonZero::get),
-            set => set,
+            configured => configured,
         };
         Self {
-            backends,
-            at_once: at_once.min(backends),
+            max_backends,
+            max_transactions: max_transactions.min(max_backends),
             connect_timeout: Duration::from_millis(settings.connect_timeout_ms.max(1)),
-            lifetime: Duration::from_secs(settings.lifetime_seconds.max(1)),
-            idle: Duration::from_secs(settings.idle_seconds.max(1)),
+            max_lifetime: Duration::from_secs(settings.lifetime_seconds.max(1)),
+            idle_timeout: Duration::from_secs(settings.idle_seconds.max(1)),
         }
     }
 }
 
-/// The backends this process may hold on one PostgreSQL server. One that ends may overlap, for the moment PostgreSQL takes to end it,
-/// with the one that takes its place.
-pub struct Budget {
+/// The backends this process may use on one PostgreSQL server. While PostgreSQL is still ending a closed backend, its
+/// successor may already be starting, so the server may briefly see more backends than the budget.
+pub struct BackendBudget {
     permits: Arc<Semaphore>,
-    lanes: Mutex<Vec<Weak<Lane>>>,
-    /// Who waits for a backend.
-    pub(super) waiting: AtomicUsize,
-    /// Who waits for a session of any pool.
-    pub(super) asking: AtomicUsize,
-    pub(super) limits: Limits,
+    shards: Mutex<Vec<Weak<PoolShard>>>,
+    /// How many callers, of all pools, wait for a backend.
+    pub(super) backend_waiters: AtomicUsize,
+    /// How many callers, of all pools, wait for a session.
+    pub(super) session_waiters: AtomicUsize,
+    pub(super) limits: PoolLimits,
 }
 
-/// How much of a budget is used.
+/// How much of a budget is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Used {
-    /// Backends there may be.
+pub struct BackendUsage {
+    /// The most backends allowed.
     pub limit: usize,
-    /// In a transaction, or about to be.
+    /// Backends that run a transaction or are about to.
     pub busy: usize,
-    /// In a pool.
+    /// Backends whose session is idle in a pool.
     pub idle: usize,
     /// Callers that wait for a session.
     pub waiting: usize,
 }
 
-impl Budget {
-    /// A budget of `limits.backends`.
-    pub fn new(limits: Limits) -> Arc<Self> {
-        let permits = Arc::new(Semaphore::new(limits.backends));
+impl BackendBudget {
+    /// Creates a budget of `limits.max_backends` backends.
+    pub fn new(limits: PoolLimits) -> Arc<Self> {
+        let permits = Arc::new(Semaphore::new(limits.max_backends));
         Arc::new(Self {
             permits,
-            lanes: Mutex::default(),
-            waiting: AtomicUsize::new(0),
-            asking: AtomicUsize::new(0),
+            shards: Mutex::default(),
+            backend_waiters: AtomicUsize::new(0),
+            session_waiters: AtomicUsize::new(0),
             limits,
         })
     }
 
-    /// Its idle sessions may be closed for others.
-    pub(super) fn join<'l>(&self, lanes: impl IntoIterator<Item = &'l Arc<Lane>>) {
-        self.lanes.lock().extend(lanes.into_iter().map(Arc::downgrade));
+    /// Adds the shards of a pool. From then on their idle sessions may be closed in favour of other pools.
+    pub(super) fn register<'s>(&self, shards: impl IntoIterator<Item = &'s Arc<PoolShard>>) {
+        self.shards.lock().extend(shards.into_iter().map(Arc::downgrade));
     }
 
-    /// What of it is used now.
-    pub fn used(&self) -> Used {
-        let lanes = self.lanes.lock();
-        let idle = lanes.iter().filter_map(Weak::upgrade).map(|lane| lane.idle()).sum();
-        let limit = self.limits.backends;
+    /// Returns how much of the budget is in use now.
+    pub fn usage(&self) -> BackendUsage {
+        let shards = self.shards.lock();
+        let idle = shards.iter().filter_map(Weak::upgrade).map(|shard| shard.idle_sessions()).sum();
+        let limit = self.limits.max_backends;
         let open = limit.saturating_sub(self.permits.available_permits());
-        Used { limit, busy: open.saturating_sub(idle), idle, waiting: self.asking.load(Ordering::Relaxed) }
+        BackendUsage {
+            limit,
+            busy: open.saturating_sub(idle),
+            idle,
+            waiting: self.session_waiters.load(Ordering::Relaxed),
+        }
     }
 
-    /// A permit for one more backend, first come, first served. While there is none, idle sessions of any pool are closed for it, and
-    /// other pools give up a session that comes back to them after its turn. `mine` counts those of the same pool who wait.
-    pub(super) async fn permit(&self, mine: &AtomicUsize) -> OwnedSemaphorePermit {
+    /// Waits for a permit for one more backend, in order of arrival. While there is none, idle sessions of any pool are
+    /// closed, and other pools close sessions that are returned to them after the minimum lifetime. `pool_waiters`
+    /// counts the waiting callers of the caller's own pool.
+    pub(super) async fn permit(&self, pool_waiters: &AtomicUsize) -> OwnedSemaphorePermit {
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
             return permit;
         }
-        let _counted = [Counted::one(&self.waiting), Counted::one(mine)];
+        let _waiters = [WaiterCount::enter(&self.backend_waiters), WaiterCount::enter(pool_waiters)];
         let mut permit = pin!(Arc::clone(&self.permits).acquire_owned());
         loop {
             self.evict();
-            // The semaphore is never closed, so the only way on is a permit.
-            if let Ok(Ok(permit)) = tokio::time::timeout(LOOK_AGAIN, &mut permit).await {
+            // The semaphore is never closed, so the inner result is always a permit.
+            if let Ok(Ok(permit)) = tokio::time::timeout(EVICTION_INTERVAL, &mut permit).await {
                 return permit;
             }
         }
     }
 
-    /// Closes an idle session, if there is one. Waits for nothing.
+    /// Closes one idle session of any pool, if there is one, without waiting.
     fn evict(&self) {
-        let lanes: Vec<_> = {
-            let mut lanes = self.lanes.lock();
-            lanes.retain(|lane| lane.strong_count() > 0);
-            lanes.iter().filter_map(Weak::upgrade).collect()
+        let shards: Vec<_> = {
+            let mut shards = self.shards.lock();
+            shards.retain(|shard| shard.strong_count() > 0);
+            shards.iter().filter_map(Weak::upgrade).collect()
         };
-        let _ = lanes.iter().any(|lane| lane.close_idle());
+        let _ = shards.iter().any(|shard| shard.close_idle_session());
     }
 }
 
-/// One in a count, for as long as it lives.
-pub(super) struct Counted<'a>(&'a AtomicUsize);
+/// Counts one waiting caller for as long as this value lives.
+pub(super) struct WaiterCount<'a>(&'a AtomicUsize);
 
-impl<'a> Counted<'a> {
-    pub(super) fn one(count: &'a AtomicUsize) -> Self {
+impl<'a> WaiterCount<'a> {
+    pub(super) fn enter(count: &'a AtomicUsize) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(count)
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for WaiterCount<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -1,6 +1,6 @@
-//! Opening connections. A server that is not local is spoken to over TLS, its certificate verified for the host's name, or not at all:
-//! a URL that asks for less is refused. Touches nothing but sockets and files of certificates; passwords come in as part of a `Config` and
-//! are never printed.
+//! Opens connections to PostgreSQL. A server that is not local is reached only over TLS with its certificate verified
+//! for the host name; a URL that asks for less is refused. Touches nothing but sockets and certificate files. Passwords
+//! are part of a `Config` and are never printed.
 
 use diesel_async::AsyncPgConnection;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
@@ -16,41 +16,41 @@ use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{CancelToken, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// Where a database is, who logs in, and how the way there is protected.
+/// The address of a database, the login, and how the connection is protected.
 #[derive(Debug, Clone)]
 pub struct Config {
     pg: tokio_postgres::Config,
     tls: Tls,
 }
 
-/// How the way to a server is protected.
+/// How the connection to a server is protected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tls {
-    /// Not: the server is on this machine.
+    /// Without TLS, because the server is on this machine.
     Local,
-    /// As `sslmode=verify-full` says.
+    /// With TLS; the server's certificate is verified as libpq does for `sslmode=verify-full`.
     Verified {
-        /// PEM file with the authorities whose word is taken; the machine's own where none is named.
-        authorities: Option<PathBuf>,
+        /// PEM file with the trusted root certificates (`sslrootcert`). `None` means the trust store of the machine.
+        root_certificates: Option<PathBuf>,
     },
 }
 
-/// A connection that could not be had.
+/// Why a connection could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Refused, timed out, or login failed.
+    /// The connection was refused or timed out, or the login failed.
     #[error("cannot connect to PostgreSQL: {0}")]
     Postgres(#[from] tokio_postgres::Error),
     /// The session could not be set up.
     #[error("cannot set up a PostgreSQL session: {0}")]
     Session(String),
-    /// The machine's trust store cannot be read.
+    /// A certificate was rejected, or the machine's trust store cannot be read.
     #[error("cannot verify certificates: {0}")]
     Tls(#[from] rustls::Error),
     /// The file of `sslrootcert` cannot be used.
     #[error("cannot verify certificates: {0}")]
-    Authorities(String),
-    /// The URL is not one.
+    RootCertificates(String),
+    /// The URL is malformed, or asks for less protection than is allowed.
     #[error("not a PostgreSQL URL that can be used: {0}")]
     Url(String),
 }
@@ -69,31 +69,34 @@ impl DerefMut for Config {
 }
 
 impl Config {
-    /// How the way there is protected.
+    /// How connections with this configuration are protected.
     pub fn tls(&self) -> &Tls {
         &self.tls
     }
 }
 
-/// The configuration in a URL. `sslmode` and `sslrootcert` mean what they mean to libpq, as far as they are accepted.
+/// Parses a `postgres://` URL. The accepted values of `sslmode` and `sslrootcert` mean the same as to libpq. Fails with
+/// `ConnectError::Url` when the URL is malformed or asks for less protection than is allowed.
 pub fn parse(url: &SecretString) -> Result<Config, ConnectError> {
-    let wrong = |what: String| ConnectError::Url(what);
     let text = url.expose_secret();
     if !["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme)) {
-        return Err(wrong("it must begin with postgres://".into()));
+        return Err(ConnectError::Url("it must begin with postgres://".into()));
     }
-    let (place, query) = text.split_once('?').unwrap_or((text, ""));
-    let (ours, theirs): (Vec<_>, Vec<_>) =
+    // The driver does not know these two parameters in full, so they are taken out of the URL before it parses the
+    // rest.
+    let (base, query) = text.split_once('?').unwrap_or((text, ""));
+    let (tls_parameters, other_parameters): (Vec<_>, Vec<_>) =
         query.split('&').partition(|pair| matches!(key(pair), "sslmode" | "sslrootcert"));
-    let plain = format!("{place}?{}", theirs.join("&"));
+    let without_tls = format!("{base}?{}", other_parameters.join("&"));
     let mut pg: tokio_postgres::Config =
-        plain.parse().map_err(|error: tokio_postgres::Error| wrong(error.to_string()))?;
-    let asked = |name| ours.iter().rev().find(|pair| key(pair) == name).map(|pair| value(pair)).transpose();
-    let tls = protection(is_local(&pg), asked("sslmode")?.as_deref(), asked("sslrootcert")?)?;
+        without_tls.parse().map_err(|error: tokio_postgres::Error| ConnectError::Url(error.to_string()))?;
+    let parameter =
+        |name| tls_parameters.iter().rev().find(|pair| key(pair) == name).map(|pair| value(pair)).transpose();
+    let tls = choose_tls(is_local(&pg), parameter("sslmode")?.as_deref(), parameter("sslrootcert")?)?;
     pg.application_name("cordon");
-    // Anything weaker goes on in plain text when whoever answers says that there is no TLS.
+    // With any mode weaker than `Require` the driver falls back to plain text when the peer says that it has no TLS.
     pg.ssl_mode(if tls == Tls::Local { SslMode::Disable } else { SslMode::Require });
-    // A peer that went away without a word is noticed in seconds, not hours.
+    // A peer that disappears without closing the connection is noticed in seconds instead of hours.
     pg.keepalives_idle(Duration::from_secs(30)).tcp_user_timeout(Duration::from_secs(10));
     Ok(Config { pg, tls })
 }
@@ -102,35 +105,37 @@ fn key(pair: &str) -> &str {
     pair.split('=').next().unwrap_or_default()
 }
 
-/// Read as the driver reads the values of other keys.
+/// Decodes the value of a parameter in the same way as the driver decodes the others.
 fn value(pair: &str) -> Result<String, ConnectError> {
     let value = pair.split_once('=').map_or("", |(_, value)| value);
-    let read: Result<tokio_postgres::Config, _> = format!("postgres:///?application_name={value}").parse();
-    let read = read.ok().and_then(|config| config.get_application_name().map(str::to_owned));
-    read.ok_or_else(|| ConnectError::Url(format!("the value of {} cannot be read", key(pair))))
+    let parsed: Result<tokio_postgres::Config, _> = format!("postgres:///?application_name={value}").parse();
+    let decoded = parsed.ok().and_then(|config| config.get_application_name().map(str::to_owned));
+    decoded.ok_or_else(|| ConnectError::Url(format!("the value of {} cannot be read", key(pair))))
 }
 
-fn protection(local: bool, mode: Option<&str>, authorities: Option<String>) -> Result<Tls, ConnectError> {
-    let authorities = authorities.map(PathBuf::from);
+fn choose_tls(local: bool, mode: Option<&str>, root_certificates: Option<String>) -> Result<Tls, ConnectError> {
+    let root_certificates = root_certificates.map(PathBuf::from);
     match mode {
-        None if !local => Ok(Tls::Verified { authorities }),
-        None | Some("disable" | "allow" | "prefer") if local && authorities.is_none() => Ok(Tls::Local),
-        Some("verify-full") => Ok(Tls::Verified { authorities }),
+        None if !local => Ok(Tls::Verified { root_certificates }),
+        None | Some("disable" | "allow" | "prefer") if local && root_certificates.is_none() => Ok(Tls::Local),
+        Some("verify-full") => Ok(Tls::Verified { root_certificates }),
         None => {
             Err(ConnectError::Url("sslrootcert means nothing to a local server without sslmode=verify-full".into()))
         }
         Some(weaker @ ("disable" | "allow" | "prefer" | "require" | "verify-ca")) => Err(ConnectError::Url(format!(
-            "sslmode={weaker} does not verify who answers: use sslmode=verify-full, with sslrootcert=FILE for an authority of your own"
+            "sslmode={weaker} does not verify who answers: use sslmode=verify-full, \
+             with sslrootcert=FILE for an authority of your own"
         ))),
         Some(_) => Err(ConnectError::Url("sslmode must be verify-full, or disable for a local server".into())),
     }
 }
 
-/// Where a server is, as a URL without who logs in; `None` where no host is named.
+/// Returns the address of a server as a URL without login and database, in the form that `parse` reads. `None` when the
+/// configuration names no host.
 pub fn address(config: &Config) -> Option<String> {
     let port = config.get_ports().first().copied().unwrap_or(5432);
     let mut parameters = Vec::new();
-    let place = match config.get_hosts().first()? {
+    let authority = match config.get_hosts().first()? {
         Host::Unix(directory) => {
             parameters.extend([format!("host={}", directory.display()), format!("port={port}")]);
             String::new()
@@ -139,45 +144,48 @@ pub fn address(config: &Config) -> Option<String> {
         Host::Tcp(name) => format!("{name}:{port}"),
     };
     parameters.extend(config.get_hostaddrs().first().map(|address| format!("hostaddr={address}")));
-    if let Tls::Verified { authorities } = &config.tls {
+    if let Tls::Verified { root_certificates } = &config.tls {
         parameters.push("sslmode=verify-full".into());
-        parameters.extend(authorities.as_ref().map(|file| {
+        parameters.extend(root_certificates.as_ref().map(|file| {
             format!("sslrootcert={}", percent_encode(file.as_os_str().as_encoded_bytes(), NON_ALPHANUMERIC))
         }));
     }
-    let mark = if parameters.is_empty() { "" } else { "?" };
-    Some(format!("postgres://{place}/{mark}{}", parameters.join("&")))
+    let separator = if parameters.is_empty() { "" } else { "?" };
+    Some(format!("postgres://{authority}/{separator}{}", parameters.join("&")))
 }
 
-/// Opens a session for diesel. Its driver runs as a task of the current runtime and ends with it.
+/// Opens a connection for diesel. Its driver runs as a task of the current Tokio runtime and ends with that runtime.
 pub async fn open(config: &Config) -> Result<AsyncPgConnection, ConnectError> {
     let session = match &config.tls {
         Tls::Local => {
             let (client, connection) = config.connect(NoTls).await?;
             AsyncPgConnection::try_from_client_and_connection(client, connection).await
         }
-        Tls::Verified { authorities } => {
-            let (client, connection) = config.connect(verifying(authorities.as_deref())?).await?;
+        Tls::Verified { root_certificates } => {
+            let (client, connection) = config.connect(verifying_tls(root_certificates.as_deref())?).await?;
             AsyncPgConnection::try_from_client_and_connection(client, connection).await
         }
     };
     session.map_err(|error| ConnectError::Session(error.to_string()))
 }
 
-/// Asks one question in a session of its own, which ends with the answer: what it says is true of whoever connects now.
-pub async fn ask(config: &Config, question: &str) -> Result<i32, ConnectError> {
+/// Evaluates an SQL expression of type `integer` in a session of its own, which is closed afterwards. The answer holds
+/// for anyone who connects now, because no pooled session's state takes part. `expression` becomes part of the
+/// statement: never pass it input.
+pub async fn query_integer(config: &Config, expression: &str) -> Result<i32, ConnectError> {
     use diesel::sql_types::Integer;
     use diesel_async::RunQueryDsl;
     let mut session = open(config).await?;
-    let answer = diesel::select(diesel::dsl::sql::<Integer>(question)).get_result(&mut session).await;
-    answer.map_err(|error| ConnectError::Session(error.to_string()))
+    let value = diesel::select(diesel::dsl::sql::<Integer>(expression)).get_result(&mut session).await;
+    value.map_err(|error| ConnectError::Session(error.to_string()))
 }
 
-/// Asks the server to stop what the session behind `token` is doing. Best effort: the session is closed anyway.
+/// Asks the server to cancel the running statement of the session that `token` belongs to. A failure is only logged,
+/// because the caller closes the session anyway.
 pub async fn cancel(token: CancelToken, tls: &Tls) {
     let outcome = match tls {
         Tls::Local => token.cancel_query(NoTls).await.map_err(ConnectError::from),
-        Tls::Verified { authorities } => match verifying(authorities.as_deref()) {
+        Tls::Verified { root_certificates } => match verifying_tls(root_certificates.as_deref()) {
             Ok(tls) => token.cancel_query(tls).await.map_err(ConnectError::from),
             Err(error) => Err(error),
         },
@@ -187,8 +195,8 @@ pub async fn cancel(token: CancelToken, tls: &Tls) {
     }
 }
 
-/// A Unix socket, or the loopback interface: by name and, where one is given, by address. A name that is not local stays so whatever address
-/// is given with it, because it is the name that is verified.
+/// Whether all hosts are Unix sockets or the loopback interface, by name and, where given, by `hostaddr`. A name that
+/// is not local counts as remote even with a loopback `hostaddr`, because the certificate is verified for the name.
 fn is_local(config: &tokio_postgres::Config) -> bool {
     let hosts = config.get_hosts().iter().all(|host| match host {
         Host::Unix(_) => true,
@@ -197,20 +205,21 @@ fn is_local(config: &tokio_postgres::Config) -> bool {
     hosts && config.get_hostaddrs().iter().all(std::net::IpAddr::is_loopback)
 }
 
-/// The files are read for each connection: authorities change while the server runs.
-fn verifying(authorities: Option<&Path>) -> Result<MakeRustlsConnect, ConnectError> {
+/// Builds the TLS connector. The certificate file is read for each connection, because it may be replaced while the
+/// server runs.
+fn verifying_tls(root_certificates: Option<&Path>) -> Result<MakeRustlsConnect, ConnectError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let client =
         rustls::ClientConfig::builder_with_provider(provider).with_protocol_versions(rustls::DEFAULT_VERSIONS)?;
-    let client = match authorities {
+    let client = match root_certificates {
         None => client.with_platform_verifier()?,
-        Some(file) => client.with_root_certificates(read_authorities(file)?),
+        Some(file) => client.with_root_certificates(read_root_certificates(file)?),
     };
     Ok(MakeRustlsConnect::new(client.with_no_client_auth()))
 }
 
-fn read_authorities(file: &Path) -> Result<rustls::RootCertStore, ConnectError> {
-    let unreadable = |cause: String| ConnectError::Authorities(format!("{}: {cause}", file.display()));
+fn read_root_certificates(file: &Path) -> Result<rustls::RootCertStore, ConnectError> {
+    let unreadable = |cause: String| ConnectError::RootCertificates(format!("{}: {cause}", file.display()));
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(file).map_err(|error| unreadable(error.to_string()))? {
         roots.add(certificate.map_err(|error| unreadable(error.to_string()))?)?;
@@ -230,8 +239,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_local_is_verified_or_refused() {
-        let verified = |file: Option<&str>| Ok(Tls::Verified { authorities: file.map(PathBuf::from) });
+    fn a_remote_server_is_verified_or_refused() {
+        let verified = |file: Option<&str>| Ok(Tls::Verified { root_certificates: file.map(PathBuf::from) });
         for place in [
             "u@db.example/x",
             "u@10.0.0.5/x",
@@ -259,7 +268,7 @@ mod tests {
                 assert!(tls(&format!("postgres://{place}?{wrong}")).is_err(), "{place} {wrong}");
             }
         }
-        // An address does not make a name local, and a local name does not make an address so.
+        // Neither a loopback address makes a remote name local, nor a local name a remote address.
         assert_eq!(tls("postgres://u@db.test/x?hostaddr=127.0.0.1"), verified(None));
         assert_eq!(tls("postgres://u@localhost/x?hostaddr=10.0.0.5"), verified(None));
         assert_eq!(tls("postgres://u@/x?hostaddr=10.0.0.5"), verified(None));
@@ -267,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_local_may_be_plain() {
+    fn a_local_server_needs_no_tls() {
         for place in [
             "u@127.0.0.1/x",
             "u@[::1]/x",
@@ -276,21 +285,24 @@ mod tests {
             "u@%2Frun%2Fpostgresql/x",
             "u@127.0.0.1/x?hostaddr=127.0.0.2",
         ] {
-            let mark = if place.contains('?') { '&' } else { '?' };
+            let separator = if place.contains('?') { '&' } else { '?' };
             assert_eq!(tls(&format!("postgres://{place}")), Ok(Tls::Local), "{place}");
-            assert_eq!(tls(&format!("postgres://{place}{mark}sslmode=disable")), Ok(Tls::Local));
+            assert_eq!(tls(&format!("postgres://{place}{separator}sslmode=disable")), Ok(Tls::Local));
             assert_eq!(
-                tls(&format!("postgres://{place}{mark}sslmode=verify-full")),
-                Ok(Tls::Verified { authorities: None })
+                tls(&format!("postgres://{place}{separator}sslmode=verify-full")),
+                Ok(Tls::Verified { root_certificates: None })
             );
-            assert!(tls(&format!("postgres://{place}{mark}sslmode=require")).is_err(), "less than it says is not done");
-            assert!(tls(&format!("postgres://{place}{mark}sslrootcert=/x")).is_err());
+            assert!(
+                tls(&format!("postgres://{place}{separator}sslmode=require")).is_err(),
+                "a mode that cannot be kept is refused"
+            );
+            assert!(tls(&format!("postgres://{place}{separator}sslrootcert=/x")).is_err());
         }
         assert!(tls("host=127.0.0.1 sslmode=disable").is_err());
     }
 
     #[test]
-    fn plain_text_is_never_a_way_out() {
+    fn the_driver_never_falls_back_to_plain_text() {
         let mode = |url: &str| parse(&url.to_owned().into()).unwrap().get_ssl_mode();
         assert_eq!(mode("postgres://u@db.example/x"), SslMode::Require);
         assert_eq!(mode("postgres://u@127.0.0.1/x?sslmode=verify-full"), SslMode::Require);
@@ -298,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_leads_to_the_same_place() {
+    fn an_address_survives_a_round_trip() {
         for url in [
             "postgres://db.example:5432/?sslmode=verify-full",
             "postgres://db.test:5433/?hostaddr=127.0.0.1&sslmode=verify-full&sslrootcert=%2Fetc%2Fa%20b%2Epem",

@@ -1,6 +1,8 @@
-//! Who comes next to a PostgreSQL server. So many transactions run there at once; a tenant may have half of them, and all while nobody else
-//! asks, but the last free turn is for one that runs none. A turn goes to the tenant that runs least, and of those alike to whoever waits
-//! longest; within a tenant: first come, first served.
+//! The fair queue of one PostgreSQL server: decides which tenant's transaction runs next.
+//! The number of transactions that run at the same time is limited. A tenant may use half of them, or all while no
+//! other tenant is active; but the last free slot is reserved for a tenant that runs none. A free slot goes to the
+//! tenant that runs the fewest transactions and, among equals, to the one whose first caller has waited longest. Within
+//! a tenant, callers are served in order of arrival.
 
 use crate::ids::TenantId;
 use parking_lot::Mutex;
@@ -9,131 +11,144 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
-/// For as long as this after it last asked, a tenant is there for the others: one who asks now and then finds its half free.
-const QUIET: Duration = Duration::from_secs(1);
+/// A tenant counts as active for this long after its last request, so that one who sends requests now and then finds
+/// its half free.
+const ACTIVE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The turns at one server. What waits for them is in memory alone.
+/// The fair queue of one server. Its state is held in memory only.
 pub struct FairQueue {
-    line: Mutex<Line>,
+    state: Mutex<State>,
 }
 
-/// Leave to run one transaction, until it is dropped.
+/// Permission to run one transaction. Dropping it frees the slot.
 pub struct FairQueuePermit {
-    turns: Arc<FairQueue>,
+    queue: Arc<FairQueue>,
     tenant: TenantId,
 }
 
-struct Line {
-    at_once: usize,
+struct State {
+    max_running: usize,
     running: usize,
-    tenants: HashMap<TenantId, Place>,
-    swept: Instant,
+    tenants: HashMap<TenantId, TenantQueue>,
+    last_cleanup: Instant,
 }
 
-struct Place {
+struct TenantQueue {
     running: usize,
-    waiting: VecDeque<Waiting>,
-    asked: Instant,
+    waiters: VecDeque<Waiter>,
+    last_request: Instant,
 }
 
-struct Waiting {
+struct Waiter {
     since: Instant,
-    turn: oneshot::Sender<FairQueuePermit>,
+    sender: oneshot::Sender<FairQueuePermit>,
 }
 
 impl FairQueue {
-    /// Nobody has come yet. At least one transaction may run.
-    pub fn new(at_once: usize) -> Arc<Self> {
-        let line = Line { at_once: at_once.max(1), running: 0, tenants: HashMap::new(), swept: Instant::now() };
-        Arc::new(Self { line: Mutex::new(line) })
+    /// Creates an empty queue for a server that runs up to `max_running` transactions at the same time; at least one.
+    pub fn new(max_running: usize) -> Arc<Self> {
+        let state = State {
+            max_running: max_running.max(1),
+            running: 0,
+            tenants: HashMap::new(),
+            last_cleanup: Instant::now(),
+        };
+        Arc::new(Self { state: Mutex::new(state) })
     }
 
-    /// A turn for the tenant, as soon as it has one. Whoever no longer waits gives up their place.
-    pub async fn next(self: &Arc<Self>, tenant: TenantId) -> FairQueuePermit {
-        let waits = self.line.lock().come(tenant, Instant::now());
-        self.pass_on();
-        match waits.await {
-            Ok(turn) => turn,
-            // The line keeps who waits in it for as long as they wait.
+    /// Waits until the tenant may run one more transaction. Dropping the future leaves the queue.
+    pub async fn acquire(self: &Arc<Self>, tenant: TenantId) -> FairQueuePermit {
+        let receiver = self.state.lock().enqueue(tenant, Instant::now());
+        self.dispatch();
+        match receiver.await {
+            Ok(permit) => permit,
+            // Never happens: the queue keeps the sender for as long as this receiver lives.
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// How many wait for a turn.
+    /// Returns how many callers wait for a permit.
     pub fn waiting(&self) -> usize {
-        let line = self.line.lock();
-        line.tenants.values().flat_map(|place| &place.waiting).filter(|waiting| !waiting.turn.is_closed()).count()
+        let state = self.state.lock();
+        state.tenants.values().flat_map(|queue| &queue.waiters).filter(|waiter| !waiter.sender.is_closed()).count()
     }
 
-    /// Gives free turns to those who wait.
-    fn pass_on(self: &Arc<Self>) {
+    /// Hands free slots to waiting callers.
+    fn dispatch(self: &Arc<Self>) {
         loop {
-            let next = self.line.lock().call();
-            let Some((tenant, waits)) = next else { return };
-            // Who went away just now gives the turn back: it is dropped, without the lock.
-            drop(waits.send(FairQueuePermit { turns: Arc::clone(self), tenant }));
+            let next = self.state.lock().next();
+            let Some((tenant, sender)) = next else { return };
+            // If the caller left just now, the permit comes back and is dropped here, outside the lock, which frees its
+            // slot again.
+            drop(sender.send(FairQueuePermit { queue: Arc::clone(self), tenant }));
         }
     }
 }
 
 impl Drop for FairQueuePermit {
     fn drop(&mut self) {
-        self.turns.line.lock().go(self.tenant);
-        self.turns.pass_on();
+        self.queue.state.lock().release(self.tenant);
+        self.queue.dispatch();
     }
 }
 
-impl Line {
-    /// One more who waits, behind those of their tenant.
-    fn come(&mut self, tenant: TenantId, now: Instant) -> oneshot::Receiver<FairQueuePermit> {
-        if now.duration_since(self.swept) >= QUIET {
-            self.tenants.retain(|_, place| {
-                place.waiting.retain(|waiting| !waiting.turn.is_closed());
-                place.running > 0 || !place.waiting.is_empty() || now.duration_since(place.asked) < QUIET
+impl State {
+    /// Adds a waiting caller behind the others of its tenant. Inactive tenants are dropped here, at most once per
+    /// `ACTIVE_TIMEOUT`, which bounds memory.
+    fn enqueue(&mut self, tenant: TenantId, now: Instant) -> oneshot::Receiver<FairQueuePermit> {
+        if now.duration_since(self.last_cleanup) >= ACTIVE_TIMEOUT {
+            self.tenants.retain(|_, queue| {
+                queue.waiters.retain(|waiter| !waiter.sender.is_closed());
+                queue.running > 0
+                    || !queue.waiters.is_empty()
+                    || now.duration_since(queue.last_request) < ACTIVE_TIMEOUT
             });
-            self.swept = now;
+            self.last_cleanup = now;
         }
-        let (turn, waits) = oneshot::channel();
-        let place =
-            self.tenants.entry(tenant).or_insert_with(|| Place { running: 0, waiting: VecDeque::new(), asked: now });
-        place.asked = now;
-        place.waiting.push_back(Waiting { since: now, turn });
-        waits
+        let (sender, receiver) = oneshot::channel();
+        let queue = self.tenants.entry(tenant).or_insert_with(|| TenantQueue {
+            running: 0,
+            waiters: VecDeque::new(),
+            last_request: now,
+        });
+        queue.last_request = now;
+        queue.waiters.push_back(Waiter { since: now, sender });
+        receiver
     }
 
-    /// One who waits and may run now, counted as running.
-    fn call(&mut self) -> Option<(TenantId, oneshot::Sender<FairQueuePermit>)> {
-        let free = self.at_once.saturating_sub(self.running);
+    /// Removes the caller that may run next, counts it as running and returns it. `None` when nobody may run now.
+    fn next(&mut self) -> Option<(TenantId, oneshot::Sender<FairQueuePermit>)> {
+        let free = self.max_running.saturating_sub(self.running);
         if free == 0 {
             return None;
         }
-        let part = if self.tenants.len() > 1 { self.at_once.div_ceil(2) } else { self.at_once };
-        let wanted = |place: &Place| place.running == 0 || free > 1 && place.running < part;
-        let first = self.tenants.iter_mut().filter(|(_, place)| wanted(place));
-        let first = first.filter_map(|(tenant, place)| Some(((place.running, place.first()?), *tenant)));
-        let (_, tenant) = first.min_by_key(|(turn, _)| *turn)?;
-        let place = self.tenants.get_mut(&tenant)?;
-        let next = place.waiting.pop_front()?;
-        place.running += 1;
+        let share = if self.tenants.len() > 1 { self.max_running.div_ceil(2) } else { self.max_running };
+        let may_run = |queue: &TenantQueue| queue.running == 0 || free > 1 && queue.running < share;
+        let eligible = self.tenants.iter_mut().filter(|(_, queue)| may_run(queue));
+        let ranked = eligible.filter_map(|(tenant, queue)| Some(((queue.running, queue.waiting_since()?), *tenant)));
+        let (_, tenant) = ranked.min_by_key(|(rank, _)| *rank)?;
+        let queue = self.tenants.get_mut(&tenant)?;
+        let waiter = queue.waiters.pop_front()?;
+        queue.running += 1;
         self.running += 1;
-        Some((tenant, next.turn))
+        Some((tenant, waiter.sender))
     }
 
-    fn go(&mut self, tenant: TenantId) {
-        if let Some(place) = self.tenants.get_mut(&tenant) {
-            place.running -= 1;
+    fn release(&mut self, tenant: TenantId) {
+        if let Some(queue) = self.tenants.get_mut(&tenant) {
+            queue.running -= 1;
             self.running -= 1;
         }
     }
 }
 
-impl Place {
-    /// Since when the first waits who still does.
-    fn first(&mut self) -> Option<Instant> {
-        while self.waiting.front()?.turn.is_closed() {
-            self.waiting.pop_front();
+impl TenantQueue {
+    /// Returns since when the first caller has waited, after removing callers in front of it that have left.
+    fn waiting_since(&mut self) -> Option<Instant> {
+        while self.waiters.front()?.sender.is_closed() {
+            self.waiters.pop_front();
         }
-        self.waiting.front().map(|waiting| waiting.since)
+        self.waiters.front().map(|waiter| waiter.since)
     }
 }
 
@@ -143,123 +158,117 @@ mod tests {
     use futures_util::FutureExt;
     use futures_util::future::BoxFuture;
 
-    fn asks(turns: &Arc<FairQueue>, tenant: TenantId) -> BoxFuture<'static, FairQueuePermit> {
-        let turns = Arc::clone(turns);
-        async move { turns.next(tenant).await }.boxed()
+    type Acquire = BoxFuture<'static, FairQueuePermit>;
+
+    fn acquire(queue: &Arc<FairQueue>, tenant: TenantId) -> Acquire {
+        let queue = Arc::clone(queue);
+        async move { queue.acquire(tenant).await }.boxed()
     }
 
-    /// Asks so often; who comes at once, and who waits.
-    fn many(
-        turns: &Arc<FairQueue>,
-        tenant: TenantId,
-        count: usize,
-    ) -> (Vec<FairQueuePermit>, Vec<BoxFuture<'static, FairQueuePermit>>) {
-        let (mut run, mut wait) = (Vec::new(), Vec::new());
-        for _ in 0..count {
-            let mut asks = asks(turns, tenant);
-            match (&mut asks).now_or_never() {
-                Some(turn) => run.push(turn),
-                None => wait.push(asks),
-            }
-        }
-        (run, wait)
+    /// Makes `count` requests: the permits granted at once, and the requests that wait.
+    fn acquire_many(queue: &Arc<FairQueue>, tenant: TenantId, count: usize) -> (Vec<FairQueuePermit>, Vec<Acquire>) {
+        let mut waiting = (0..count).map(|_| acquire(queue, tenant)).collect();
+        let granted = take_granted(&mut waiting);
+        (granted, waiting)
     }
 
-    /// Those of them who have come to their turn.
-    fn come(waits: &mut Vec<BoxFuture<'static, FairQueuePermit>>) -> Vec<FairQueuePermit> {
-        let (mut run, mut wait) = (Vec::new(), Vec::new());
-        for mut asks in waits.drain(..) {
-            match (&mut asks).now_or_never() {
-                Some(turn) => run.push(turn),
-                None => wait.push(asks),
+    /// Polls each request once, in order, and removes those that are granted.
+    fn take_granted(requests: &mut Vec<Acquire>) -> Vec<FairQueuePermit> {
+        let (mut granted, mut waiting) = (Vec::new(), Vec::new());
+        for mut request in requests.drain(..) {
+            match (&mut request).now_or_never() {
+                Some(permit) => granted.push(permit),
+                None => waiting.push(request),
             }
         }
-        *waits = wait;
-        run
+        *requests = waiting;
+        granted
     }
 
     #[test]
-    fn the_last_turn_is_for_who_runs_none() {
-        let turns = FairQueue::new(4);
+    fn the_last_slot_is_reserved_for_a_tenant_that_runs_none() {
+        let queue = FairQueue::new(4);
         let (noisy, quiet, third) = (TenantId::new(), TenantId::new(), TenantId::new());
-        let (mut run, mut wait) = many(&turns, noisy, 10);
-        assert_eq!((run.len(), wait.len(), turns.waiting()), (3, 7, 7), "alone: all but one");
-        let (mine, mut others) = many(&turns, quiet, 4);
-        assert_eq!((mine.len(), others.len()), (1, 3), "which is for the next");
-        run.truncate(2);
-        assert_eq!((come(&mut others).len(), come(&mut wait).len()), (0, 0), "and then for one more");
-        let (last, _) = many(&turns, third, 2);
+        let (mut running, mut waiting) = acquire_many(&queue, noisy, 10);
+        assert_eq!((running.len(), waiting.len(), queue.waiting()), (3, 7, 7), "a tenant alone gets all but one");
+        let (quiet_running, mut quiet_waiting) = acquire_many(&queue, quiet, 4);
+        assert_eq!((quiet_running.len(), quiet_waiting.len()), (1, 3), "the last one goes to another tenant");
+        running.truncate(2);
+        let granted = (take_granted(&mut quiet_waiting).len(), take_granted(&mut waiting).len());
+        assert_eq!(granted, (0, 0), "and then to one more tenant");
+        let (last, _) = acquire_many(&queue, third, 2);
         assert_eq!(last.len(), 1);
         drop(last);
-        run.clear();
-        let theirs = come(&mut wait);
-        assert_eq!((come(&mut others).len(), theirs.len()), (0, 2), "half, while others ask");
-        drop((theirs, mine));
-        assert_eq!(come(&mut others).len(), 1, "whoever runs least is next");
+        running.clear();
+        let noisy_running = take_granted(&mut waiting);
+        let granted = (take_granted(&mut quiet_waiting).len(), noisy_running.len());
+        assert_eq!(granted, (0, 2), "half, while other tenants are active");
+        drop((noisy_running, quiet_running));
+        assert_eq!(take_granted(&mut quiet_waiting).len(), 1, "the tenant that runs the fewest is next");
     }
 
     #[test]
-    fn of_those_alike_whoever_waits_longest() {
-        let turns = FairQueue::new(1);
+    fn among_equals_the_longest_waiting_tenant_is_next() {
+        let queue = FairQueue::new(1);
         let tenants: Vec<_> = (0..3).map(|_| TenantId::new()).collect();
-        let (run, _) = many(&turns, tenants[0], 1);
-        let mut waits: Vec<_> = tenants.iter().map(|tenant| many(&turns, *tenant, 1).1.remove(0)).collect();
-        // That it asks again makes no one wait longer.
-        let _again = many(&turns, tenants[0], 3);
-        drop(run);
-        while !waits.is_empty() {
-            let turn = waits.remove(0).now_or_never();
+        let (running, _) = acquire_many(&queue, tenants[0], 1);
+        let mut waiting: Vec<_> = tenants.iter().map(|tenant| acquire_many(&queue, *tenant, 1).1.remove(0)).collect();
+        // Further requests of the first tenant change no one's position.
+        let _further = acquire_many(&queue, tenants[0], 3);
+        drop(running);
+        while !waiting.is_empty() {
+            let permit = waiting.remove(0).now_or_never();
             assert!(
-                turn.is_some() && waits.iter_mut().all(|asks| asks.now_or_never().is_none()),
+                permit.is_some() && waiting.iter_mut().all(|request| request.now_or_never().is_none()),
                 "{} left",
-                waits.len()
+                waiting.len()
             );
         }
     }
 
     #[test]
-    fn within_a_tenant_first_come_first_served() {
-        let turns = FairQueue::new(1);
+    fn a_tenants_requests_are_served_in_order_of_arrival() {
+        let queue = FairQueue::new(1);
         let tenant = TenantId::new();
-        let (run, mut wait) = many(&turns, tenant, 3);
-        drop(run);
-        assert!((&mut wait[1]).now_or_never().is_none(), "another was first");
-        let first = (&mut wait[0]).now_or_never();
+        let (running, mut waiting) = acquire_many(&queue, tenant, 3);
+        drop(running);
+        assert!((&mut waiting[1]).now_or_never().is_none(), "another was first");
+        let first = (&mut waiting[0]).now_or_never();
         assert!(first.is_some());
-        assert!(many(&turns, tenant, 1).0.is_empty(), "whoever comes now is behind those who wait");
+        assert!(acquire_many(&queue, tenant, 1).0.is_empty(), "a new request is behind those that wait");
     }
 
     #[test]
-    fn who_goes_away_takes_no_turn_along() {
-        let turns = FairQueue::new(3);
+    fn a_request_that_is_dropped_keeps_no_slot() {
+        let queue = FairQueue::new(3);
         let tenants = [TenantId::new(), TenantId::new(), TenantId::new()];
-        let (run, mut wait) = many(&turns, tenants[0], 2);
+        let (running, mut waiting) = acquire_many(&queue, tenants[0], 2);
         for tenant in tenants {
-            wait.extend(many(&turns, tenant, 5).1);
+            waiting.extend(acquire_many(&queue, tenant, 5).1);
         }
-        // Some while they wait, some with a turn they have not yet taken.
-        wait.truncate(8);
-        drop(run);
-        wait.clear();
-        assert_eq!(turns.waiting(), 0);
-        assert_eq!(many(&turns, tenants[1], 1).0.len(), 1);
-        let line = turns.line.lock();
-        assert_eq!((line.running, line.tenants.values().map(|place| place.running).sum::<usize>()), (0, 0));
+        // Some are dropped while they wait, some with a permit they have not received yet.
+        waiting.truncate(8);
+        drop(running);
+        waiting.clear();
+        assert_eq!(queue.waiting(), 0);
+        assert_eq!(acquire_many(&queue, tenants[1], 1).0.len(), 1);
+        let state = queue.state.lock();
+        assert_eq!((state.running, state.tenants.values().map(|queue| queue.running).sum::<usize>()), (0, 0));
     }
 
     #[test]
-    fn who_is_gone_is_forgotten() {
-        let turns = FairQueue::new(4);
+    fn inactive_tenants_are_dropped() {
+        let queue = FairQueue::new(4);
         let now = Instant::now();
-        let mut line = turns.line.lock();
+        let mut state = queue.state.lock();
         for second in 0..100 {
             let tenant = TenantId::new();
-            let _gone = line.come(tenant, now + Duration::from_secs(second));
+            let _receiver = state.enqueue(tenant, now + Duration::from_secs(second));
             if second % 2 == 0 {
-                assert!(line.call().is_some());
-                line.go(tenant);
+                assert!(state.next().is_some());
+                state.release(tenant);
             }
         }
-        assert!(line.tenants.len() <= 2, "{} tenants are known", line.tenants.len());
+        assert!(state.tenants.len() <= 2, "{} tenants are known", state.tenants.len());
     }
 }

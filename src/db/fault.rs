@@ -1,29 +1,35 @@
-//! What a database error means: which class of `Error` it is, and whether its session may be used again.
-//! diesel-async hides the SQLSTATE, so texts are compared: our own, and PostgreSQL's with `lc_messages = C` as set for our logins.
-//! The error's text goes to the log, never to a caller.
+//! Classifies database errors: which `Error` the caller gets, and whether the session may be reused. diesel-async hides
+//! the SQLSTATE, so message texts are compared: our own, and PostgreSQL's, which are English because our logins have
+//! `lc_messages = C`. The error's text goes to the log, never to a caller.
 
 use crate::error::Error;
-use diesel::result::{DatabaseErrorKind as Kind, Error as Diesel};
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
-/// An error with the fate of its session.
+/// A classified database error.
 #[derive(Debug, Clone)]
 pub struct Fault {
-    /// For the caller.
+    /// The error for the caller.
     pub error: Error,
-    /// Whether the session must be closed: all but violated constraints, lost races and time-outs.
-    pub close: bool,
+    /// Whether the session must be closed. True for all errors except a missing row, violated constraints,
+    /// serialization failures, deadlocks and timeouts.
+    pub close_session: bool,
 }
 
-/// Sorts an error. What is unexpected is logged here, once.
-pub fn classify(error: &Diesel) -> Fault {
-    let (error, close) = match error {
-        Diesel::NotFound => (Error::NotFound, false),
-        Diesel::DatabaseError(Kind::UniqueViolation, info) => {
+/// Classifies an error. Unexpected errors are logged here, and nowhere else.
+pub fn classify(error: &DieselError) -> Fault {
+    let (error, close_session) = match error {
+        DieselError::NotFound => (Error::NotFound, false),
+        DieselError::DatabaseError(DatabaseErrorKind::UniqueViolation, info) => {
             tracing::debug!(constraint = info.constraint_name(), "A unique constraint was violated");
             (Error::Conflict { current_version: None, reason: "already in use" }, false)
         }
-        Diesel::DatabaseError(Kind::SerializationFailure, _) => (Error::PlacementChanged, false),
-        Diesel::DatabaseError(Kind::ForeignKeyViolation | Kind::CheckViolation | Kind::NotNullViolation, info) => {
+        DieselError::DatabaseError(DatabaseErrorKind::SerializationFailure, _) => (Error::PlacementChanged, false),
+        DieselError::DatabaseError(
+            DatabaseErrorKind::ForeignKeyViolation
+            | DatabaseErrorKind::CheckViolation
+            | DatabaseErrorKind::NotNullViolation,
+            info,
+        ) => {
             tracing::warn!(
                 constraint = info.constraint_name(),
                 table = info.table_name(),
@@ -31,21 +37,25 @@ pub fn classify(error: &Diesel) -> Fault {
             );
             (Error::Internal, false)
         }
-        Diesel::DatabaseError(Kind::ClosedConnection | Kind::UnableToSendCommand, info) => {
+        DieselError::DatabaseError(
+            DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand,
+            info,
+        ) => {
             tracing::warn!(error = info.message(), "Lost a database session");
             (Error::Unavailable, true)
         }
-        Diesel::DatabaseError(_, info) => by_text(info.message()),
-        Diesel::BrokenTransactionManager | Diesel::RollbackTransaction => (Error::Unavailable, true),
+        DieselError::DatabaseError(_, info) => by_text(info.message()),
+        DieselError::BrokenTransactionManager | DieselError::RollbackTransaction => (Error::Unavailable, true),
         other => (Error::internal("A query failed", other), true),
     };
-    Fault { error, close }
+    Fault { error, close_session }
 }
 
 fn by_text(message: &str) -> (Error, bool) {
     match message {
         "placement changed" | "cached plan must not change result type" => (Error::PlacementChanged, true),
-        // Not the backend the binding was made for, as behind a pooler in transaction mode; or the server's clock jumped.
+        // The statement reached a backend other than the one the binding was signed for, as happens behind a pooler in
+        // transaction mode; or the server's clock jumped.
         "binding refused" => {
             tracing::error!("PostgreSQL refused a binding: is there a pooler in transaction mode before it?");
             (Error::Unavailable, true)

@@ -1,5 +1,5 @@
-//! The three embedded sets of migrations, run up and down in one schema of one database under an advisory lock.
-//! Touches structure only, as the operator's login; what runs is recorded by `ops::migrate`.
+//! The three embedded sets of migrations, applied and reverted in one schema of one database under an advisory lock.
+//! Changes the structure of databases only, with the operator's login. `ops::migrate` records each run in the catalog.
 
 use diesel::migration::{Migration, MigrationSource};
 use diesel::pg::Pg;
@@ -13,18 +13,18 @@ const CATALOG: EmbeddedMigrations = embed_migrations!("migrations/catalog");
 const DATABASE: EmbeddedMigrations = embed_migrations!("migrations/database");
 const TENANT: EmbeddedMigrations = embed_migrations!("migrations/tenant");
 
-/// Which migrations.
+/// A set of migrations, by the kind of schema it is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Set {
-    /// Of the control database.
+pub enum MigrationSet {
+    /// The catalog in the control database.
     Catalog,
-    /// Of each database that holds tenants: schema `cordon`.
+    /// The schema `cordon` of each database that holds tenants.
     Database,
-    /// Of each tenant schema.
+    /// Each schema that holds a tenant's tables, including the one of shared tenants.
     Tenant,
 }
 
-impl std::str::FromStr for Set {
+impl std::str::FromStr for MigrationSet {
     type Err = String;
     fn from_str(word: &str) -> Result<Self, String> {
         match word {
@@ -36,7 +36,7 @@ impl std::str::FromStr for Set {
     }
 }
 
-impl Set {
+impl MigrationSet {
     fn source(self) -> EmbeddedMigrations {
         match self {
             Self::Catalog => CATALOG,
@@ -46,64 +46,66 @@ impl Set {
     }
 }
 
-/// Up to the newest, or down by one.
+/// Whether migrations are applied or reverted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// Everything that is pending.
+    /// Apply the pending migrations.
     Up,
-    /// The newest one that ran.
+    /// Revert the newest applied migration.
     Down,
 }
 
-/// One migration that ran, or failed.
+/// The outcome of one migration, applied or reverted.
 #[derive(Debug, Clone)]
-pub struct Step {
-    /// Its version, as in the folder's name.
+pub struct MigrationStep {
+    /// The migration's version, as in the name of its folder.
     pub version: String,
-    /// Up or down.
+    /// Whether the migration was applied or reverted.
     pub direction: Direction,
-    /// How long it took.
+    /// The time the migration took.
     pub duration: Duration,
-    /// PostgreSQL's text where it failed. The rest of the set was not tried.
+    /// PostgreSQL's error text if the migration failed.
     pub failure: Option<String>,
 }
 
-/// What one schema has and lacks.
+/// The applied and the pending migrations of one schema.
 #[derive(Debug, Clone)]
-pub struct Status {
-    /// Versions that ran, oldest first.
+pub struct MigrationStatus {
+    /// Versions of applied migrations, oldest first.
     pub applied: Vec<String>,
-    /// Versions that did not, oldest first.
+    /// Versions of pending migrations, oldest first.
     pub pending: Vec<String>,
 }
 
-/// A migration that could not even begin.
+/// Why the migrations of a schema could not be listed or started. A migration that starts and then fails is a
+/// [`MigrationStep`] instead.
 #[derive(Debug, thiserror::Error)]
-#[error("migrations of schema {home} cannot run: {cause}")]
+#[error("migrations of schema {schema} cannot run: {cause}")]
 pub struct MigrateError {
-    home: String,
+    schema: String,
     cause: String,
 }
 
-/// A schema's own record of what ran in it, held alone: another process that wants it waits until this one is done.
-pub struct Books {
+/// Runs the migrations of one schema. It holds the schema's advisory lock: another process that opens a runner for the
+/// same schema waits until this one is dropped.
+pub struct MigrationRunner {
     harness: AsyncMigrationHarness<AsyncPgConnection>,
-    set: Set,
-    home: String,
+    set: MigrationSet,
+    schema: String,
 }
 
-impl Books {
-    /// The record of `set` in schema `home`, which exists.
-    pub async fn open(session: AsyncPgConnection, set: Set, home: &str) -> Result<Self, MigrateError> {
-        Ok(Self { harness: prepare(session, home).await?, set, home: home.to_owned() })
+impl MigrationRunner {
+    /// Creates a runner of `set` in `schema`, which must exist. Waits for the advisory lock without a time limit.
+    pub async fn open(session: AsyncPgConnection, set: MigrationSet, schema: &str) -> Result<Self, MigrateError> {
+        Ok(Self { harness: prepare(session, schema).await?, set, schema: schema.to_owned() })
     }
 
-    /// What ran and what is pending.
-    pub async fn status(self) -> Result<(Self, Status), MigrateError> {
-        self.blocking(|books| {
-            let applied = books.harness.applied_migrations()?.iter().rev().map(ToString::to_string).collect();
-            let pending = books.harness.pending_migrations(books.set.source())?;
-            Ok(Status {
+    /// Returns which migrations are applied and which are pending, as diesel's table in the schema records them.
+    pub async fn status(self) -> Result<(Self, MigrationStatus), MigrateError> {
+        self.blocking(|runner| {
+            let applied = runner.harness.applied_migrations()?.iter().rev().map(ToString::to_string).collect();
+            let pending = runner.harness.pending_migrations(runner.set.source())?;
+            Ok(MigrationStatus {
                 applied,
                 pending: pending.iter().map(|migration| migration.name().version().to_string()).collect(),
             })
@@ -111,57 +113,58 @@ impl Books {
         .await
     }
 
-    /// Runs or undoes one migration.
-    pub async fn turn(self, version: String, direction: Direction) -> Result<(Self, Step), MigrateError> {
-        self.blocking(move |books| {
-            let all: Vec<Box<dyn Migration<Pg>>> = books.set.source().migrations()?;
+    /// Applies or reverts one migration. Its failure is part of the step; an error means that it could not start.
+    pub async fn run(self, version: String, direction: Direction) -> Result<(Self, MigrationStep), MigrateError> {
+        self.blocking(move |runner| {
+            let all: Vec<Box<dyn Migration<Pg>>> = runner.set.source().migrations()?;
             let migration = all.into_iter().find(|migration| migration.name().version().to_string() == version);
             let migration = migration.ok_or_else(|| format!("migration {version} is not in this program"))?;
-            let begun = Instant::now();
+            let started = Instant::now();
             let outcome = match direction {
-                Direction::Up => books.harness.run_migration(&*migration),
-                Direction::Down => books.harness.revert_migration(&*migration),
+                Direction::Up => runner.harness.run_migration(&*migration),
+                Direction::Down => runner.harness.revert_migration(&*migration),
             };
             let failure = outcome.err().map(|error| error.to_string());
-            Ok(Step { version, direction, duration: begun.elapsed(), failure })
+            Ok(MigrationStep { version, direction, duration: started.elapsed(), failure })
         })
         .await
     }
 
-    /// diesel's harness blocks, so it runs on a thread where that is allowed.
+    /// Runs `work` on a thread that may block, because diesel's harness does.
     async fn blocking<T: Send + 'static>(
         mut self,
-        work: impl FnOnce(&mut Self) -> Outcome<T> + Send + 'static,
+        work: impl FnOnce(&mut Self) -> BoxResult<T> + Send + 'static,
     ) -> Result<(Self, T), MigrateError> {
-        let home = self.home.clone();
-        let failed = |cause: String| MigrateError { home, cause };
-        let done = tokio::task::spawn_blocking(move || {
+        let schema = self.schema.clone();
+        let failed = |cause: String| MigrateError { schema, cause };
+        let joined = tokio::task::spawn_blocking(move || {
             work(&mut self).map(|value| (self, value)).map_err(|error| error.to_string())
         })
         .await;
-        match done {
-            Ok(Ok(done)) => Ok(done),
+        match joined {
+            Ok(Ok(value)) => Ok(value),
             Ok(Err(cause)) => Err(failed(cause)),
             Err(error) => Err(failed(error.to_string())),
         }
     }
 }
 
-/// The lock is the session's: it ends with it, also when this process dies.
+/// Takes the advisory lock and sets the search path. The lock belongs to the session and is released with it, also when
+/// this process dies.
 async fn prepare(
     mut session: AsyncPgConnection,
-    home: &str,
+    schema: &str,
 ) -> Result<AsyncMigrationHarness<AsyncPgConnection>, MigrateError> {
-    let failed = |error: diesel::result::Error| MigrateError { home: home.to_owned(), cause: error.to_string() };
+    let failed = |error: diesel::result::Error| MigrateError { schema: schema.to_owned(), cause: error.to_string() };
     sql_query(
         "select pg_advisory_lock(hashtextextended('cordon.migrate.' || $1, 7)), set_config('cordon.home', $1, false), \
          set_config('search_path', quote_ident($1) || ', pg_temp', false)",
     )
-    .bind::<Text, _>(home)
+    .bind::<Text, _>(schema)
     .execute(&mut session)
     .await
     .map_err(failed)?;
     Ok(AsyncMigrationHarness::new(session))
 }
 
-type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+type BoxResult<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;

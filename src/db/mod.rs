@@ -1,5 +1,5 @@
-//! PostgreSQL: private clusters, connections and their pools, migrations, table definitions.
-//! Knows of tenants only who takes turns; what a connection may be used for is decided by the guard.
+//! PostgreSQL: connections and their pools, the fair queue, the meaning of errors, migrations, table definitions.
+//! Tenant ids appear here only to order the fair queue; what a connection may be used for is decided by the guard.
 
 mod budget;
 pub mod connect;

@@ -1,9 +1,10 @@
 //! Pools of sessions with a PostgreSQL server.
-//! A session goes back to its pool only after a clean end of its transaction; any other is cancelled, closed and counted.
-//! Hands out `PooledSession`s to the guard and to nobody else.
+//! A session returns to its pool only after its transaction has ended cleanly. In every other case its statement is
+//! cancelled, the session is closed, and the closing is counted. The guard alone uses the `PooledSession`s for tenant
+//! data.
 
-use super::budget::Counted;
-pub use super::budget::{Budget, Limits, Used};
+use super::budget::WaiterCount;
+pub use super::budget::{BackendBudget, BackendUsage, PoolLimits};
 use super::connect::{self, Config, ConnectError, Tls};
 use super::fair_queue::FairQueuePermit;
 use diesel::sql_types::{BigInt, Integer};
@@ -21,44 +22,48 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use uuid::Uuid;
 
-/// Sessions closed because their transaction did not end cleanly, since the start of the process.
 static CLOSED_UNCLEAN: AtomicU64 = AtomicU64::new(0);
 
-/// A session serves its own pool this long at least before its backend goes to another pool that waits, so that pools do not
-/// spend their time connecting.
-const TURN: Duration = Duration::from_millis(100);
-/// A server that is asked to cancel must take the request in this time.
-const CANCEL_WITHIN: Duration = Duration::from_secs(5);
+/// A session serves its own pool for at least this long before it is closed in favour of another pool that waits for a
+/// backend. Without a minimum, pools would spend their time connecting.
+const MIN_SESSION_LIFETIME: Duration = Duration::from_millis(100);
+/// The time a server has to accept a cancel request.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many sessions were closed because their transaction did not end cleanly.
+/// Returns how many sessions this process has closed because their transaction did not end cleanly.
 pub fn closed_unclean() -> u64 {
     CLOSED_UNCLEAN.load(Ordering::Relaxed)
 }
 
-/// A session that could not be had.
+/// Why a pool did not provide a session.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CheckoutError {
-    /// The server refused, or does not answer.
+    /// The server refused the connection or did not answer. Holds the text of the last failed attempt.
     #[error("{0}")]
-    Away(String),
-    /// All sessions were busy for as long as one waits.
+    Unreachable(String),
+    /// All sessions stayed busy until the connect timeout of [`PoolLimits`] passed.
     #[error("no free session in time")]
     Busy,
 }
 
-pub(super) struct Lane(bb8::Pool<Manager>, Failures);
-
-/// Failed attempts to connect, told to those who wait for a session, so that they need not wait for the time-out.
-#[derive(Debug, Clone, Default)]
-struct Failures {
-    told: Arc<Notify>,
-    last: Arc<Mutex<String>>,
+/// One of the bb8 pools that a [`Pool`] consists of.
+pub(super) struct PoolShard {
+    sessions: bb8::Pool<Manager>,
+    failures: ConnectFailures,
 }
 
-impl bb8::ErrorSink<ConnectError> for Failures {
+/// Failed attempts to connect. Callers that wait for a session are notified, so that they need not wait for the
+/// timeout.
+#[derive(Debug, Clone, Default)]
+struct ConnectFailures {
+    notify: Arc<Notify>,
+    last_error: Arc<Mutex<String>>,
+}
+
+impl bb8::ErrorSink<ConnectError> for ConnectFailures {
     fn sink(&self, error: ConnectError) {
-        *self.last.lock() = error.to_string();
-        self.told.notify_waiters();
+        *self.last_error.lock() = error.to_string();
+        self.notify.notify_waiters();
     }
 
     fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<ConnectError>> {
@@ -66,30 +71,31 @@ impl bb8::ErrorSink<ConnectError> for Failures {
     }
 }
 
-impl Lane {
-    /// Sessions that nobody uses.
-    pub(super) fn idle(&self) -> usize {
-        self.0.state().idle_connections as usize
+impl PoolShard {
+    pub(super) fn idle_sessions(&self) -> usize {
+        self.sessions.state().idle_connections as usize
     }
 
-    /// Closes one of them, if there still is one. Waits for nothing.
-    pub(super) fn close_idle(&self) -> bool {
-        let session = if self.idle() > 0 { self.0.get().now_or_never() } else { None };
-        session.and_then(Result::ok).map(|session| session.close()).is_some()
+    /// Closes one idle session without waiting. Returns false when there is none.
+    pub(super) fn close_idle_session(&self) -> bool {
+        let session = if self.idle_sessions() > 0 { self.sessions.get().now_or_never() } else { None };
+        session.and_then(Result::ok).map(|session| session.discard()).is_some()
     }
 
     async fn get(&self) -> Result<bb8::PooledConnection<'static, Manager>, CheckoutError> {
-        let away = || CheckoutError::Away(self.1.last.lock().clone());
-        let mut session = pin!(self.0.get_owned());
+        let unreachable = || CheckoutError::Unreachable(self.failures.last_error.lock().clone());
+        let mut session = pin!(self.sessions.get_owned());
         let mut failed = false;
         loop {
             tokio::select! {
                 biased;
-                got = &mut session => return got.map_err(|_| if failed { away() } else { CheckoutError::Busy }),
-                () = self.1.told.notified() => {
-                    // While other sessions live, one of them may come back.
-                    if self.0.state().connections == 0 {
-                        return Err(away());
+                outcome = &mut session => {
+                    return outcome.map_err(|_| if failed { unreachable() } else { CheckoutError::Busy });
+                }
+                () = self.failures.notify.notified() => {
+                    // As long as the shard has other sessions, one of them may be returned.
+                    if self.sessions.state().connections == 0 {
+                        return Err(unreachable());
                     }
                     failed = true;
                 }
@@ -98,91 +104,97 @@ impl Lane {
     }
 }
 
-/// Sessions of one login to one database, in lanes: a schema keeps to the sessions it used last, because a changed
-/// `search_path` plans every statement anew and a backend keeps what it learnt of each schema it touched.
+/// Sessions of one login with one database, divided into shards. A schema prefers the shard it used last, because a
+/// changed `search_path` makes PostgreSQL plan every statement again, and a backend caches metadata of each schema it
+/// has touched.
 pub struct Pool {
-    lanes: Vec<Arc<Lane>>,
-    budget: Arc<Budget>,
+    shards: Vec<Arc<PoolShard>>,
+    budget: Arc<BackendBudget>,
 }
 
 impl Pool {
-    /// A pool that opens its first session when one is asked for.
-    pub fn new(config: Config, budget: &Arc<Budget>) -> Self {
+    /// Creates an empty pool. The first session is opened by the first checkout.
+    pub fn new(config: Config, budget: &Arc<BackendBudget>) -> Self {
         let limits = budget.limits;
-        let count = (limits.backends / 8).clamp(1, 8);
-        let waiting = Arc::new(AtomicUsize::new(0));
-        let lanes: Vec<_> = (0..count)
-            .map(|lane| {
-                // Together exactly the budget: a pool that has it all never waits for a backend of its own.
-                let size = limits.backends / count + usize::from(lane < limits.backends % count);
-                let manager =
-                    Manager { config: config.clone(), budget: Arc::clone(budget), waiting: Arc::clone(&waiting) };
-                let failures = Failures::default();
-                let pool = bb8::Pool::builder()
+        let count = (limits.max_backends / 8).clamp(1, 8);
+        let backend_waiters = Arc::new(AtomicUsize::new(0));
+        let shards: Vec<_> = (0..count)
+            .map(|index| {
+                // The sizes add up to exactly the budget, so a pool that holds all of it never waits for its own
+                // backends.
+                let size = limits.max_backends / count + usize::from(index < limits.max_backends % count);
+                let manager = Manager {
+                    config: config.clone(),
+                    budget: Arc::clone(budget),
+                    backend_waiters: Arc::clone(&backend_waiters),
+                };
+                let failures = ConnectFailures::default();
+                let sessions = bb8::Pool::builder()
                     .max_size(u32::try_from(size).unwrap_or(u32::MAX))
-                    .max_lifetime(limits.lifetime)
-                    .idle_timeout(limits.idle)
+                    .max_lifetime(limits.max_lifetime)
+                    .idle_timeout(limits.idle_timeout)
                     .connection_timeout(limits.connect_timeout)
-                    .reaper_rate(limits.idle.min(Duration::from_secs(10)))
+                    .reaper_rate(limits.idle_timeout.min(Duration::from_secs(10)))
                     .retry_connection(false)
                     .test_on_check_out(false)
                     .queue_strategy(bb8::QueueStrategy::Lifo)
                     .error_sink(Box::new(failures.clone()))
                     .build_unchecked(manager);
-                Arc::new(Lane(pool, failures))
+                Arc::new(PoolShard { sessions, failures })
             })
             .collect();
-        budget.join(&lanes);
-        Self { lanes, budget: Arc::clone(budget) }
+        budget.register(&shards);
+        Self { shards, budget: Arc::clone(budget) }
     }
 
-    /// A clean session, preferably one that last served `schema`.
+    /// Returns a session without an open transaction, preferably from the shard that last served `schema`. Fails when
+    /// the server is unreachable or no session becomes free within the connect timeout.
     pub async fn checkout(&self, schema: &str) -> Result<PooledSession, CheckoutError> {
-        let _counted = Counted::one(&self.budget.asking);
+        let _waiter = WaiterCount::enter(&self.budget.session_waiters);
         loop {
-            let mut session = self.lane(schema).get().await?;
-            // A session that died while idle is closed on return; the next one is tried.
+            let mut session = self.shard(schema).get().await?;
+            // A session that died while idle is closed when it is dropped here; the next one is tried.
             if !session.pg.is_broken() {
-                return Ok(PooledSession(session, None));
+                return Ok(PooledSession { session, permit: None });
             }
         }
     }
 
-    fn lane(&self, schema: &str) -> &Lane {
+    /// Returns the shard that `schema` hashes to, or the next one that has room when that shard has none.
+    fn shard(&self, schema: &str) -> &PoolShard {
         let mut hasher = DefaultHasher::new();
         schema.hash(&mut hasher);
-        let home = usize::try_from(hasher.finish() % self.lanes.len() as u64).unwrap_or(0);
-        let (before, from_home) = self.lanes.split_at(home);
-        let mut turn = from_home.iter().chain(before);
-        let free = |lane: &&Arc<Lane>| {
-            let state = lane.0.state();
-            state.idle_connections > 0 || state.connections < lane.0.config().max_size
+        let preferred = usize::try_from(hasher.finish() % self.shards.len() as u64).unwrap_or(0);
+        let (before, from_preferred) = self.shards.split_at(preferred);
+        let mut candidates = from_preferred.iter().chain(before);
+        let has_room = |shard: &&Arc<PoolShard>| {
+            let state = shard.sessions.state();
+            state.idle_connections > 0 || state.connections < shard.sessions.config().max_size
         };
-        let first = from_home.first();
-        let chosen = turn.find(free).or(first);
-        #[expect(clippy::expect_used, reason = "a pool is made with one lane at least")]
-        chosen.expect("a lane")
+        let chosen = candidates.find(has_room).or(from_preferred.first());
+        #[expect(clippy::expect_used, reason = "a pool is created with at least one shard")]
+        chosen.expect("a shard")
     }
 }
 
-/// Makes sessions for bb8 and decides which may be used again.
+/// Opens sessions for bb8 and decides which of them may be reused.
 struct Manager {
     config: Config,
-    budget: Arc<Budget>,
-    /// Who of this pool waits for a backend.
-    waiting: Arc<AtomicUsize>,
+    budget: Arc<BackendBudget>,
+    /// How many callers of this pool wait for a backend.
+    backend_waiters: Arc<AtomicUsize>,
 }
 
 impl Manager {
     async fn open(&self, permit: OwnedSemaphorePermit) -> Result<Session, ConnectError> {
         let pg = connect::open(&self.config).await?;
         let mark = Uuid::now_v7();
-        let About { pid, clock_ms } = About::of(&pg, mark).await?;
+        let BackendInfo { pid, clock_ms } = BackendInfo::mark_and_read(&pg, mark).await?;
         Ok(Session {
             pg,
             pid,
-            mark,
-            clock_ahead_ms: clock_ms - now_ms(),
+            backend_mark: mark,
+            clock_offset_ms: clock_ms - now_ms(),
             state: AtomicU8::new(CLEAN),
             opened: Instant::now(),
             runtime: Handle::current(),
@@ -191,10 +203,10 @@ impl Manager {
         })
     }
 
-    /// Whether another pool waits for a backend and this session has had its turn here.
-    fn gives_up(&self, session: &Session) -> bool {
-        self.budget.waiting.load(Ordering::Relaxed) > self.waiting.load(Ordering::Relaxed)
-            && session.opened.elapsed() >= TURN
+    /// Whether another pool waits for a backend and this session has served its own pool for the minimum time.
+    fn yields(&self, session: &Session) -> bool {
+        self.budget.backend_waiters.load(Ordering::Relaxed) > self.backend_waiters.load(Ordering::Relaxed)
+            && session.opened.elapsed() >= MIN_SESSION_LIFETIME
     }
 }
 
@@ -203,8 +215,8 @@ impl bb8::ManageConnection for Manager {
     type Error = ConnectError;
 
     async fn connect(&self) -> Result<Session, ConnectError> {
-        let permit = self.budget.permit(&self.waiting).await;
-        // All of it in time: a server may take the connection and then say nothing.
+        let permit = self.budget.permit(&self.backend_waiters).await;
+        // The timeout covers login and set-up too: a server may accept the connection and then never answer.
         let opened = tokio::time::timeout(self.budget.limits.connect_timeout, self.open(permit)).await;
         opened.unwrap_or_else(|_| Err(ConnectError::Session("no answer in time".into())))
     }
@@ -214,54 +226,61 @@ impl bb8::ManageConnection for Manager {
     }
 
     fn has_broken(&self, session: &mut Session) -> bool {
-        session.state.load(Ordering::Relaxed) != CLEAN || session.pg.is_broken() || self.gives_up(session)
+        session.state.load(Ordering::Relaxed) != CLEAN || session.pg.is_broken() || self.yields(session)
     }
 }
 
 #[derive(QueryableByName)]
-struct About {
+struct BackendInfo {
     #[diesel(sql_type = Integer)]
     pid: i32,
     #[diesel(sql_type = BigInt)]
     clock_ms: i64,
 }
 
-impl About {
-    /// Marks the backend as this session's and asks it what it is. In one transaction: a pooler could give each statement another backend.
-    async fn of(mut pg: &AsyncPgConnection, mark: Uuid) -> Result<Self, ConnectError> {
-        use diesel_async::{RunQueryDsl as _, SimpleAsyncConnection as _}; // here only: `load` would take that of the atomics above
+impl BackendInfo {
+    /// Sets this session's mark on the backend and reads the backend's process id and clock. Both happen in one
+    /// transaction, because a pooler could give each statement another backend.
+    async fn mark_and_read(mut pg: &AsyncPgConnection, mark: Uuid) -> Result<Self, ConnectError> {
+        // Imported here only: at the top of the file, its `load` would shadow that of the atomics.
+        use diesel_async::{RunQueryDsl as _, SimpleAsyncConnection as _};
         let failed = |error: diesel::result::Error| ConnectError::Session(error.to_string());
         pg.batch_execute(&format!("BEGIN; SELECT set_config('cordon.session','{mark}',false)"))
             .await
             .map_err(failed)?;
-        let ask = sql_query(
+        let query = sql_query(
             "select pg_backend_pid() as pid, (extract(epoch from clock_timestamp()) * 1000)::bigint as clock_ms",
         );
-        let about = ask.get_result(&mut pg).await.map_err(failed)?;
-        pg.batch_execute("COMMIT").await.map_err(failed).map(|()| about)
+        let info = query.get_result(&mut pg).await.map_err(failed)?;
+        pg.batch_execute("COMMIT").await.map_err(failed).map(|()| info)
     }
 }
 
+/// No transaction is open: the session may be reused.
 const CLEAN: u8 = 0;
-const OPEN: u8 = 1;
-const CLOSING: u8 = 2;
+/// A transaction may be open.
+const IN_TRANSACTION: u8 = 1;
+/// The session must not be reused.
+const DISCARDED: u8 = 2;
 
-/// One session with PostgreSQL, with what the guard needs to know of it.
+/// One session with PostgreSQL, and the facts about it that the guard needs.
 pub struct Session {
     pg: AsyncPgConnection,
     pid: i32,
-    mark: Uuid,
-    clock_ahead_ms: i64,
+    backend_mark: Uuid,
+    clock_offset_ms: i64,
+    /// `CLEAN`, `IN_TRANSACTION` or `DISCARDED`.
     state: AtomicU8,
     opened: Instant,
-    /// The one its socket belongs to: a lease may be dropped anywhere.
+    /// The runtime that drives the socket. A `PooledSession` may be dropped on any thread, so the cancel task is
+    /// spawned here.
     runtime: Handle,
     tls: Tls,
     permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Session {
-    /// Through which queries are sent; shared, so that they can be pipelined.
+    /// The connection that queries are sent on. It is a shared reference, so that queries can be pipelined.
     pub fn pg(&self) -> &AsyncPgConnection {
         &self.pg
     }
@@ -271,66 +290,71 @@ impl Session {
         self.pid
     }
 
-    /// What this session, and none since, has left on its backend: behind a pooler, whoever comes later may put other statements there.
-    pub fn mark(&self) -> Uuid {
-        self.mark
+    /// The unique value that this session has put into its backend's setting `cordon.session`. Behind a pooler in
+    /// transaction mode, statements may reach another backend; that backend does not have this value.
+    pub fn backend_mark(&self) -> Uuid {
+        self.backend_mark
     }
 
-    /// Milliseconds since 1970 on the database's clock.
+    /// The database's clock in milliseconds since 1970, computed from the offset that was measured when the session was
+    /// opened.
     pub fn clock_ms(&self) -> i64 {
-        now_ms() + self.clock_ahead_ms
+        now_ms() + self.clock_offset_ms
     }
 
-    /// A transaction is about to begin: from here on only `ended` makes this session reusable.
-    pub fn begins(&self) {
-        self.state.store(OPEN, Ordering::Relaxed);
+    /// Records that a transaction is about to begin; sends nothing. From here on, only `transaction_ended` makes this
+    /// session reusable.
+    pub fn transaction_started(&self) {
+        self.state.store(IN_TRANSACTION, Ordering::Relaxed);
     }
 
-    /// The transaction has ended: PostgreSQL has answered COMMIT or ROLLBACK.
-    pub fn ended(&self) {
-        let _ = self.state.compare_exchange(OPEN, CLEAN, Ordering::Relaxed, Ordering::Relaxed);
+    /// Records that PostgreSQL has acknowledged COMMIT or ROLLBACK; sends nothing. A discarded session stays discarded.
+    pub fn transaction_ended(&self) {
+        let _ = self.state.compare_exchange(IN_TRANSACTION, CLEAN, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Never to be used again, whatever its transaction does.
-    pub fn close(&self) {
-        self.state.store(CLOSING, Ordering::Relaxed);
+    /// Makes the pool close this session when it is returned, however its transaction ends.
+    pub fn discard(&self) {
+        self.state.store(DISCARDED, Ordering::Relaxed);
     }
 }
 
-/// A session on loan, with its tenant's turn where it has one. Dropped before its transaction has ended, the statement is cancelled and
-/// the session closed.
-pub struct PooledSession(bb8::PooledConnection<'static, Manager>, Option<FairQueuePermit>);
+/// A session that is checked out of its pool, and the permit of the tenant's fair queue where there is one. When it is
+/// dropped before its transaction has ended, the running statement is cancelled and the session is closed.
+pub struct PooledSession {
+    session: bb8::PooledConnection<'static, Manager>,
+    permit: Option<FairQueuePermit>,
+}
 
 impl PooledSession {
-    /// The turn lasts as long as the lease.
-    pub fn within(self, turn: FairQueuePermit) -> Self {
-        let mut lease = self;
-        lease.1 = Some(turn);
-        lease
+    /// Attaches the permit, which is released together with the session.
+    pub fn with_permit(mut self, permit: FairQueuePermit) -> Self {
+        self.permit = Some(permit);
+        self
     }
 }
 
 impl std::ops::Deref for PooledSession {
     type Target = Session;
     fn deref(&self) -> &Session {
-        &self.0
+        &self.session
     }
 }
 
 impl Drop for PooledSession {
     fn drop(&mut self) {
-        if self.0.state.load(Ordering::Relaxed) == CLEAN {
+        if self.session.state.load(Ordering::Relaxed) == CLEAN {
             return;
         }
         CLOSED_UNCLEAN.fetch_add(1, Ordering::Relaxed);
-        let session = &mut *self.0;
+        let session = &mut *self.session;
         let (token, tls) = (session.pg.cancel_token(), session.tls.clone());
-        let held = (session.permit.take(), self.1.take());
-        // The backend may be busy until it has heard of it, so its permits are given back only then. The token names this backend alone:
-        // another that gets its process id has another secret.
+        let permits = (session.permit.take(), self.permit.take());
+        // The backend may stay busy until it receives the cancel request, so its permits are released only then. The
+        // token identifies this backend alone: another backend that gets the same process id has another secret.
         session.runtime.spawn(async move {
-            let _held = held;
-            let _ = tokio::time::timeout(CANCEL_WITHIN, connect::cancel(token, &tls)).await;
+            let _permits = permits;
+            let _ = tokio::time::timeout(CANCEL_TIMEOUT, connect::cancel(token, &tls)).await;
         });
     }
 }

@@ -1,42 +1,42 @@
-//! One entry of a Bundle: its resource, still unread, and what the entry says about it.
-//! All types of Bundle (transaction, batch, collection, searchset, history, document) are read alike.
+//! The entries of a Bundle: the unread resource, its address and the requested method.
+//! All types of Bundle (transaction, batch, collection, searchset, history, document) are read in the same way.
 
-use super::Defect;
-use super::element::{Text, said};
+use super::FhirError;
+use super::element::{JsonStr, non_blank};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
-/// What a transaction or a history wants done.
+/// The method that a transaction or a history requests for an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method {
-    /// Store it: POST, PUT, or not said.
+pub enum EntryMethod {
+    /// Create or update the resource: POST, PUT, or no method.
     Store,
-    /// Delete it.
+    /// Delete the resource.
     Delete,
 }
 
 /// One entry of a Bundle.
 #[derive(Debug)]
-pub struct Entry<'a> {
-    /// The address its resource has within the Bundle.
+pub struct BundleEntry<'a> {
+    /// The `fullUrl`: the address of the resource within the Bundle.
     pub full_url: Option<Cow<'a, str>>,
-    /// The resource, as JSON; absent in answers and deletions.
+    /// The resource as JSON text; absent in responses and deletions.
     pub resource: Option<&'a str>,
-    /// What should be done with it.
-    pub method: Method,
-    /// `request.url`: `Patient/abc` in an update or deletion.
+    /// The method that the entry requests.
+    pub method: EntryMethod,
+    /// `request.url`, such as `Patient/abc` in an update or deletion.
     pub target: Option<Cow<'a, str>>,
 }
 
-impl<'a> Entry<'a> {
-    /// Reads the entry around the resource.
-    pub fn read(text: &'a str) -> Result<Self, Defect> {
+impl<'a> BundleEntry<'a> {
+    /// Reads an entry without its resource, which is kept as text.
+    pub fn read(text: &'a str) -> Result<Self, FhirError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
-        struct Wire<'a> {
+        struct Entry<'a> {
             #[serde(borrow)]
-            full_url: Option<Text<'a>>,
+            full_url: Option<JsonStr<'a>>,
             #[serde(borrow)]
             resource: Option<&'a RawValue>,
             #[serde(borrow)]
@@ -45,25 +45,25 @@ impl<'a> Entry<'a> {
         #[derive(Deserialize)]
         struct Request<'a> {
             #[serde(borrow)]
-            method: Option<Text<'a>>,
+            method: Option<JsonStr<'a>>,
             #[serde(borrow)]
-            url: Option<Text<'a>>,
+            url: Option<JsonStr<'a>>,
         }
-        let wire: Wire = serde_json::from_str(text)?;
-        let delete = wire
+        let entry: Entry = serde_json::from_str(text)?;
+        let is_delete = entry
             .request
             .as_ref()
-            .and_then(|request| said(&request.method))
+            .and_then(|request| non_blank(&request.method))
             .is_some_and(|method| method.eq_ignore_ascii_case("DELETE"));
         Ok(Self {
-            full_url: wire.full_url.map(|url| url.0),
-            resource: wire.resource.map(RawValue::get),
-            method: if delete { Method::Delete } else { Method::Store },
-            target: wire.request.and_then(|request| request.url).map(|url| url.0),
+            full_url: entry.full_url.map(|url| url.0),
+            resource: entry.resource.map(RawValue::get),
+            method: if is_delete { EntryMethod::Delete } else { EntryMethod::Store },
+            target: entry.request.and_then(|request| request.url).map(|url| url.0),
         })
     }
 
-    /// The address that tells the key of a resource without an id: the `fullUrl`, else the target of an update.
+    /// Returns the address that gives a resource without an id its key: the `fullUrl`, or else the target of an update.
     pub fn address(&self) -> Option<&str> {
         self.full_url.as_deref().or(self.target.as_deref().filter(|url| url.contains('/')))
     }
@@ -74,19 +74,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_of_all_kinds() {
-        let post =
-            Entry::read(r#"{"fullUrl":"urn:uuid:1","resource":{"resourceType":"Patient"},"request":{"method":"POST","url":"Patient"}}"#)
-                .unwrap();
+    fn method_resource_and_address_of_an_entry_are_read() {
+        let post = BundleEntry::read(
+            r#"{"fullUrl":"urn:uuid:1","resource":{"resourceType":"Patient"},
+                "request":{"method":"POST","url":"Patient"}}"#,
+        )
+        .unwrap();
         assert_eq!(post.resource, Some(r#"{"resourceType":"Patient"}"#));
         assert_eq!(post.address(), Some("urn:uuid:1"));
-        let put =
-            Entry::read(r#"{"resource":{"resourceType":"Patient"},"request":{"method":"PUT","url":"Patient/7"}}"#)
-                .unwrap();
-        assert_eq!((put.method, put.address()), (Method::Store, Some("Patient/7")));
-        let delete = Entry::read(r#"{"request":{"method":"DELETE","url":"Patient/7"}}"#).unwrap();
-        assert_eq!((delete.method, delete.resource), (Method::Delete, None));
-        assert!(Entry::read(r#"{"response":{"status":"201"}}"#).unwrap().resource.is_none());
-        assert_eq!(Entry::read(r#"{"resource":{"#).unwrap_err(), Defect::MalformedJson);
+        let put = BundleEntry::read(
+            r#"{"resource":{"resourceType":"Patient"},"request":{"method":"PUT","url":"Patient/7"}}"#,
+        )
+        .unwrap();
+        assert_eq!((put.method, put.address()), (EntryMethod::Store, Some("Patient/7")));
+        let delete = BundleEntry::read(r#"{"request":{"method":"DELETE","url":"Patient/7"}}"#).unwrap();
+        assert_eq!((delete.method, delete.resource), (EntryMethod::Delete, None));
+        assert!(BundleEntry::read(r#"{"response":{"status":"201"}}"#).unwrap().resource.is_none());
+        assert_eq!(BundleEntry::read(r#"{"resource":{"#).unwrap_err(), FhirError::MalformedJson);
     }
 }

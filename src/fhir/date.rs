@@ -1,25 +1,26 @@
-//! FHIR's dates: years, months, days and instants, as people know them.
-//! A partial date becomes the first (or last) second of what it names, in UTC; the text itself is kept by who reads it.
+//! FHIR's dates: years, months, days and instants. A partial date becomes the first or the last second of the period
+//! that it names, in UTC. Callers that need the original text keep it.
 
-use super::Defect;
+use super::FhirError;
 use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Utc};
 
-/// Which second of a partial date is meant.
+/// The second of a partial date that an instant stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Edge {
-    /// A beginning: the first second of the year, month or day.
+pub(super) enum DateBound {
+    /// The first second of the year, month or day, for the start of a period.
     First,
-    /// An end: the last second.
+    /// The last second of the year, month or day, for the end of a period.
     Last,
 }
 
-/// `2021`, `2021-03`, `2021-03-04` or an instant. Tolerates what senders do write: no seconds, no offset (then UTC).
-pub(super) fn instant(text: &str, edge: Edge) -> Result<DateTime<Utc>, Defect> {
+/// Parses `2021`, `2021-03`, `2021-03-04` or an instant. Instants without seconds or without an offset (read as UTC)
+/// are accepted, because senders write them.
+pub(super) fn parse_instant(text: &str, bound: DateBound) -> Result<DateTime<Utc>, FhirError> {
     if text.len() <= 10 {
-        let (first, next) = span(text).ok_or(Defect::InvalidDate)?;
-        let second = match edge {
-            Edge::First => first.and_time(NaiveTime::MIN),
-            Edge::Last => next.and_time(NaiveTime::MIN) - TimeDelta::seconds(1),
+        let (first, next) = day_range(text).ok_or(FhirError::InvalidDate)?;
+        let second = match bound {
+            DateBound::First => first.and_time(NaiveTime::MIN),
+            DateBound::Last => next.and_time(NaiveTime::MIN) - TimeDelta::seconds(1),
         };
         return Ok(second.and_utc());
     }
@@ -28,23 +29,24 @@ pub(super) fn instant(text: &str, edge: Edge) -> Result<DateTime<Utc>, Defect> {
         .map(|at| at.to_utc())
         .or_else(|_| NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f").map(|at| at.and_utc()))
         .ok()
-        // In UTC, too: a year 0 is none, and one of five digits is no date of FHIR's, so the API could not give it out.
+        // The year in UTC must have four digits and not be 0: FHIR has no other dates, so the API could not return
+        // them.
         .filter(|at| (1..=9999).contains(&at.year()))
-        .ok_or(Defect::InvalidDate)
+        .ok_or(FhirError::InvalidDate)
 }
 
-/// A birth date as written, when it is one: a year, a month or a day of the calendar.
-pub(super) fn calendar(text: &str) -> Result<String, Defect> {
-    span(text).map(|_| text.to_owned()).ok_or(Defect::InvalidDate)
+/// Returns a birth date unchanged if it is a year, a month or a day of the calendar.
+pub(super) fn parse_date(text: &str) -> Result<String, FhirError> {
+    day_range(text).map(|_| text.to_owned()).ok_or(FhirError::InvalidDate)
 }
 
-/// The first day a partial date names, and the first day after it.
-fn span(text: &str) -> Option<(NaiveDate, NaiveDate)> {
-    let digits = text
+/// Returns the first day of a partial date and the first day after it.
+fn day_range(text: &str) -> Option<(NaiveDate, NaiveDate)> {
+    let well_formed = text
         .bytes()
         .enumerate()
         .all(|(at, byte)| if at == 4 || at == 7 { byte == b'-' } else { byte.is_ascii_digit() });
-    if !digits {
+    if !well_formed {
         return None;
     }
     let number = |range: std::ops::Range<usize>| text.get(range).and_then(|digits| digits.parse::<u32>().ok());
@@ -63,7 +65,7 @@ fn span(text: &str) -> Option<(NaiveDate, NaiveDate)> {
     }
 }
 
-/// `2024-05-06T07:08Z` with its seconds put in.
+/// Inserts seconds into an instant such as `2024-05-06T07:08Z`; returns an empty text for any other form.
 fn with_seconds(text: &str) -> String {
     match text.split_at_checked(16) {
         Some((minutes, offset)) if offset.starts_with(['Z', '+', '-']) => format!("{minutes}:00{offset}"),
@@ -76,22 +78,22 @@ mod tests {
     use super::*;
 
     fn first(text: &str) -> String {
-        instant(text, Edge::First).map(|at| at.to_rfc3339()).unwrap_or_else(|defect| defect.code().into())
+        parse_instant(text, DateBound::First).map(|at| at.to_rfc3339()).unwrap_or_else(|error| error.code().into())
     }
 
     #[test]
-    fn offsets_are_honoured_and_partial_dates_have_edges() {
+    fn instants_become_utc_and_partial_dates_their_first_or_last_second() {
         assert_eq!(first("2018-05-16T14:45:24.907-04:00"), "2018-05-16T18:45:24.907+00:00");
         assert_eq!(first("2015-02-07T13:28:17Z"), "2015-02-07T13:28:17+00:00");
         assert_eq!(first("2024-05-06T07:08+03:00"), "2024-05-06T04:08:00+00:00");
         assert_eq!(first("2026-11-22T19:18:15"), "2026-11-22T19:18:15+00:00");
         assert_eq!(first("1928"), "1928-01-01T00:00:00+00:00");
-        assert_eq!(instant("2019-03-02", Edge::Last).unwrap().to_rfc3339(), "2019-03-02T23:59:59+00:00");
-        assert_eq!(instant("2024-02", Edge::Last).unwrap().to_rfc3339(), "2024-02-29T23:59:59+00:00");
+        assert_eq!(parse_instant("2019-03-02", DateBound::Last).unwrap().to_rfc3339(), "2019-03-02T23:59:59+00:00");
+        assert_eq!(parse_instant("2024-02", DateBound::Last).unwrap().to_rfc3339(), "2024-02-29T23:59:59+00:00");
     }
 
     #[test]
-    fn what_is_no_date_is_refused() {
+    fn invalid_dates_are_refused() {
         for text in [
             "",
             "19",
@@ -106,8 +108,8 @@ mod tests {
         ] {
             assert_eq!(first(text), "invalid_date", "{text}");
         }
-        assert_eq!(calendar("1980-02-30"), Err(Defect::InvalidDate));
-        assert_eq!(calendar("1980-02-01T00:00:00Z"), Err(Defect::InvalidDate));
-        assert_eq!(calendar("1980-02").unwrap(), "1980-02");
+        assert_eq!(parse_date("1980-02-30"), Err(FhirError::InvalidDate));
+        assert_eq!(parse_date("1980-02-01T00:00:00Z"), Err(FhirError::InvalidDate));
+        assert_eq!(parse_date("1980-02").unwrap(), "1980-02");
     }
 }

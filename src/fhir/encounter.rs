@@ -1,8 +1,10 @@
-//! Encounters: when a patient was seen, how and why.
+//! Reads an `Encounter`: when, how and why a patient was seen.
 
-use super::element::{Coding, Concept, Identifier, Meta, Period, Provenance, Text, Token, code_like, said};
+use super::element::{
+    CodeableConcept, Coding, Identifier, IdentifierElement, JsonStr, Meta, Period, SourceElements, code_like, non_blank,
+};
 use super::reference::Reference;
-use super::{Defect, Place, ResourceKind, SourceRef, fingerprint, read};
+use super::{FhirError, ImportedResource, ReferenceContext, ResourceKind, SourceRef, read};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -12,25 +14,25 @@ use serde_json::Value;
 pub struct ImportedEncounter {
     /// `Encounter/<id>` in the source.
     pub key: String,
-    /// The first of its numbers that says whose number it is.
+    /// The first identifier that has a system.
     pub identifier: Option<Identifier>,
-    /// Whose.
+    /// The patient who was seen.
     pub patient: SourceRef,
-    /// How far it got.
+    /// The status that Cordon derives from the source's.
     pub status: EncounterStatus,
-    /// `AMB`, `IMP`, `EMER` …
+    /// The code of HL7's ActCode, such as `AMB`, `IMP` or `EMER`.
     pub class: Option<String>,
-    /// Why, in words; else what kind of visit it was.
+    /// The reason in words, or else the type of the encounter.
     pub reason: Option<String>,
-    /// Its beginning.
+    /// The start of the period.
     pub started_at: Option<DateTime<Utc>>,
-    /// Its end.
+    /// The end of the period; `None` if it is open or not known.
     pub ended_at: Option<DateTime<Utc>>,
-    /// Where it comes from.
-    pub source: Provenance,
+    /// Elements of the source that have no column of their own.
+    pub source: SourceElements,
 }
 
-/// How far an encounter got.
+/// The status of an encounter. Each variant names the FHIR codes that it stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum EncounterStatus {
@@ -44,12 +46,12 @@ pub enum EncounterStatus {
     Cancelled,
     /// `entered-in-error`
     EnteredInError,
-    /// Anything else.
+    /// Any other code, or none.
     Unknown,
 }
 
 impl EncounterStatus {
-    /// The name it is stored and shown by.
+    /// Returns the name that the database and the API use.
     pub fn name(self) -> &'static str {
         match self {
             Self::Planned => "PLANNED",
@@ -61,7 +63,7 @@ impl EncounterStatus {
         }
     }
 
-    fn of(status: Option<&str>) -> Self {
+    fn from_code(status: Option<&str>) -> Self {
         match status {
             Some("planned") => Self::Planned,
             Some("arrived" | "triaged" | "in-progress" | "onleave") => Self::InProgress,
@@ -73,44 +75,51 @@ impl EncounterStatus {
     }
 }
 
+impl ImportedResource for ImportedEncounter {
+    const KIND: ResourceKind = ResourceKind::Encounter;
+
+    fn key(&self) -> &str {
+        &self.key
+    }
+}
+
 impl ImportedEncounter {
     /// Reads an `Encounter`.
-    pub fn read(text: &str, place: &Place<'_>) -> Result<Self, Defect> {
-        let wire: Encounter = read(text)?;
-        let key = place.key(ResourceKind::Encounter, &wire.id)?;
-        let patient = place.subject(wire.subject.as_ref())?;
-        let kinds = wire.kind.iter().map(Concept::deserialize).collect::<Result<Vec<_>, _>>()?;
-        let reasons = wire.reason_code.iter().map(Concept::deserialize).collect::<Result<Vec<_>, _>>()?;
-        let reason = reasons.iter().chain(&kinds).find_map(Concept::wording).map(str::to_owned);
-        let status = wire.status.as_ref().map(Text::as_str);
-        drop((kinds, reasons));
-        let numbers = wire.identifier.iter().map(Token::deserialize).collect::<Result<Vec<_>, _>>()?;
-        let identifier = numbers.iter().filter_map(Token::identifier).find(|number| !number.system.is_empty());
-        drop(numbers);
-        let source = Provenance::new(wire.id.as_ref().map(Text::as_str), wire.meta)
-            .keep("identifier", Value::Array(wire.identifier))
+    pub fn read(text: &str, context: &ReferenceContext<'_>) -> Result<Self, FhirError> {
+        let encounter: Encounter = read(text)?;
+        let key = context.key(ResourceKind::Encounter, &encounter.id)?;
+        let patient = context.subject(encounter.subject.as_ref())?;
+        let types = encounter.kind.iter().map(CodeableConcept::deserialize).collect::<Result<Vec<_>, _>>()?;
+        let reasons = encounter.reason_code.iter().map(CodeableConcept::deserialize).collect::<Result<Vec<_>, _>>()?;
+        let reason = reasons.iter().chain(&types).find_map(CodeableConcept::display_text).map(str::to_owned);
+        let status = encounter.status.as_ref().map(JsonStr::as_str);
+        drop((types, reasons));
+        let identifiers =
+            encounter.identifier.iter().map(IdentifierElement::deserialize).collect::<Result<Vec<_>, _>>()?;
+        let identifier = identifiers
+            .iter()
+            .filter_map(IdentifierElement::to_identifier)
+            .find(|identifier| !identifier.system.is_empty());
+        drop(identifiers);
+        let source = SourceElements::new(encounter.id.as_ref().map(JsonStr::as_str), encounter.meta)
+            .keep("identifier", Value::Array(encounter.identifier))
             .keep("status", status.map(Value::from))
-            .keep("type", Value::Array(wire.kind))
-            .keep("reasonCode", Value::Array(wire.reason_code))
-            .keep("partOf", wire.part_of)
-            .keep("serviceProvider", wire.service_provider)
-            .keep("period", wire.period.as_ref().map(Period::as_given));
+            .keep("type", Value::Array(encounter.kind))
+            .keep("reasonCode", Value::Array(encounter.reason_code))
+            .keep("partOf", encounter.part_of)
+            .keep("serviceProvider", encounter.service_provider)
+            .keep("period", encounter.period.as_ref().map(Period::to_json));
         Ok(Self {
             key,
             identifier,
             patient,
-            status: EncounterStatus::of(status),
-            class: wire.class.as_ref().and_then(|class| code_like(said(&class.code))),
+            status: EncounterStatus::from_code(status),
+            class: encounter.class.as_ref().and_then(|class| code_like(non_blank(&class.code))),
             reason,
-            started_at: wire.period.as_ref().map_or(Ok(None), Period::start)?,
-            ended_at: wire.period.as_ref().map_or(Ok(None), Period::end)?,
+            started_at: encounter.period.as_ref().map_or(Ok(None), Period::start)?,
+            ended_at: encounter.period.as_ref().map_or(Ok(None), Period::end)?,
             source,
         })
-    }
-
-    /// The bytes by which a change of content is told.
-    pub fn fingerprint(&self) -> Result<Vec<u8>, Defect> {
-        fingerprint(self)
     }
 }
 
@@ -118,12 +127,12 @@ impl ImportedEncounter {
 #[serde(rename_all = "camelCase")]
 struct Encounter<'a> {
     #[serde(borrow)]
-    id: Option<Text<'a>>,
+    id: Option<JsonStr<'a>>,
     meta: Option<Meta>,
     #[serde(default)]
     identifier: Vec<Value>,
     #[serde(borrow)]
-    status: Option<Text<'a>>,
+    status: Option<JsonStr<'a>>,
     #[serde(borrow)]
     class: Option<Coding<'a>>,
     #[serde(rename = "type", default)]
@@ -144,33 +153,37 @@ mod tests {
     use crate::fhir::Aliases;
     use serde_json::json;
 
-    fn read(resource: Value) -> Result<ImportedEncounter, Defect> {
-        ImportedEncounter::read(&resource.to_string(), &Place { full_url: None, aliases: &Aliases::default() })
+    fn read(resource: Value) -> Result<ImportedEncounter, FhirError> {
+        ImportedEncounter::read(
+            &resource.to_string(),
+            &ReferenceContext { full_url: None, aliases: &Aliases::default() },
+        )
     }
 
     #[test]
-    fn a_finished_visit() {
-        let visit = read(json!({ "resourceType": "Encounter", "id": "e", "status": "finished", "class": { "code": "AMB" },
-            "type": [{ "coding": [{ "code": "410620009", "display": "Well child visit" }] }],
-            "reasonCode": [{ "coding": [{ "display": "Fever" }] }], "subject": { "reference": "urn:uuid:p", "display": "Ann" },
+    fn all_elements_of_a_finished_encounter_are_read() {
+        let encounter = read(json!({ "resourceType": "Encounter", "id": "e", "status": "finished",
+            "class": { "code": "AMB" },
+            "type": [{ "coding": [{ "code": "410620009", "display": "Well child encounter" }] }],
+            "reasonCode": [{ "coding": [{ "display": "Fever" }] }], "subject": { "reference": "urn:uuid:p",
+                "display": "Ann" },
             "period": { "start": "2015-02-07T13:28:17+02:00", "end": "2015-02-07" } }))
         .unwrap();
         assert_eq!(
-            (visit.status, visit.class.as_deref(), visit.reason.as_deref()),
+            (encounter.status, encounter.class.as_deref(), encounter.reason.as_deref()),
             (EncounterStatus::Finished, Some("AMB"), Some("Fever"))
         );
-        assert_eq!(visit.patient, SourceRef::Key("Patient/p".into()));
-        assert_eq!(visit.started_at.unwrap().to_rfc3339(), "2015-02-07T11:28:17+00:00");
-        assert!(visit.ended_at > visit.started_at);
+        assert_eq!(encounter.patient, SourceRef::Key("Patient/p".into()));
+        assert_eq!(encounter.started_at.unwrap().to_rfc3339(), "2015-02-07T11:28:17+00:00");
+        assert!(encounter.ended_at > encounter.started_at);
     }
 
     #[test]
-    fn every_status_has_its_place() {
+    fn every_status_code_is_mapped() {
         let status = |status: &str| {
-            let visit = read(
-                json!({ "resourceType": "Encounter", "id": "e", "status": status, "subject": { "reference": "Patient/p" } }),
-            );
-            visit.unwrap().status.name()
+            let encounter = read(json!({ "resourceType": "Encounter", "id": "e", "status": status,
+                    "subject": { "reference": "Patient/p" } }));
+            encounter.unwrap().status.name()
         };
         for given in ["arrived", "triaged", "in-progress", "onleave"] {
             assert_eq!(status(given), "IN_PROGRESS");
@@ -182,19 +195,25 @@ mod tests {
     }
 
     #[test]
-    fn neither_period_nor_reason_is_needed_but_a_patient_is() {
-        let visit = read(json!({ "resourceType": "Encounter", "id": "e", "status": "in-progress", "subject": { "reference": "Patient/p" },
-            "type": [{ "text": "Office Visit" }], "partOf": { "reference": "Encounter/d" }, "period": { "start": "2024-01-28" } }))
+    fn period_and_reason_are_optional_and_the_patient_is_required() {
+        let encounter = read(json!({ "resourceType": "Encounter", "id": "e", "status": "in-progress",
+            "subject": { "reference": "Patient/p" },
+            "type": [{ "text": "Office Visit" }], "partOf": { "reference": "Encounter/d" },
+                "period": { "start": "2024-01-28" } }))
         .unwrap();
-        assert_eq!((visit.reason.as_deref(), visit.ended_at, visit.class), (Some("Office Visit"), None, None));
-        assert_eq!(visit.source.into_json()["partOf"]["reference"], "Encounter/d");
+        assert_eq!(
+            (encounter.reason.as_deref(), encounter.ended_at, encounter.class),
+            (Some("Office Visit"), None, None)
+        );
+        assert_eq!(encounter.source.into_json()["partOf"]["reference"], "Encounter/d");
         assert_eq!(
             read(json!({ "resourceType": "Encounter", "id": "e", "status": "planned" })),
-            Err(Defect::NoSubject)
+            Err(FhirError::NoSubject)
         );
         let group = json!({ "resourceType": "Encounter", "id": "e", "subject": { "reference": "Group/g" } });
-        assert_eq!(read(group), Err(Defect::SubjectNotPatient));
-        let undated = json!({ "resourceType": "Encounter", "id": "e", "subject": { "reference": "Patient/p" }, "period": { "start": "soon" } });
-        assert_eq!(read(undated), Err(Defect::InvalidDate));
+        assert_eq!(read(group), Err(FhirError::SubjectNotPatient));
+        let undated = json!({ "resourceType": "Encounter", "id": "e", "subject": { "reference": "Patient/p" },
+            "period": { "start": "soon" } });
+        assert_eq!(read(undated), Err(FhirError::InvalidDate));
     }
 }

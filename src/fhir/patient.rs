@@ -1,9 +1,10 @@
-//! Patients: who they are, the numbers they are known by, how to reach them.
-//! Decides which of several names is the name, and which identifiers no two charts of an organisation may share.
+//! Reads a `Patient`: demographics, identifiers and contact data.
+//! Selects the name that is shown, and decides which identifiers no two charts of an organisation may share.
 
-use super::date::{Edge, calendar, instant};
-use super::element::{Identifier, Meta, Provenance, Text, Token, code_like, said};
-use super::{Defect, Place, ResourceKind, fingerprint, read};
+use super::date::{DateBound, parse_date, parse_instant};
+use super::element::{Identifier, IdentifierElement, JsonStr, Meta, SourceElements, code_like, non_blank};
+use super::name::{HumanName, select_name};
+use super::{FhirError, ImportedResource, ReferenceContext, ResourceKind, read};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -13,45 +14,36 @@ use serde_json::{Map, Value};
 pub struct ImportedPatient {
     /// `Patient/<id>` in the source.
     pub key: String,
-    /// Numbers, in the order given.
+    /// The identifiers, in the order of the source.
     pub identifiers: Vec<PatientIdentifier>,
-    /// The name in use.
+    /// The preferred name; the other names are in `contact`.
     pub name: Option<HumanName>,
     /// `YYYY`, `YYYY-MM` or `YYYY-MM-DD`.
     pub birth_date: Option<String>,
-    /// Administrative sex.
+    /// The administrative sex.
     pub sex: Sex,
-    /// When the patient died, where that is known.
+    /// The time of death, if the source gives one.
     pub deceased_at: Option<DateTime<Utc>>,
-    /// `telecom`, `address`, `communication`, `names` (the others) and `deceased`, as given; absent when there is none of it.
+    /// A JSON object of `telecom`, `address`, `communication`, `names` (the other names) and `deceased`, as the source
+    /// gives them; `None` if all of them are absent.
     pub contact: Option<Value>,
-    /// Where it comes from.
-    pub source: Provenance,
+    /// Elements of the source that have no column of their own.
+    pub source: SourceElements,
 }
 
-/// A number a patient is known by.
+/// An identifier of a patient.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PatientIdentifier {
     /// System and value.
     pub identifier: Identifier,
-    /// Code of HL7 table 0203: `MR`, `SS`, `DL` …
+    /// The type, a code of HL7 table 0203 such as `MR`, `SS` or `DL`.
     pub kind: Option<String>,
-    /// Handed out by the organisation, so that no two charts have it. What patients bring along (a licence, a passport) may stand in two.
+    /// Whether only one chart may have the identifier, because the organisation assigns it. Identifiers that others
+    /// assign, such as that of a licence or a passport, may occur in several charts.
     pub exclusive: bool,
 }
 
-/// A name, whole and in parts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct HumanName {
-    /// Family name.
-    pub family: Option<String>,
-    /// Given names, in order.
-    pub given: Vec<String>,
-    /// As it is written on a chart.
-    pub text: String,
-}
-
-/// Administrative sex.
+/// The administrative sex. Each variant names the FHIR code that it stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Sex {
@@ -61,12 +53,12 @@ pub enum Sex {
     Male,
     /// `other`
     Other,
-    /// Not known, not said, or said in words FHIR does not have.
+    /// `unknown`, no code, or a code that FHIR does not have.
     Unknown,
 }
 
 impl Sex {
-    /// The name it is stored and shown by.
+    /// Returns the name that the database and the API use.
     pub fn name(self) -> &'static str {
         match self {
             Self::Female => "FEMALE",
@@ -76,7 +68,7 @@ impl Sex {
         }
     }
 
-    fn of(gender: Option<&str>) -> Self {
+    fn from_gender(gender: Option<&str>) -> Self {
         match gender {
             Some("female") => Self::Female,
             Some("male") => Self::Male,
@@ -86,20 +78,29 @@ impl Sex {
     }
 }
 
+impl ImportedResource for ImportedPatient {
+    const KIND: ResourceKind = ResourceKind::Patient;
+
+    fn key(&self) -> &str {
+        &self.key
+    }
+}
+
 impl ImportedPatient {
     /// Reads a `Patient`.
-    pub fn read(text: &str, place: &Place<'_>) -> Result<Self, Defect> {
-        let wire: Patient = read(text)?;
-        let key = place.key(ResourceKind::Patient, &wire.id)?;
-        let deceased_at = said(&wire.deceased_date_time).map(|text| instant(text, Edge::First)).transpose()?;
-        let identifiers = wire.identifier.iter().map(patient_identifier).collect::<Result<Vec<_>, _>>()?;
-        let (name, others) = names(&wire.name)?;
+    pub fn read(text: &str, context: &ReferenceContext<'_>) -> Result<Self, FhirError> {
+        let patient: Patient = read(text)?;
+        let key = context.key(ResourceKind::Patient, &patient.id)?;
+        let deceased_at =
+            non_blank(&patient.deceased_date_time).map(|text| parse_instant(text, DateBound::First)).transpose()?;
+        let identifiers = patient.identifier.iter().map(patient_identifier).collect::<Result<Vec<_>, _>>()?;
+        let (name, other_names) = select_name(&patient.name)?;
         let mut contact = Map::new();
         let parts = [
-            ("telecom", wire.telecom),
-            ("address", wire.address),
-            ("communication", wire.communication),
-            ("names", others),
+            ("telecom", patient.telecom),
+            ("address", patient.address),
+            ("communication", patient.communication),
+            ("names", other_names),
         ];
         contact.extend(
             parts
@@ -107,29 +108,27 @@ impl ImportedPatient {
                 .filter(|(_, list)| !list.is_empty())
                 .map(|(part, list)| (part.to_owned(), Value::Array(list))),
         );
-        if wire.deceased_boolean == Some(true) {
+        if patient.deceased_boolean == Some(true) {
             contact.insert("deceased".into(), true.into());
         }
-        let gender = wire.gender.as_ref().map(Text::as_str);
-        let source = Provenance::new(wire.id.as_ref().map(Text::as_str), wire.meta)
-            .keep("identifier", Value::Array(wire.identifier))
-            .keep("gender", gender.filter(|_| Sex::of(gender) == Sex::Unknown).map(Value::from))
-            .keep("deceasedDateTime", said(&wire.deceased_date_time).filter(|text| text.len() <= 10).map(Value::from));
+        let gender = patient.gender.as_ref().map(JsonStr::as_str);
+        let source = SourceElements::new(patient.id.as_ref().map(JsonStr::as_str), patient.meta)
+            .keep("identifier", Value::Array(patient.identifier))
+            .keep("gender", gender.filter(|_| Sex::from_gender(gender) == Sex::Unknown).map(Value::from))
+            .keep(
+                "deceasedDateTime",
+                non_blank(&patient.deceased_date_time).filter(|text| text.len() <= 10).map(Value::from),
+            );
         Ok(Self {
             key,
             identifiers: identifiers.into_iter().flatten().collect(),
             name,
-            birth_date: said(&wire.birth_date).map(calendar).transpose()?,
-            sex: Sex::of(gender),
+            birth_date: non_blank(&patient.birth_date).map(parse_date).transpose()?,
+            sex: Sex::from_gender(gender),
             deceased_at,
             contact: (!contact.is_empty()).then_some(Value::Object(contact)),
             source,
         })
-    }
-
-    /// The bytes by which a change of content is told.
-    pub fn fingerprint(&self) -> Result<Vec<u8>, Defect> {
-        fingerprint(self)
     }
 }
 
@@ -137,7 +136,7 @@ impl ImportedPatient {
 #[serde(rename_all = "camelCase")]
 struct Patient<'a> {
     #[serde(borrow)]
-    id: Option<Text<'a>>,
+    id: Option<JsonStr<'a>>,
     meta: Option<Meta>,
     #[serde(default)]
     identifier: Vec<Value>,
@@ -146,130 +145,35 @@ struct Patient<'a> {
     #[serde(default)]
     telecom: Vec<Value>,
     #[serde(borrow)]
-    gender: Option<Text<'a>>,
+    gender: Option<JsonStr<'a>>,
     #[serde(borrow)]
-    birth_date: Option<Text<'a>>,
+    birth_date: Option<JsonStr<'a>>,
     deceased_boolean: Option<bool>,
     #[serde(borrow)]
-    deceased_date_time: Option<Text<'a>>,
+    deceased_date_time: Option<JsonStr<'a>>,
     #[serde(default)]
     address: Vec<Value>,
     #[serde(default)]
     communication: Vec<Value>,
 }
 
-/// A name as it stands in a resource.
-#[derive(Debug, Deserialize)]
-pub(super) struct NameElement<'a> {
-    #[serde(borrow, rename = "use")]
-    usage: Option<Text<'a>>,
-    #[serde(borrow)]
-    text: Option<Text<'a>>,
-    #[serde(borrow)]
-    family: Option<Text<'a>>,
-    // A missing part is `null` when only an extension stands for it.
-    #[serde(borrow, default)]
-    given: Vec<Option<Text<'a>>>,
-    #[serde(borrow, default)]
-    prefix: Vec<Option<Text<'a>>>,
-    #[serde(borrow, default)]
-    suffix: Vec<Option<Text<'a>>>,
-    #[serde(borrow, default)]
-    extension: Vec<Extension<'a>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Extension<'a> {
-    #[serde(borrow)]
-    url: Option<Text<'a>>,
-    #[serde(borrow)]
-    value_code: Option<Text<'a>>,
-}
-
-/// Titles belong to the written name of a doctor, not to that of a patient.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Titles {
-    /// "Dr. Ann Lee"
-    Written,
-    /// "Ann Lee"
-    LeftOut,
-}
-
-impl NameElement<'_> {
-    /// The name, unless nothing of it is there.
-    pub(super) fn written(&self, titles: Titles) -> Option<HumanName> {
-        let given: Vec<String> = parts(&self.given).map(str::to_owned).collect();
-        let family = said(&self.family).map(|family| family.trim().to_owned());
-        let text = said(&self.text).map(|text| text.trim().to_owned()).unwrap_or_else(|| {
-            let prefix = parts(&self.prefix).filter(|_| titles == Titles::Written);
-            // Where family names come first, they do so whatever the order of the elements.
-            let eastern = family.as_deref().is_some_and(|family| family.chars().any(is_east_asian));
-            let (first, last) = if eastern { (family.as_deref(), None) } else { (None, family.as_deref()) };
-            let words =
-                prefix.chain(first).chain(given.iter().map(String::as_str)).chain(last).chain(parts(&self.suffix));
-            words.collect::<Vec<_>>().join(" ")
-        });
-        (!text.is_empty()).then_some(HumanName { family, given, text })
-    }
-
-    /// Lower is better: names in use before former ones; of two writings of one name the ideographic before the Latin before the phonetic.
-    pub(super) fn rank(&self) -> (u8, u8) {
-        let usage = match self.usage.as_ref().map(Text::as_str) {
-            Some("official") => 0,
-            Some("usual") => 1,
-            None => 2,
-            Some("old" | "maiden") => 4,
-            Some(_) => 3,
-        };
-        let is_writing = |extension: &&Extension| {
-            said(&extension.url).is_some_and(|url| url.ends_with("/iso21090-EN-representation"))
-        };
-        let writing = match self.extension.iter().find(is_writing).and_then(|extension| said(&extension.value_code)) {
-            None | Some("IDE") => 0,
-            Some("ABC") => 1,
-            Some(_) => 2,
-        };
-        (usage, writing)
-    }
-}
-
-fn parts<'t>(list: &'t [Option<Text<'_>>]) -> impl Iterator<Item = &'t str> {
-    list.iter().filter_map(|part| said(part).map(str::trim))
-}
-
-/// Kana, Han characters and Hangul.
-fn is_east_asian(letter: char) -> bool {
-    matches!(letter, '\u{3040}'..='\u{30ff}' | '\u{3400}'..='\u{9fff}' | '\u{ac00}'..='\u{d7af}' | '\u{f900}'..='\u{faff}')
-}
-
-/// The name in use, and the others as given.
-fn names(given: &[Value]) -> Result<(Option<HumanName>, Vec<Value>), Defect> {
-    let read = given.iter().map(NameElement::deserialize).collect::<Result<Vec<_>, _>>()?;
-    let best = read
-        .iter()
-        .enumerate()
-        .filter(|(_, name)| name.written(Titles::LeftOut).is_some())
-        .min_by_key(|(_, name)| name.rank());
-    let Some((chosen, name)) = best else { return Ok((None, Vec::new())) };
-    let others = given.iter().enumerate().filter(|&(at, _)| at != chosen).map(|(_, name)| name.clone()).collect();
-    Ok((name.written(Titles::LeftOut), others))
-}
-
-fn patient_identifier(given: &Value) -> Result<Option<PatientIdentifier>, Defect> {
-    let token = Token::deserialize(given)?;
-    let Some(identifier) = token.identifier() else { return Ok(None) };
-    let kind = token.kind.as_ref().and_then(|kind| {
-        let coded =
-            kind.coding.iter().filter(|coding| said(&coding.system).is_none_or(|system| system.ends_with("v2-0203")));
-        coded.filter_map(|coding| code_like(said(&coding.code))).next()
+fn patient_identifier(element: &Value) -> Result<Option<PatientIdentifier>, FhirError> {
+    let element = IdentifierElement::deserialize(element)?;
+    let Some(identifier) = element.to_identifier() else { return Ok(None) };
+    let kind = element.kind.as_ref().and_then(|kind| {
+        let codings = kind
+            .coding
+            .iter()
+            .filter(|coding| non_blank(&coding.system).is_none_or(|system| system.ends_with("v2-0203")));
+        codings.filter_map(|coding| code_like(non_blank(&coding.code))).next()
     });
-    let in_use = said(&token.usage) != Some("old");
-    let exclusive = in_use && is_exclusive(&identifier.system, kind.as_deref());
+    let is_current = non_blank(&element.use_code) != Some("old");
+    let exclusive = is_current && is_exclusive(&identifier.system, kind.as_deref());
     Ok(Some(PatientIdentifier { identifier, kind, exclusive }))
 }
 
-/// Numbers an organisation hands out: by their type, and without one by their system, unless that is a state's.
+/// Returns whether an organisation assigns the identifier, according to its type. Without a type, an identifier of any
+/// system counts, except the systems of national identifiers.
 fn is_exclusive(system: &str, kind: Option<&str>) -> bool {
     match kind {
         Some(kind) => matches!(kind, "MR" | "MRT" | "PI" | "PT" | "AN" | "VN" | "U"),
@@ -287,62 +191,18 @@ mod tests {
     use crate::fhir::Aliases;
     use serde_json::json;
 
-    fn read(resource: Value) -> Result<ImportedPatient, Defect> {
-        ImportedPatient::read(&resource.to_string(), &Place { full_url: None, aliases: &Aliases::default() })
+    fn read(resource: Value) -> Result<ImportedPatient, FhirError> {
+        ImportedPatient::read(&resource.to_string(), &ReferenceContext { full_url: None, aliases: &Aliases::default() })
     }
 
     fn typed(code: &str, system: &str, value: &str) -> Value {
-        json!({ "type": { "coding": [{ "system": "http://terminology.hl7.org/CodeSystem/v2-0203", "code": code }] }, "system": system, "value": value })
+        json!({ "type": { "coding": [{ "system": "http://terminology.hl7.org/CodeSystem/v2-0203", "code": code }] },
+            "system": system, "value": value })
     }
 
     #[test]
-    fn the_official_name_is_the_name_and_the_others_are_kept() {
-        let maiden = json!({ "use": "maiden", "family": "Before", "given": ["Ann"] });
-        let patient = read(json!({ "resourceType": "Patient", "id": "p", "gender": "female", "birthDate": "1980-02",
-            "name": [maiden, { "use": "official", "family": "O'Hara", "given": ["Ann", null, "Bea"], "prefix": ["Mrs."], "suffix": ["MD"] }] }))
-        .unwrap();
-        assert_eq!(patient.key, "Patient/p");
-        let name = patient.name.unwrap();
-        assert_eq!(
-            (name.family.as_deref(), name.given.len(), name.text.as_str()),
-            (Some("O'Hara"), 2, "Ann Bea O'Hara MD")
-        );
-        assert_eq!(patient.contact, Some(json!({ "names": [maiden] })));
-        assert_eq!((patient.sex, patient.birth_date.as_deref()), (Sex::Female, Some("1980-02")));
-    }
-
-    #[test]
-    fn an_old_name_never_wins_over_one_in_use() {
-        let patient = read(
-            json!({ "resourceType": "Patient", "id": "p", "name": [{ "use": "old", "family": "A" }, { "family": "B" }, { "use": "usual", "family": "C" }] }),
-        );
-        assert_eq!(patient.unwrap().name.unwrap().text, "C");
-        let only =
-            read(json!({ "resourceType": "Patient", "id": "p", "name": [{ "use": "old", "family": "A" }] })).unwrap();
-        assert_eq!(only.name.unwrap().text, "A");
-        assert_eq!(read(json!({ "resourceType": "Patient", "id": "p", "name": [{}] })).unwrap().name, None);
-    }
-
-    #[test]
-    fn ideographs_come_before_their_reading() {
-        let written = |code: &str, text: &str| {
-            let url = "http://hl7.org/fhir/StructureDefinition/iso21090-EN-representation";
-            json!({ "use": "official", "text": text, "extension": [{ "url": url, "valueCode": code }] })
-        };
-        let patient =
-            read(json!({ "resourceType": "Patient", "id": "p", "name": [written("SYL", "ヤマダ タロウ"), written("IDE", "山田 太郎")] }))
-                .unwrap();
-        assert_eq!(patient.name.unwrap().text, "山田 太郎");
-        assert!(patient.contact.unwrap().to_string().contains("ヤマダ"));
-        let parts =
-            read(json!({ "resourceType": "Patient", "id": "p", "name": [{ "family": "山田", "given": ["太郎"] }] }))
-                .unwrap();
-        assert_eq!(parts.name.unwrap().text, "山田 太郎");
-    }
-
-    #[test]
-    fn what_patients_bring_along_is_not_exclusive() {
-        let given = [
+    fn only_identifiers_that_the_organisation_assigns_are_exclusive() {
+        let identifiers = [
             typed("MR", "urn:mrn", "1"),
             typed("DL", "urn:oid:2.16.840.1.113883.4.3.25", "S99912132"),
             typed("SS", "http://hl7.org/fhir/sid/us-ssn", "999"),
@@ -352,7 +212,7 @@ mod tests {
             json!({ "use": "old", "system": "https://example.org/charts", "value": "6" }),
             json!({ "system": "without a value" }),
         ];
-        let patient = read(json!({ "resourceType": "Patient", "id": "p", "identifier": given })).unwrap();
+        let patient = read(json!({ "resourceType": "Patient", "id": "p", "identifier": identifiers })).unwrap();
         let found: Vec<_> = patient.identifiers.iter().map(|one| (one.kind.as_deref(), one.exclusive)).collect();
         let expected = [
             (Some("MR"), true),
@@ -368,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn death_is_a_time_or_a_fact() {
+    fn death_is_read_from_a_time_or_a_flag() {
         let at = read(json!({ "resourceType": "Patient", "id": "p", "deceasedDateTime": "2014-08-30T10:00:00-04:00" }))
             .unwrap();
         assert_eq!(at.deceased_at.unwrap().to_rfc3339(), "2014-08-30T14:00:00+00:00");
@@ -379,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_texts_are_data_or_a_defect() {
+    fn hostile_text_is_stored_as_data_or_refused() {
         let name = r#"Robert'); DROP TABLE patients;-- \ " "#.trim();
         let patient =
             read(json!({ "resourceType": "Patient", "id": "p", "name": [{ "text": name }], "gender": "x'; --" }))
@@ -387,26 +247,29 @@ mod tests {
         assert_eq!((patient.name.unwrap().text.as_str(), patient.sex), (name, Sex::Unknown));
         assert_eq!(
             read(json!({ "resourceType": "Patient", "id": "p", "name": [{ "text": "a\u{0}b" }] })),
-            Err(Defect::NulCharacter)
+            Err(FhirError::NulCharacter)
         );
         assert_eq!(
             read(json!({ "resourceType": "Patient", "id": "p", "birthDate": "1980-02-30" })),
-            Err(Defect::InvalidDate)
+            Err(FhirError::InvalidDate)
         );
-        assert_eq!(read(json!({ "resourceType": "Patient", "id": "p", "name": "Ann" })), Err(Defect::InvalidResource));
-        assert_eq!(read(json!({ "resourceType": "Patient" })), Err(Defect::NoId));
+        assert_eq!(
+            read(json!({ "resourceType": "Patient", "id": "p", "name": "Ann" })),
+            Err(FhirError::InvalidResource)
+        );
+        assert_eq!(read(json!({ "resourceType": "Patient" })), Err(FhirError::NoId));
     }
 
     #[test]
-    fn a_new_export_of_the_same_is_no_change() {
-        let exported = |version: &str, family: &str| {
+    fn a_new_export_of_the_same_content_has_the_same_fingerprint() {
+        let fingerprint = |version: &str, family: &str| {
             let meta = json!({ "versionId": version, "lastUpdated": "2024-01-01T00:00:00Z" });
             read(json!({ "resourceType": "Patient", "id": "p", "meta": meta, "name": [{ "family": family }] }))
                 .unwrap()
                 .fingerprint()
                 .unwrap()
         };
-        assert_eq!(exported("1", "Lee"), exported("2", "Lee"));
-        assert_ne!(exported("1", "Lee"), exported("1", "Li"));
+        assert_eq!(fingerprint("1", "Lee"), fingerprint("2", "Lee"));
+        assert_ne!(fingerprint("1", "Lee"), fingerprint("1", "Li"));
     }
 }

@@ -1,8 +1,9 @@
-//! Practitioners: the authors of imported notes. They never log in, so a name and identifiers are all that is read.
+//! Reads a `Practitioner`, the author of imported notes. Imported practitioners never log in, so only name and
+//! identifiers are read.
 
-use super::element::{Identifier, Meta, Provenance, Text, Token};
-use super::patient::{NameElement, Titles};
-use super::{Defect, Place, ResourceKind, fingerprint, read};
+use super::element::{Identifier, IdentifierElement, JsonStr, Meta, SourceElements};
+use super::name::{NameElement, Titles};
+use super::{FhirError, ImportedResource, ReferenceContext, ResourceKind, read};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -11,39 +12,43 @@ use serde_json::Value;
 pub struct ImportedPractitioner {
     /// `Practitioner/<id>` in the source.
     pub key: String,
-    /// What conditional references find this one by.
+    /// The identifiers, by which conditional references name the practitioner.
     pub identifiers: Vec<Identifier>,
-    /// With title: "Dr. Ann Lee".
+    /// The name with title, such as "Dr. Ann Lee".
     pub name: Option<String>,
-    /// Where it comes from.
-    pub source: Provenance,
+    /// Elements of the source that have no column of their own.
+    pub source: SourceElements,
+}
+
+impl ImportedResource for ImportedPractitioner {
+    const KIND: ResourceKind = ResourceKind::Practitioner;
+
+    fn key(&self) -> &str {
+        &self.key
+    }
 }
 
 impl ImportedPractitioner {
     /// Reads a `Practitioner`.
-    pub fn read(text: &str, place: &Place<'_>) -> Result<Self, Defect> {
-        let wire: Practitioner = read(text)?;
-        let key = place.key(ResourceKind::Practitioner, &wire.id)?;
-        let tokens = wire.identifier.iter().map(Token::deserialize).collect::<Result<Vec<_>, _>>()?;
+    pub fn read(text: &str, context: &ReferenceContext<'_>) -> Result<Self, FhirError> {
+        let practitioner: Practitioner = read(text)?;
+        let key = context.key(ResourceKind::Practitioner, &practitioner.id)?;
+        let identifiers =
+            practitioner.identifier.iter().map(IdentifierElement::deserialize).collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
             key,
-            identifiers: tokens.iter().filter_map(Token::identifier).collect(),
-            name: wire.written(),
-            source: Provenance::new(wire.id.as_ref().map(Text::as_str), wire.meta)
-                .keep("identifier", Value::Array(wire.identifier)),
+            identifiers: identifiers.iter().filter_map(IdentifierElement::to_identifier).collect(),
+            name: practitioner.display_name(),
+            source: SourceElements::new(practitioner.id.as_ref().map(JsonStr::as_str), practitioner.meta)
+                .keep("identifier", Value::Array(practitioner.identifier)),
         })
-    }
-
-    /// The bytes by which a change of content is told.
-    pub fn fingerprint(&self) -> Result<Vec<u8>, Defect> {
-        fingerprint(self)
     }
 }
 
 #[derive(Default, Deserialize)]
 pub(super) struct Practitioner<'a> {
     #[serde(borrow)]
-    pub(super) id: Option<Text<'a>>,
+    pub(super) id: Option<JsonStr<'a>>,
     meta: Option<Meta>,
     #[serde(default)]
     pub(super) identifier: Vec<Value>,
@@ -52,10 +57,10 @@ pub(super) struct Practitioner<'a> {
 }
 
 impl Practitioner<'_> {
-    /// The name in use, with title.
-    pub(super) fn written(&self) -> Option<String> {
-        let named = self.name.iter().filter_map(|name| Some((name.rank(), name.written(Titles::Written)?)));
-        named.min_by_key(|(rank, _)| *rank).map(|(_, name)| name.text)
+    /// Returns the preferred name (see `NameElement::rank`), with title.
+    pub(super) fn display_name(&self) -> Option<String> {
+        let names = self.name.iter().filter_map(|name| Some((name.rank(), name.to_human_name(Titles::Include)?)));
+        names.min_by_key(|(rank, _)| *rank).map(|(_, name)| name.text)
     }
 }
 
@@ -65,12 +70,16 @@ mod tests {
     use crate::fhir::Aliases;
 
     #[test]
-    fn doctors_keep_their_title() {
-        let text = r#"{"resourceType":"Practitioner","id":"d1","identifier":[{"system":"http://hl7.org/fhir/sid/us-npi","value":"9"},{"system":"s"}],
-            "name":[{"family":"Emard","given":["Irvin"],"prefix":["Dr."]}],"telecom":[{"system":"phone","value":"1"}]}"#;
-        let doctor =
-            ImportedPractitioner::read(text, &Place { full_url: Some("urn:uuid:9f"), aliases: &Aliases::default() })
-                .unwrap();
+    fn the_name_of_a_practitioner_includes_the_title() {
+        let text = r#"{"resourceType":"Practitioner","id":"d1","identifier":[{"system":"http://hl7.org/fhir/sid/us-npi",
+            "value":"9"},{"system":"s"}],
+            "name":[{"family":"Emard","given":["Irvin"],"prefix":["Dr."]}],
+            "telecom":[{"system":"phone","value":"1"}]}"#;
+        let doctor = ImportedPractitioner::read(
+            text,
+            &ReferenceContext { full_url: Some("urn:uuid:9f"), aliases: &Aliases::default() },
+        )
+        .unwrap();
         assert_eq!((doctor.key.as_str(), doctor.name.as_deref()), ("Practitioner/d1", Some("Dr. Irvin Emard")));
         assert_eq!(
             doctor.identifiers,
@@ -79,10 +88,10 @@ mod tests {
     }
 
     #[test]
-    fn a_doctor_without_a_name_is_still_one() {
+    fn a_practitioner_without_a_name_is_read() {
         let doctor = ImportedPractitioner::read(
             r#"{"resourceType":"Practitioner"}"#,
-            &Place { full_url: Some("urn:uuid:9f"), aliases: &Aliases::default() },
+            &ReferenceContext { full_url: Some("urn:uuid:9f"), aliases: &Aliases::default() },
         );
         let doctor = doctor.unwrap();
         assert_eq!((doctor.key.as_str(), doctor.name), ("Practitioner/9f", None));

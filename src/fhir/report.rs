@@ -1,67 +1,70 @@
-//! Reports: a `DiagnosticReport` that carries its text is a note like any other; one that does not is no note at all.
+//! Reads a `DiagnosticReport` that contains its text as a note. A report without text is not a note and is skipped.
 
-use super::attachment::{Attachment, any_text, described, extract};
-use super::element::{Concept, Meta, Period, Provenance, Text, code_like, said};
-use super::note::{ImportedNote, NoteStatus, authored_at, authors, note_type};
-use super::reference::{Reference, is_of};
-use super::{Defect, Place, ResourceKind, SourceRef, read};
+use super::attachment::{Attachment, describe, extract_text, has_text};
+use super::author::select_author;
+use super::element::{CodeableConcept, JsonStr, Meta, Period, SourceElements, code_like, non_blank};
+use super::note::{ImportedNote, NoteStatus, authored_at, note_type};
+use super::reference::Reference;
+use super::{FhirError, ReferenceContext, ResourceKind, read};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 impl ImportedNote {
-    /// Reads a `DiagnosticReport`; `None` if no text was presented with it.
-    pub fn read_report(text: &str, place: &Place<'_>) -> Result<Option<Self>, Defect> {
-        let wire: DiagnosticReport = read(text)?;
-        let attachments: Vec<&Attachment> = wire.presented_form.iter().collect();
-        if !any_text(&attachments) {
+    /// Reads a `DiagnosticReport`. Returns `None` if its `presentedForm` contains no text.
+    pub fn read_report(text: &str, context: &ReferenceContext<'_>) -> Result<Option<Self>, FhirError> {
+        let report: DiagnosticReport = read(text)?;
+        let attachments: Vec<&Attachment> = report.presented_form.iter().collect();
+        if !has_text(&attachments) {
             return Ok(None);
         }
-        let key = place.key(ResourceKind::DiagnosticReport, &wire.id)?;
-        let patient = place.subject(wire.subject.as_ref())?;
-        let extract = extract(&attachments)?;
-        let encounter = wire.encounter.as_ref().and_then(|reference| place.resolve(reference, ResourceKind::Encounter));
-        let started = wire.effective_period.as_ref().and_then(|period| said(&period.start));
-        let written =
-            said(&wire.issued).or(said(&wire.effective_date_time)).or(started).or(extract.creation.as_deref());
-        let concept = wire.code.as_ref().map(Concept::deserialize).transpose()?;
-        let categories = wire.category.as_ref().map(Vec::<Concept>::deserialize).transpose()?.unwrap_or_default();
+        let key = context.key(ResourceKind::DiagnosticReport, &report.id)?;
+        let patient = context.subject(report.subject.as_ref())?;
+        let extract = extract_text(&attachments)?;
+        let encounter = report.encounter.as_ref().and_then(|reference| context.encounter(reference));
+        let started = report.effective_period.as_ref().and_then(|period| non_blank(&period.start));
+        let date = non_blank(&report.issued)
+            .or(non_blank(&report.effective_date_time))
+            .or(started)
+            .or(extract.creation.as_deref());
+        let concept = report.code.as_ref().map(CodeableConcept::deserialize).transpose()?;
+        let categories =
+            report.category.as_ref().map(Vec::<CodeableConcept>::deserialize).transpose()?.unwrap_or_default();
         let kind = note_type(concept.iter().chain(&categories));
         drop(concept);
-        let status = wire.status.as_ref().map(Text::as_str);
-        let performer = authors(wire.performer, &wire.contained, place)?;
+        let status = report.status.as_ref().map(JsonStr::as_str);
+        let performer = select_author(report.performer, &report.contained, context)?;
         let author = match performer {
             Some(performer) => Some(performer),
-            None => authors(wire.results_interpreter, &wire.contained, place)?,
+            None => select_author(report.results_interpreter, &report.contained, context)?,
         };
-        let source = Provenance::new(wire.id.as_ref().map(Text::as_str), None)
-            .keep("identifier", wire.identifier)
-            .keep("code", wire.code.clone())
-            .keep("issued", said(&wire.issued).map(Value::from))
-            .keep("effectiveDateTime", said(&wire.effective_date_time).map(Value::from))
-            .keep("effectivePeriod", wire.effective_period.as_ref().map(Period::as_given))
-            .keep("basedOn", wire.based_on)
-            .keep("attachments", described(&attachments));
+        let source = SourceElements::new(report.id.as_ref().map(JsonStr::as_str), None)
+            .keep("identifier", report.identifier)
+            .keep("code", report.code.clone())
+            .keep("issued", non_blank(&report.issued).map(Value::from))
+            .keep("effectiveDateTime", non_blank(&report.effective_date_time).map(Value::from))
+            .keep("effectivePeriod", report.effective_period.as_ref().map(Period::to_json))
+            .keep("basedOn", report.based_on)
+            .keep("attachments", describe(&attachments));
         let note = Self {
             key,
             patient,
-            encounter: encounter
-                .filter(|found| !matches!(found, SourceRef::Key(key) if !is_of(key, ResourceKind::Encounter))),
+            encounter,
             author,
             kind,
-            status: status_of(status),
+            status: note_status(status),
             source_status: code_like(status),
-            authored_at: authored_at(written, wire.meta.as_ref())?,
+            authored_at: authored_at(date, report.meta.as_ref())?,
             title: extract.title,
             body: extract.body,
             source,
         };
         drop(categories);
-        Ok(Some(note.dated(wire.meta, wire.category)))
+        Ok(Some(note.with_meta_and_category(report.meta, report.category)))
     }
 }
 
-fn status_of(status: Option<&str>) -> NoteStatus {
+fn note_status(status: Option<&str>) -> NoteStatus {
     match status {
         Some("amended" | "corrected" | "appended") => NoteStatus::Amended,
         Some("entered-in-error" | "cancelled") => NoteStatus::Retracted,
@@ -74,14 +77,14 @@ fn status_of(status: Option<&str>) -> NoteStatus {
 #[serde(rename_all = "camelCase")]
 struct DiagnosticReport<'a> {
     #[serde(borrow)]
-    id: Option<Text<'a>>,
+    id: Option<JsonStr<'a>>,
     meta: Option<Meta>,
     #[serde(borrow, default)]
     contained: Vec<&'a RawValue>,
     identifier: Option<Value>,
     based_on: Option<Value>,
     #[serde(borrow)]
-    status: Option<Text<'a>>,
+    status: Option<JsonStr<'a>>,
     category: Option<Value>,
     code: Option<Value>,
     #[serde(borrow)]
@@ -89,11 +92,11 @@ struct DiagnosticReport<'a> {
     #[serde(borrow)]
     encounter: Option<Reference<'a>>,
     #[serde(borrow)]
-    effective_date_time: Option<Text<'a>>,
+    effective_date_time: Option<JsonStr<'a>>,
     #[serde(borrow)]
     effective_period: Option<Period<'a>>,
     #[serde(borrow)]
-    issued: Option<Text<'a>>,
+    issued: Option<JsonStr<'a>>,
     #[serde(borrow)]
     performer: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -105,17 +108,22 @@ struct DiagnosticReport<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fhir::Aliases;
+    use crate::fhir::{Aliases, SourceRef};
     use serde_json::json;
 
-    fn read(extra: Value) -> Result<Option<ImportedNote>, Defect> {
-        let mut resource = json!({ "resourceType": "DiagnosticReport", "id": "r", "status": "final", "subject": { "reference": "Patient/p" },
-            "encounter": { "reference": "Encounter/e" }, "code": { "coding": [{ "system": "http://loinc.org", "code": "30746-2", "display": "XR Chest" }] },
+    fn read(extra: Value) -> Result<Option<ImportedNote>, FhirError> {
+        let mut resource = json!({ "resourceType": "DiagnosticReport", "id": "r", "status": "final",
+            "subject": { "reference": "Patient/p" },
+            "encounter": { "reference": "Encounter/e" }, "code": { "coding": [{ "system": "http://loinc.org",
+                "code": "30746-2", "display": "XR Chest" }] },
             "effectiveDateTime": "2019-02-03", "issued": "2019-02-04T19:43:30.000Z",
             "resultsInterpreter": [{ "reference": "Practitioner/d", "display": "Dr Bone" }],
             "presentedForm": [{ "contentType": "text/plain", "data": "bm8gZmluZGluZ3M=" }] });
         resource.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-        ImportedNote::read_report(&resource.to_string(), &Place { full_url: None, aliases: &Aliases::default() })
+        ImportedNote::read_report(
+            &resource.to_string(),
+            &ReferenceContext { full_url: None, aliases: &Aliases::default() },
+        )
     }
 
     #[test]
@@ -131,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_without_text_is_none() {
+    fn a_report_without_text_is_not_a_note() {
         assert_eq!(read(json!({ "presentedForm": [] })), Ok(None));
         assert_eq!(
             read(json!({ "presentedForm": [{ "contentType": "application/pdf", "url": "http://a/b.pdf" }] })),
@@ -143,12 +151,12 @@ mod tests {
         );
         assert_eq!(
             read(json!({ "presentedForm": [{ "contentType": "text/plain", "data": "?" }] })),
-            Err(Defect::BadBase64)
+            Err(FhirError::BadBase64)
         );
     }
 
     #[test]
-    fn every_status_has_its_place() {
+    fn every_status_code_is_mapped() {
         let status = |status: &str| read(json!({ "status": status })).unwrap().unwrap().status.name();
         assert_eq!(
             ["final", "amended", "corrected", "appended"].map(status),

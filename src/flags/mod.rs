@@ -1,6 +1,7 @@
-//! Feature flags: behaviour that differs between organisations without a new version. An answer depends on what the catalog knows of the
-//! tenant and on nothing else: no part of a request and no person takes part, so nothing a client sends can change one, and two people at
-//! one chart never meet different behaviour. Answers come from memory: the YAML, and over it what Unleash last said of the flags it knows.
+//! Feature flags: behaviour that differs between organisations without a new release. A flag is evaluated from what the
+//! catalog knows of the tenant and from nothing else. No part of a request and no person enters into it, so a client
+//! cannot influence a flag, and two people who open the same chart see the same behaviour. Evaluation reads memory
+//! only: the YAML file, and for the flags that Unleash knows, its last response, which overrides the file.
 
 mod unleash;
 mod yaml;
@@ -11,144 +12,150 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use unleash::Unleash;
-use yaml::Yaml;
+use yaml::RuleFile;
 
 macro_rules! flags {
     ($($(#[$doc:meta])+ $flag:ident { name: $name:literal, owner: $owner:literal, remove_by: $day:literal })+) => {
-        /// A behaviour that can be chosen for a tenant.
+        /// A feature that is on for some tenants and off for others.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Flag { $($(#[$doc])+ $flag),+ }
 
         impl Flag {
-            /// All of them.
+            /// Every flag, in the order of declaration.
             pub const ALL: &'static [Self] = &[$(Self::$flag),+];
 
-            /// What stands beside its declaration.
-            pub fn about(self) -> About {
-                match self { $(Self::$flag => About { name: $name, owner: $owner, remove_by: $day }),+ }
+            /// Returns the name, owner and removal date that the declaration gives.
+            pub fn info(self) -> FlagInfo {
+                match self { $(Self::$flag => FlagInfo { name: $name, owner: $owner, remove_by: $day }),+ }
             }
         }
     };
 }
 
 flags! {
-    /// Charts are changed here. Off while an organisation that moves in still writes them elsewhere: it reads, and its imports go on.
+    /// Clients may write charts. It is off while an organisation that migrates to Cordon still writes its charts in
+    /// another system: until then it can read them here, and imports continue.
     ChartWrites { name: "chartWrites", owner: "charts", remove_by: "2027-09-30" }
-    /// Patients are found by words. Off while an organisation's names are not all indexed: whoever misses a patient registers a second one.
+    /// Patients can be searched by words. It is off while not all names of an organisation are indexed, because a user
+    /// who does not find a patient would register the same person again.
     PatientSearch { name: "patientSearch", owner: "charts", remove_by: "2027-06-30" }
 }
 
-/// Who a flag is called, whose it is, and how long it may stay.
+/// The name of a flag, its owner, and how long it may stay in the code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct About {
-    /// In the API, in the YAML and in Unleash.
+pub struct FlagInfo {
+    /// The name in the API, in YAML files and in Unleash. It consists of ASCII letters and digits.
     pub name: &'static str,
-    /// Who removes it.
+    /// The team that decides about the flag and removes it.
     pub owner: &'static str,
-    /// The last day it may be in the code: `YYYY-MM-DD`.
+    /// The last day on which the flag may be in the code, as `YYYY-MM-DD`. A test fails after it.
     pub remove_by: &'static str,
 }
 
-/// For whom flags are answered: the tenant, as the catalog knows it.
+/// The tenant that flags are evaluated for, as the catalog describes it.
 #[derive(Debug, Clone, Copy)]
-pub struct Subject<'a> {
-    /// Which.
+pub struct FlagContext<'a> {
+    /// The id of the tenant.
     pub tenant: TenantId,
-    /// What it has ordered.
+    /// The plan that the tenant has ordered.
     pub plan: &'a str,
-    /// How it is isolated, where it has a placement.
+    /// The tenancy model, `shared`, `schema` or `database`; `None` while the tenant has no placement.
     pub model: Option<&'a str>,
-    /// Where its server stands, where the operator has said so.
+    /// The region of the tenant's server, if the operator has configured one.
     pub region: Option<&'a str>,
 }
 
-/// One flag for one tenant.
+/// The value of one flag for one tenant. The default is off, without a variant.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Answer {
-    /// Whether it is on.
+pub struct Evaluation {
+    /// Whether the flag is on.
     pub enabled: bool,
-    /// Which of several behaviours, where the flag has more than one.
+    /// The variant of the feature, if the flag is on and has one.
     pub variant: Option<String>,
 }
 
-/// Every flag for one tenant at one moment.
+/// The values of all flags for one tenant at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answers(BTreeMap<Flag, Answer>);
+pub struct Evaluations(BTreeMap<Flag, Evaluation>);
 
-/// Flags that cannot be used.
+/// Why the settings of `flags`, or the file they name, cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("flags: {0}")]
-pub struct ConfigProblem(String);
+pub struct FlagsConfigError(String);
 
-/// Answers flags. One a process.
+/// Evaluates flags. Each `App` has one.
 pub struct Flags {
-    yaml: Yaml,
+    rule_file: RuleFile,
     unleash: Option<Unleash>,
-    refresh: Duration,
+    refresh_interval: Duration,
 }
 
 impl Flag {
-    /// In the API, in the YAML and in Unleash.
+    /// Returns the name in the API, in YAML files and in Unleash.
     pub fn name(self) -> &'static str {
-        self.about().name
+        self.info().name
     }
 
-    fn named(name: &str) -> Option<Self> {
+    fn by_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|flag| flag.name() == name)
     }
 }
 
-impl Answers {
-    /// Whether a flag is on.
+impl Evaluations {
+    /// Tells whether a flag is on.
     pub fn is_on(&self, flag: Flag) -> bool {
-        self.0.get(&flag).is_some_and(|answer| answer.enabled)
+        self.0.get(&flag).is_some_and(|evaluation| evaluation.enabled)
     }
 
-    /// The answer of this name; off, where there is no such flag.
-    pub fn named(&self, name: &str) -> Answer {
-        Flag::named(name).and_then(|flag| self.0.get(&flag)).cloned().unwrap_or_default()
+    /// Returns the value of the flag with this name. A name that no flag has is off.
+    pub fn by_name(&self, name: &str) -> Evaluation {
+        Flag::by_name(name).and_then(|flag| self.0.get(&flag)).cloned().unwrap_or_default()
     }
 
-    /// Each flag and its answer.
-    pub fn iter(&self) -> impl Iterator<Item = (Flag, &Answer)> {
-        self.0.iter().map(|(flag, answer)| (*flag, answer))
+    /// Returns every flag with its value.
+    pub fn iter(&self) -> impl Iterator<Item = (Flag, &Evaluation)> {
+        self.0.iter().map(|(flag, evaluation)| (*flag, evaluation))
     }
 }
 
 impl Flags {
-    /// Reads the YAML; asks Unleash nothing yet.
-    pub fn new(settings: &config::Flags) -> Result<Arc<Self>, ConfigProblem> {
+    /// Reads the YAML file. Nothing is requested from Unleash before `refresh`.
+    ///
+    /// # Errors Fails when the file is missing or invalid, when `refresh_seconds` is 0, and when only one of Unleash's
+    /// URL and token is set.
+    pub fn new(settings: &config::Flags) -> Result<Arc<Self>, FlagsConfigError> {
         if settings.refresh_seconds == 0 {
-            return Err(ConfigProblem("refresh_seconds must be 1 or more".into()));
+            return Err(FlagsConfigError("refresh_seconds must be 1 or more".into()));
         }
-        let refresh = Duration::from_secs(settings.refresh_seconds);
+        let refresh_interval = Duration::from_secs(settings.refresh_seconds);
         let unleash = match (&settings.unleash_url, &settings.unleash_token) {
-            (Some(url), Some(token)) => Some(Unleash::new(url, token, refresh)?),
+            (Some(url), Some(token)) => Some(Unleash::new(url, token, refresh_interval)?),
             (None, None) => None,
-            _ => return Err(ConfigProblem("unleash_url and unleash_token are set together or not at all".into())),
+            _ => return Err(FlagsConfigError("unleash_url and unleash_token are set together or not at all".into())),
         };
-        Ok(Arc::new(Self { yaml: Yaml::new(settings.file.clone())?, unleash, refresh }))
+        Ok(Arc::new(Self { rule_file: RuleFile::new(settings.file.clone())?, unleash, refresh_interval }))
     }
 
-    /// All flags for a tenant, now.
-    pub fn answers(&self, subject: Subject<'_>) -> Answers {
-        let written = self.yaml.rules();
-        let answer = |flag: Flag| {
-            let written = written.answer(flag, subject);
-            let told = self.unleash.as_ref().and_then(|unleash| unleash.answer(flag, subject, written.enabled));
-            (flag, told.unwrap_or(written))
+    /// Evaluates all flags for a tenant, with the rules that are in memory now.
+    pub fn evaluate(&self, context: FlagContext<'_>) -> Evaluations {
+        let rules = self.rule_file.rules();
+        let evaluate = |flag: Flag| {
+            let from_file = rules.evaluate(flag, context);
+            let unleash = self.unleash.as_ref();
+            let from_unleash = unleash.and_then(|unleash| unleash.evaluate(flag, context, from_file.enabled));
+            (flag, from_unleash.unwrap_or(from_file))
         };
-        Answers(Flag::ALL.iter().copied().map(answer).collect())
+        Evaluations(Flag::ALL.iter().copied().map(evaluate).collect())
     }
 
-    /// Follows the file and Unleash until the process ends.
-    pub async fn follow(self: Arc<Self>) {
+    /// Reads the file and Unleash again every `flags.refresh_seconds`. Never returns.
+    pub async fn refresh(self: Arc<Self>) {
         let unleash = async {
             if let Some(unleash) = &self.unleash {
-                unleash.follow(self.refresh).await;
+                unleash.refresh(self.refresh_interval).await;
             }
         };
-        tokio::join!(self.yaml.follow(self.refresh), unleash);
+        tokio::join!(self.rule_file.refresh(self.refresh_interval), unleash);
     }
 }
 
@@ -159,19 +166,19 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn no_flag_outstays_its_day_and_no_name_repeats() {
+    fn no_flag_is_past_its_removal_date_and_names_are_unique() {
         let mut names = BTreeSet::new();
         for flag in Flag::ALL {
-            let About { name, owner, remove_by } = flag.about();
+            let FlagInfo { name, owner, remove_by } = flag.info();
             let day: NaiveDate = remove_by.parse().unwrap();
             assert!(
                 Utc::now().date_naive() <= day,
-                "{name} was to be removed by {day}: {owner} decides what stays, and removes the flag"
+                "{name} had to be removed by {day}: its owner, {owner}, decides what stays and removes the flag"
             );
             assert!(!owner.is_empty() && names.insert(name), "{name}");
             assert!(
                 name.chars().all(|c| c.is_ascii_alphanumeric()),
-                "{name} is not a word in an API, in YAML and in a URL alike"
+                "{name} must be usable in the API, in YAML and in a URL"
             );
         }
     }

@@ -1,10 +1,11 @@
-//! Flags as YAML: the built-in `config/flags.yaml`, and over it the file of `flags.file`, read again while the server runs.
-//! What cannot be read stops the start; later, the last that could be read stays.
+//! Flags from YAML: the built-in `config/flags.yaml`, and the file of `flags.file`, which overrides it and is read
+//! again while the server runs. A file that is invalid at the start stops the start. One that becomes invalid later is
+//! logged, and the last valid rules stay in use.
 
-use super::{Answer, ConfigProblem, Flag, Subject};
+use super::{Evaluation, Flag, FlagContext, FlagsConfigError};
 use crate::ids::TenantId;
 use figment::Figment;
-use figment::providers::Format;
+use figment::providers::{Format, Yaml};
 use parking_lot::RwLock;
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
@@ -14,18 +15,18 @@ use std::time::Duration;
 
 const BUILT_IN: &str = include_str!("../../config/flags.yaml");
 
-/// The models of isolation. A rule for none of them would silently fit nobody.
+/// The tenancy models. A rule that names any other model is an error, because it would match no tenant.
 const MODELS: [&str; 3] = ["shared", "schema", "database"];
 
-/// The YAML, as it was last read.
-pub struct Yaml {
-    file: Option<PathBuf>,
-    rules: RwLock<Arc<Rules>>,
+/// The file of flags, if one is configured, and the rules that were last read.
+pub struct RuleFile {
+    path: Option<PathBuf>,
+    rules: RwLock<Arc<FlagRules>>,
 }
 
-/// What the YAML says of every flag.
+/// The rules of every flag: those of the built-in file, with the changes that `flags.file` makes.
 #[derive(Debug)]
-pub struct Rules(BTreeMap<Flag, Entry>);
+pub struct FlagRules(BTreeMap<Flag, Entry>);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,38 +49,39 @@ struct Rule {
     variant: Option<String>,
 }
 
-impl Yaml {
-    pub fn new(file: Option<PathBuf>) -> Result<Self, ConfigProblem> {
-        let text = file.as_ref().map(std::fs::read_to_string).transpose();
-        let rules = text.map_err(|error| error.to_string()).and_then(|text| Rules::read(text.as_deref()));
+impl RuleFile {
+    pub fn new(path: Option<PathBuf>) -> Result<Self, FlagsConfigError> {
+        let text = path.as_ref().map(std::fs::read_to_string).transpose();
+        let rules = text.map_err(|error| error.to_string()).and_then(|text| FlagRules::parse(text.as_deref()));
         match rules {
-            Ok(rules) => Ok(Self { file, rules: RwLock::new(Arc::new(rules)) }),
-            Err(error) => Err(ConfigProblem(format!("{}: {error}", file.unwrap_or_default().display()))),
+            Ok(rules) => Ok(Self { path, rules: RwLock::new(Arc::new(rules)) }),
+            Err(error) => Err(FlagsConfigError(format!("{}: {error}", path.unwrap_or_default().display()))),
         }
     }
 
-    pub fn rules(&self) -> Arc<Rules> {
+    pub fn rules(&self) -> Arc<FlagRules> {
         Arc::clone(&self.rules.read())
     }
 
-    /// Reads the file again and again. What is wrong with it is said once.
-    pub async fn follow(&self, refresh: Duration) {
-        let Some(file) = &self.file else { return };
-        let mut wrong = None;
+    /// Reads the file again after every `interval`. Returns at once when no file is configured, and never otherwise.
+    /// Logs an error once, and again only when it changes.
+    pub async fn refresh(&self, interval: Duration) {
+        let Some(path) = &self.path else { return };
+        let mut last_error = None;
         loop {
-            tokio::time::sleep(refresh).await;
-            let text = tokio::fs::read_to_string(file).await.map_err(|error| error.to_string());
-            wrong = match text.and_then(|text| Rules::read(Some(&text))) {
+            tokio::time::sleep(interval).await;
+            let text = tokio::fs::read_to_string(path).await.map_err(|error| error.to_string());
+            last_error = match text.and_then(|text| FlagRules::parse(Some(&text))) {
                 Ok(rules) => {
                     *self.rules.write() = Arc::new(rules);
                     None
                 }
                 Err(error) => {
-                    if wrong.as_ref() != Some(&error) {
+                    if last_error.as_ref() != Some(&error) {
                         tracing::error!(
                             error,
-                            "The file of flags {} cannot be used; flags stay as they were",
-                            file.display()
+                            "The flags file {} cannot be used; flags keep their last values",
+                            path.display()
                         );
                     }
                     Some(error)
@@ -89,46 +91,49 @@ impl Yaml {
     }
 }
 
-impl Rules {
-    fn read(text: Option<&str>) -> Result<Self, String> {
-        let built_in = Figment::from(figment::providers::Yaml::string(BUILT_IN));
-        let merged = text.map_or(built_in.clone(), |text| built_in.merge(figment::providers::Yaml::string(text)));
+impl FlagRules {
+    fn parse(text: Option<&str>) -> Result<Self, String> {
+        let built_in = Figment::from(Yaml::string(BUILT_IN));
+        let merged = text.map_or(built_in.clone(), |text| built_in.merge(Yaml::string(text)));
         let entries: BTreeMap<String, Entry> = merged.extract().map_err(|error| error.to_string())?;
         let mut rules = BTreeMap::new();
         for (name, entry) in entries {
-            let Some(flag) = Flag::named(&name) else {
+            let Some(flag) = Flag::by_name(&name) else {
                 let names: Vec<_> = Flag::ALL.iter().map(|flag| flag.name()).collect();
                 return Err(format!("{name} is no flag; there are {}", names.join(", ")));
             };
-            if let Some((at, problem)) =
-                entry.rules.iter().enumerate().find_map(|(at, rule)| Some((at, rule.problem()?)))
+            if let Some((index, problem)) =
+                entry.rules.iter().enumerate().find_map(|(index, rule)| Some((index, rule.problem()?)))
             {
-                return Err(format!("{name}.rules.{at}: {problem}"));
+                return Err(format!("{name}.rules.{index}: {problem}"));
             }
             rules.insert(flag, entry);
         }
         Ok(Self(rules))
     }
 
-    pub fn answer(&self, flag: Flag, subject: Subject<'_>) -> Answer {
-        let Some(entry) = self.0.get(&flag) else { return Answer::default() };
-        let (enabled, variant) = match entry.rules.iter().find(|rule| rule.fits(subject)) {
+    pub fn evaluate(&self, flag: Flag, context: FlagContext<'_>) -> Evaluation {
+        let Some(entry) = self.0.get(&flag) else { return Evaluation::default() };
+        let (enabled, variant) = match entry.rules.iter().find(|rule| rule.matches(context)) {
             Some(rule) => (rule.enabled, &rule.variant),
             None => (entry.enabled, &entry.variant),
         };
-        Answer { enabled, variant: variant.clone().filter(|_| enabled) }
+        Evaluation { enabled, variant: variant.clone().filter(|_| enabled) }
     }
 }
 
 impl Rule {
-    fn fits(&self, subject: Subject<'_>) -> bool {
-        let fits = |wanted: &Option<String>, is: Option<&str>| wanted.is_none() || wanted.as_deref() == is;
-        self.tenant.is_none_or(|tenant| tenant == subject.tenant)
-            && fits(&self.plan, Some(subject.plan))
-            && fits(&self.model, subject.model)
-            && fits(&self.region, subject.region)
+    /// Tells whether the tenant has every property that the rule names.
+    fn matches(&self, context: FlagContext<'_>) -> bool {
+        let matches =
+            |required: &Option<String>, actual: Option<&str>| required.is_none() || required.as_deref() == actual;
+        self.tenant.is_none_or(|tenant| tenant == context.tenant)
+            && matches(&self.plan, Some(context.plan))
+            && matches(&self.model, context.model)
+            && matches(&self.region, context.region)
     }
 
+    /// Returns what is wrong with the rule, if anything.
     fn problem(&self) -> Option<String> {
         match self {
             Self { tenant: None, plan: None, model: None, region: None, .. } => {
@@ -152,19 +157,20 @@ fn tenant<'de, D: Deserializer<'de>>(input: D) -> Result<Option<TenantId>, D::Er
 mod tests {
     use super::*;
 
-    fn answer(text: &str, subject: Subject<'_>) -> (bool, Option<String>) {
-        let Answer { enabled, variant } = Rules::read(Some(text)).unwrap().answer(Flag::ChartWrites, subject);
+    fn evaluate(text: &str, context: FlagContext<'_>) -> (bool, Option<String>) {
+        let rules = FlagRules::parse(Some(text)).unwrap();
+        let Evaluation { enabled, variant } = rules.evaluate(Flag::ChartWrites, context);
         (enabled, variant)
     }
 
     #[test]
     fn the_built_in_file_names_every_flag() {
-        let Rules(built_in) = Rules::read(None).unwrap();
+        let FlagRules(built_in) = FlagRules::parse(None).unwrap();
         assert!(Flag::ALL.iter().all(|flag| built_in.contains_key(flag)), "{built_in:?}");
     }
 
     #[test]
-    fn the_first_rule_that_fits_answers() {
+    fn the_first_matching_rule_decides() {
         let id = TenantId::new();
         let text = format!(
             "chartWrites:
@@ -174,21 +180,21 @@ mod tests {
                  - {{ plan: trial, model: shared, enabled: false }}
                  - {{ plan: trial, region: eu-central, enabled: true }}"
         );
-        let of = |tenant, plan, model| answer(&text, Subject { tenant, plan, model, region: Some("eu-central") });
+        let of = |tenant, plan, model| evaluate(&text, FlagContext { tenant, plan, model, region: Some("eu-central") });
         assert_eq!(of(id, "trial", Some("shared")), (true, Some("own".into())));
         assert_eq!(of(TenantId::new(), "trial", Some("shared")), (false, None));
         assert_eq!(of(TenantId::new(), "trial", Some("schema")), (true, None));
         assert_eq!(of(TenantId::new(), "trial", None), (true, None));
         assert_eq!(of(TenantId::new(), "standard", Some("shared")), (false, None));
-        let elsewhere = Subject { tenant: TenantId::new(), plan: "trial", model: Some("schema"), region: None };
-        assert_eq!(answer(&text, elsewhere), (false, None));
-        // A file says what it changes, and no more; one that is all comment changes nothing.
-        assert!(Rules::read(Some("# nothing yet")).unwrap().answer(Flag::ChartWrites, elsewhere).enabled);
-        assert!(Rules::read(Some(&text)).unwrap().answer(Flag::PatientSearch, elsewhere).enabled);
+        let elsewhere = FlagContext { tenant: TenantId::new(), plan: "trial", model: Some("schema"), region: None };
+        assert_eq!(evaluate(&text, elsewhere), (false, None));
+        // A file changes only the flags that it names; one that holds nothing but comments changes nothing.
+        assert!(FlagRules::parse(Some("# nothing yet")).unwrap().evaluate(Flag::ChartWrites, elsewhere).enabled);
+        assert!(FlagRules::parse(Some(&text)).unwrap().evaluate(Flag::PatientSearch, elsewhere).enabled);
     }
 
     #[test]
-    fn a_file_that_says_something_else_is_refused() {
+    fn an_invalid_file_is_refused() {
         for (text, problem) in [
             ("chartWrite: { enabled: true }", "chartWrite is no flag; there are chartWrites, patientSearch"),
             (
@@ -208,7 +214,7 @@ mod tests {
             ("- chartWrites", "expected"),
             ("chartWrites: {", "while parsing"),
         ] {
-            let error = Rules::read(Some(text)).unwrap_err();
+            let error = FlagRules::parse(Some(text)).unwrap_err();
             assert!(error.contains(problem), "{text}: {error}");
         }
     }

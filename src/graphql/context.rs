@@ -1,7 +1,8 @@
-//! What a resolver has of its request: the guard, the loaders, the fields that were asked for; and the two moves every read makes:
-//! be admitted, and say what was disclosed. Holds nothing itself and nothing that outlives the request.
+//! What resolvers take from their request: the guard, the loaders, the selected fields; and the two steps of every
+//! read: authorise it, and record the access. Holds no state.
 
 use super::loaders::Loaders;
+pub use crate::audit::RecordType;
 use crate::audit::{AccessRecord, Outcome};
 use crate::error::{Error, Result};
 use crate::guard::{Guard, TenantTx};
@@ -10,32 +11,9 @@ use async_graphql::{Context, Lookahead};
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// A kind of record, as the audit log names it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RecordType {
-    /// A patient.
-    Patient,
-    /// An encounter.
-    Encounter,
-    /// A clinical note.
-    Note,
-}
-
 impl RecordType {
-    fn names(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Patient => ("patient.read", "patient"),
-            Self::Encounter => ("encounter.read", "encounter"),
-            Self::Note => ("note.read", "note"),
-        }
-    }
-
-    /// As the audit log names it.
-    pub fn name(self) -> &'static str {
-        self.names().1
-    }
-
-    /// The fields of its type. What is not here is not in the audit log, so a test compares them with the schema.
+    /// Returns the fields of the GraphQL type. A field that is missing here would be missing in access records, so a
+    /// test compares this list with the schema.
     pub fn fields(self) -> &'static [&'static str] {
         match self {
             Self::Patient => &[
@@ -80,38 +58,35 @@ impl RecordType {
         }
     }
 
-    /// Records of one patient go out with these fields.
-    pub fn found(self, tx: &TenantTx, patient: PatientId, resource_ids: Vec<Uuid>, fields: Fields) {
+    /// Records that records of one patient are returned with these fields. Does nothing without ids.
+    pub fn record_read(self, tx: &TenantTx, patient: PatientId, resource_ids: Vec<Uuid>, fields: Fields) {
         if !resource_ids.is_empty() {
-            let (action, resource_type) = self.names();
+            let (action, resource_type) = (self.read_action(), self.name());
             let (patient, outcome) = (Some(patient), Outcome::Success);
             tx.record_access(AccessRecord { action, patient, resource_type, resource_ids, fields, outcome });
         }
     }
 
-    /// Records of all patients were looked through. What was found has rows of its own, but that something or nothing was is told by the
-    /// answer too. `named`: whom the filter names.
-    pub fn searched(self, tx: &TenantTx, found: usize, named: Option<Uuid>, fields: Fields) {
-        let action = match self {
-            Self::Patient => "patient.search",
-            Self::Encounter => "encounter.search",
-            Self::Note => "note.search",
-        };
+    /// Records a search over all patients. The records it found have access records of their own (`record_read`), but
+    /// whether anything was found is information as well. `patient` is the patient that the filter names.
+    pub fn record_search(self, tx: &TenantTx, found: usize, patient: Option<Uuid>, fields: Fields) {
+        let action = self.search_action();
         let (outcome, resource_ids) =
-            if found > 0 { (Outcome::Success, Vec::new()) } else { (Outcome::NotFound, named.into_iter().collect()) };
+            if found > 0 { (Outcome::Success, Vec::new()) } else { (Outcome::NotFound, patient.into_iter().collect()) };
         tx.record_access(AccessRecord {
             action,
             patient: None,
-            resource_type: self.names().1,
+            resource_type: self.name(),
             resource_ids,
             fields,
             outcome,
         });
     }
 
-    /// A record was asked for that is not the tenant's, or not the caller's to see.
-    pub fn not_found(self, tx: &TenantTx, resource_ids: Vec<Uuid>) {
-        let (action, resource_type) = self.names();
+    /// Records that these ids were requested and not found: they do not exist in this tenant, or the caller may not see
+    /// them.
+    pub fn record_not_found(self, tx: &TenantTx, resource_ids: Vec<Uuid>) {
+        let (action, resource_type) = (self.read_action(), self.name());
         tx.record_access(AccessRecord {
             action,
             patient: None,
@@ -122,31 +97,32 @@ impl RecordType {
         });
     }
 
-    /// Which of its fields were asked for of this object, and may be shown to the caller.
-    pub fn selected(self, ctx: &Context<'_>) -> Fields {
-        self.among(ctx, &[ctx.look_ahead()])
+    /// Returns the fields that are selected of this object and that the caller may see.
+    pub fn selected_fields(self, ctx: &Context<'_>) -> Fields {
+        self.visible_fields(ctx, &[ctx.look_ahead()])
     }
 
-    /// Which of its fields were asked for of this connection's nodes, and may be shown to the caller.
-    pub fn selected_of_nodes(self, ctx: &Context<'_>) -> Fields {
-        self.of_nodes(ctx, &ctx.look_ahead())
+    /// Returns the fields that are selected of this connection's nodes and that the caller may see.
+    pub fn node_fields(self, ctx: &Context<'_>) -> Fields {
+        self.node_fields_of(ctx, &ctx.look_ahead())
     }
 
-    /// The same of the nodes of a connection further down.
-    pub fn of_nodes(self, ctx: &Context<'_>, connection: &Lookahead<'_>) -> Fields {
-        self.among(ctx, &[connection.field("edges").field("node"), connection.field("nodes")])
+    /// Like `node_fields`, for a connection further down in the selection.
+    pub fn node_fields_of(self, ctx: &Context<'_>, connection: &Lookahead<'_>) -> Fields {
+        self.visible_fields(ctx, &[connection.field("edges").field("node"), connection.field("nodes")])
     }
 
-    fn among(self, ctx: &Context<'_>, places: &[Lookahead<'_>]) -> Fields {
-        let asked = |field: &str| places.iter().any(|place| place.field(field).exists());
-        let shown = |field: &str| {
-            self.needs(field).is_none_or(|operation| guard(ctx).is_ok_and(|guard| guard.allows(operation)))
+    fn visible_fields(self, ctx: &Context<'_>, selections: &[Lookahead<'_>]) -> Fields {
+        let selected = |field: &str| selections.iter().any(|selection| selection.field(field).exists());
+        let allowed = |field: &str| {
+            self.field_operation(field).is_none_or(|operation| guard(ctx).is_ok_and(|guard| guard.allows(operation)))
         };
-        self.fields().iter().copied().filter(|field| asked(field) && shown(field)).collect()
+        self.fields().iter().copied().filter(|field| selected(field) && allowed(field)).collect()
     }
 
-    /// The row of the table of roles for a field that has one of its own. Where it is refused, it is not among what was disclosed.
-    fn needs(self, field: &str) -> Option<&'static str> {
+    /// The operation in the table of roles for a field that has one of its own. A field that is refused was not
+    /// accessed, so it does not appear in the access record.
+    fn field_operation(self, field: &str) -> Option<&'static str> {
         match (self, field) {
             (Self::Patient, "encounters") => Some("Patient.encounters"),
             (Self::Patient, "notes") => Some("Patient.notes"),
@@ -157,22 +133,32 @@ impl RecordType {
     }
 }
 
-/// Names of fields, as the audit log keeps them.
+/// Names of GraphQL fields, as the audit log stores them.
 pub type Fields = Vec<&'static str>;
 
-/// The guard of this request.
+/// Returns the guard of this request.
+///
+/// # Errors
+/// `Internal` when the request has none, which is a bug.
 pub fn guard<'a>(ctx: &Context<'a>) -> Result<&'a Guard> {
     ctx.data::<Arc<Guard>>().map(Arc::as_ref).map_err(|_| Error::internal("no guard in the request", ""))
 }
 
-/// The loaders of this request.
+/// Returns the loaders of this request.
+///
+/// # Errors
+/// `Internal` when the request has none, which is a bug.
 pub fn loaders<'a>(ctx: &Context<'a>) -> Result<&'a Loaders> {
     ctx.data::<Loaders>().map_err(|_| Error::internal("no loaders in the request", ""))
 }
 
-/// The tenant's transaction, for an operation the caller's roles allow. The guard records a refusal.
-pub async fn admit(ctx: &Context<'_>, operation: &'static str) -> Result<Arc<TenantTx>> {
+/// Checks that the caller's roles allow `operation`, and returns the request's read transaction.
+///
+/// # Errors
+/// `Forbidden` when they do not, which the guard records in the audit log; otherwise the error of opening the
+/// transaction.
+pub async fn authorize(ctx: &Context<'_>, operation: &'static str) -> Result<Arc<TenantTx>> {
     let guard = guard(ctx)?;
-    guard.may(operation)?;
+    guard.authorize(operation)?;
     guard.read().await
 }

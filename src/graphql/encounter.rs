@@ -1,6 +1,6 @@
-//! Encounters and their notes, over the rows of `model::encounter`.
+//! Encounters and their notes: resolvers over the rows of `model::encounter`.
 
-use super::context::{RecordType, admit, guard, loaders};
+use super::context::{RecordType, authorize, guard, loaders};
 use super::ids::{self, IdKind};
 use super::loaders::PageOf;
 use super::note::{self, ClinicalNote};
@@ -17,54 +17,55 @@ use async_graphql::connection::Connection;
 use async_graphql::{Context, Enum, ID, InputObject, Object};
 use std::sync::Arc;
 
-/// Encounters.
+/// Root fields for reading encounters.
 #[derive(Default)]
 pub struct EncounterQuery;
 
 #[Object]
 impl EncounterQuery {
-    /// The encounter of this id; null when there is none in this organisation.
+    /// Returns the encounter with this id, or null when the organisation has none.
     #[graphql(complexity = "5 + child_complexity")]
     async fn encounter(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "Id of an encounter.")] id: ID,
+        #[graphql(desc = "The id of an encounter.")] id: ID,
     ) -> Result<Option<Encounter>> {
         let id = ids::encounter("id", &id)?;
         Encounter::by_id(ctx, id).await
     }
 
-    /// Encounters of all patients, newest first: those that match everything the filter says.
+    /// Returns encounters of all patients, newest first by start. An encounter without a start is sorted by the time of
+    /// its recording.
     #[graphql(complexity = "connection::cost(first, last, child_complexity)")]
     async fn encounters(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "Which encounters; all when nothing is said.")] filter: Option<EncounterFilter>,
-        #[graphql(desc = "How many from the newest on; 20 when nothing is said, at most 200.")] first: Option<i32>,
-        #[graphql(desc = "Only what comes after this cursor.")] after: Option<String>,
-        #[graphql(desc = "How many from the oldest on.")] last: Option<i32>,
-        #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
+        #[graphql(desc = "Conditions on the encounters. Default: all encounters.")] filter: Option<EncounterFilter>,
+        #[graphql(desc = "Returns the first *n* items, newest first. Default 20, maximum 200.")] first: Option<i32>,
+        #[graphql(desc = "Returns only items after this cursor, which are older.")] after: Option<String>,
+        #[graphql(desc = "Returns the last *n* items, newest first. Maximum 200. Excludes `first`.")] last: Option<i32>,
+        #[graphql(desc = "Returns only items before this cursor, which are newer.")] before: Option<String>,
     ) -> Result<Connection<String, Encounter>> {
-        let tx = &admit(ctx, "encounters").await?;
+        let tx = &authorize(ctx, "encounters").await?;
         let page = PageArgs { first, after, last, before }.page(&ENCOUNTERS, tx.keys())?;
         let found = rows::page(tx, filter.unwrap_or_default().parse()?, page).await?;
-        RecordType::Encounter.searched(tx, found.len(), None, RecordType::Encounter.selected_of_nodes(ctx));
-        shown(ctx, tx, &ENCOUNTERS, &page, found.into_iter().map(Arc::new).collect())
+        RecordType::Encounter.record_search(tx, found.len(), None, RecordType::Encounter.node_fields(ctx));
+        recorded_connection(ctx, tx, &ENCOUNTERS, &page, found.into_iter().map(Arc::new).collect())
     }
 }
 
-const ENCOUNTERS: List = List::of_all("encounters");
+const ENCOUNTERS: List = List::of_tenant("encounters");
 
-/// Which encounters are wanted: those that match everything that is said.
+/// Conditions on encounters. An encounter must satisfy every condition that is given.
 #[derive(InputObject, Default)]
 pub struct EncounterFilter {
-    /// Standing at one of these.
+    /// The status is one of these, at most 50. An empty list matches no encounter.
     status: Option<Vec<EncounterStatus>>,
-    /// Of this class, by HL7's codes: AMB, EMER, IMP, …
+    /// The class is this code of HL7 v3 ActCode, such as AMB (ambulatory), EMER (emergency) or IMP (inpatient).
     class: Option<String>,
-    /// Begun at this time or later.
+    /// The encounter started at this time or later. Without a start, the time of its recording counts.
     from: Option<DateTime>,
-    /// Begun before this time.
+    /// The encounter started before this time. Without a start, the time of its recording counts.
     to: Option<DateTime>,
 }
 
@@ -72,7 +73,7 @@ impl EncounterFilter {
     fn parse(self) -> Result<rows::Filter> {
         let Self { status, class, from, to } = self;
         Ok(rows::Filter {
-            status: status.map(|status| connection::choices("filter.status", status)).transpose()?,
+            status: status.map(|status| connection::filter_values("filter.status", status)).transpose()?,
             class,
             from: from.map(|at| at.0),
             to: to.map(|at| at.0),
@@ -80,23 +81,23 @@ impl EncounterFilter {
     }
 }
 
-/// A page of encounters on its way out, whosever they are.
-pub fn shown(
+/// Makes a connection of a page of encounters and records the access to each patient's encounters in it.
+pub fn recorded_connection(
     ctx: &Context<'_>,
     tx: &TenantTx,
     list: &List,
     page: &KeysetPage,
     found: Vec<Arc<rows::Encounter>>,
 ) -> Result<Connection<String, Encounter>> {
-    let fields = RecordType::Encounter.selected_of_nodes(ctx);
-    let encounters = connection::connection(list, tx.keys(), page, found, Encounter::Read);
+    let fields = RecordType::Encounter.node_fields(ctx);
+    let encounters = connection::from_rows(list, tx.keys(), page, found, Encounter::Loaded);
     let rows = encounters.edges.iter().map(|edge| edge.node.row()).collect::<Result<Vec<_>>>()?;
-    for of_one in rows.chunk_by(|row, next| row.patient_id == next.patient_id) {
-        if let [row, ..] = of_one {
-            RecordType::Encounter.found(
+    for same_patient in rows.chunk_by(|row, next| row.patient_id == next.patient_id) {
+        if let [row, ..] = same_patient {
+            RecordType::Encounter.record_read(
                 tx,
                 row.patient_id,
-                of_one.iter().map(|row| row.id.0).collect(),
+                same_patient.iter().map(|row| row.id.0).collect(),
                 fields.clone(),
             );
         }
@@ -104,15 +105,15 @@ pub fn shown(
     Ok(encounters)
 }
 
-/// An encounter of one patient: a visit, a stay, a call.
+/// An encounter of one patient with the organisation: a visit, a stay or a call.
 pub enum Encounter {
-    /// With the row.
-    Read(Arc<rows::Encounter>),
-    /// Nothing but the id was asked for, so nothing was read.
-    Named(EncounterId),
+    /// With its row.
+    Loaded(Arc<rows::Encounter>),
+    /// Only the id is selected, so the row was not read.
+    Reference(EncounterId),
 }
 
-/// An encounter of one patient: a visit, a stay, a call.
+/// An encounter of one patient with the organisation: a visit, a stay or a call.
 #[Object]
 impl Encounter {
     /// The encounter's id.
@@ -120,118 +121,130 @@ impl Encounter {
         ids::encode(IdKind::Encounter, self.key().0)
     }
 
-    /// Whose encounter it is.
+    /// The patient who was seen.
     async fn patient(&self, ctx: &Context<'_>) -> Result<Patient> {
-        Patient::linked(ctx, self.row()?.patient_id).await
+        Patient::referenced(ctx, self.row()?.patient_id).await
     }
 
-    /// Class, by HL7's codes: AMB, EMER, IMP, …
+    /// The class, a code of HL7 v3 ActCode such as AMB (ambulatory), EMER (emergency) or IMP (inpatient), or null when
+    /// it is not known.
     async fn class(&self) -> Result<Option<&str>> {
         Ok(self.row()?.class.as_deref())
     }
 
-    /// Where it stands.
+    /// The encounter's status.
     async fn status(&self) -> Result<EncounterStatus> {
         Ok(self.row()?.status.into())
     }
 
-    /// Why the patient came.
+    /// Why the patient came, or null when no reason is recorded.
     async fn reason(&self, ctx: &Context<'_>) -> Result<Option<String>> {
         self.row()?.reason(guard(ctx)?.read().await?.keys())
     }
 
-    /// Why it was cancelled.
+    /// Why the encounter was cancelled, or null when it was not, or no reason was given.
     async fn cancel_reason(&self, ctx: &Context<'_>) -> Result<Option<String>> {
         self.row()?.cancel_reason(guard(ctx)?.read().await?.keys())
     }
 
-    /// When it began.
+    /// When the encounter started, or null when the start is not known.
     async fn started_at(&self) -> Result<Option<DateTime>> {
         Ok(self.row()?.started_at.map(DateTime))
     }
 
-    /// When it ended.
+    /// When the encounter ended, or null when it has not ended or the end is not known.
     async fn ended_at(&self) -> Result<Option<DateTime>> {
         Ok(self.row()?.ended_at.map(DateTime))
     }
 
-    /// The notes written for it, newest first.
+    /// Returns the notes that were written for this encounter, newest first by `authoredAt`. Drafts that the caller may
+    /// not see are left out.
     #[graphql(complexity = "connection::cost(first, last, child_complexity)")]
     async fn notes(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "How many from the newest on; 20 when nothing is said, at most 200.")] first: Option<i32>,
-        #[graphql(desc = "Only what comes after this cursor.")] after: Option<String>,
-        #[graphql(desc = "How many from the oldest on.")] last: Option<i32>,
-        #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
+        #[graphql(desc = "Returns the first *n* items, newest first. Default 20, maximum 200.")] first: Option<i32>,
+        #[graphql(desc = "Returns only items after this cursor, which are older.")] after: Option<String>,
+        #[graphql(desc = "Returns the last *n* items, newest first. Maximum 200. Excludes `first`.")] last: Option<i32>,
+        #[graphql(desc = "Returns only items before this cursor, which are newer.")] before: Option<String>,
     ) -> Result<Connection<String, ClinicalNote>> {
-        let tx = &admit(ctx, "Encounter.notes").await?;
+        let tx = &authorize(ctx, "Encounter.notes").await?;
         let list = List { name: "Encounter.notes", parent: self.key().0 };
         let page = PageArgs { first, after, last, before }.page(&list, tx.keys())?;
-        let fields = RecordType::Note.selected_of_nodes(ctx);
-        let key = (PageOf { parent: self.key(), page }, note::text(&fields));
+        let fields = RecordType::Note.node_fields(ctx);
+        let key = (PageOf { parent: self.key(), page }, note::needed_text(&fields));
         let found = loaders(ctx)?.notes_of_encounter.load(key).await?.unwrap_or_default();
-        Ok(note::shown(tx, &list, &page, found, &fields))
+        Ok(note::recorded_connection(tx, &list, &page, found, &fields))
     }
 
-    /// Counts changes, from 1.
+    /// The version of the encounter: 1 when it is created, one more after each change. Mutations compare it with
+    /// `expectedVersion`.
     async fn version(&self) -> Result<i32> {
         Ok(self.row()?.version)
     }
 }
 
 impl Encounter {
-    /// The encounter someone asked for.
+    /// Loads an encounter and records the access, or that it was not found.
     pub async fn by_id(ctx: &Context<'_>, id: EncounterId) -> Result<Option<Self>> {
-        let tx = &admit(ctx, "encounter").await?;
-        let found = loaders(ctx)?.encounters.load(id).await?;
-        match &found {
-            Some(row) => {
-                RecordType::Encounter.found(tx, row.patient_id, vec![id.0], RecordType::Encounter.selected(ctx))
-            }
-            None => RecordType::Encounter.not_found(tx, vec![id.0]),
+        let tx = &authorize(ctx, "encounter").await?;
+        let encounter = loaders(ctx)?.encounters.load(id).await?;
+        match &encounter {
+            Some(row) => RecordType::Encounter.record_read(
+                tx,
+                row.patient_id,
+                vec![id.0],
+                RecordType::Encounter.selected_fields(ctx),
+            ),
+            None => RecordType::Encounter.record_not_found(tx, vec![id.0]),
         }
-        Ok(found.map(Self::Read))
+        Ok(encounter.map(Self::Loaded))
     }
 
-    /// The encounter another record names. Asked for no more than the id, nothing is read.
-    pub async fn linked(ctx: &Context<'_>, id: EncounterId) -> Result<Self> {
-        if RecordType::Encounter.selected(ctx).iter().all(|field| *field == "id") {
-            return Ok(Self::Named(id));
+    /// Returns the encounter that another record refers to. When only the id is selected, nothing is read and no access
+    /// is recorded.
+    ///
+    /// # Errors
+    /// `Internal` when the encounter does not exist.
+    pub async fn referenced(ctx: &Context<'_>, id: EncounterId) -> Result<Self> {
+        if RecordType::Encounter.selected_fields(ctx).iter().all(|field| *field == "id") {
+            return Ok(Self::Reference(id));
         }
-        Self::by_id(ctx, id).await?.ok_or_else(|| Error::internal("a record names an encounter that is not there", id))
+        Self::by_id(ctx, id)
+            .await?
+            .ok_or_else(|| Error::internal("a record refers to an encounter that does not exist", id))
     }
 
-    /// Its id, among our own.
+    /// Returns the encounter's id as the database has it.
     pub fn key(&self) -> EncounterId {
         match self {
-            Self::Read(row) => row.id,
-            Self::Named(id) => *id,
+            Self::Loaded(row) => row.id,
+            Self::Reference(id) => *id,
         }
     }
 
     fn row(&self) -> Result<&rows::Encounter> {
         match self {
-            Self::Read(row) => Ok(row),
-            Self::Named(id) => Err(Error::internal("an encounter was named, not read", id)),
+            Self::Loaded(row) => Ok(row),
+            Self::Reference(id) => Err(Error::internal("an encounter was not loaded", id)),
         }
     }
 }
 
-/// Where an encounter stands.
+/// The status of an encounter, with FHIR's meaning of the values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
 #[graphql(remote = "rows::EncounterStatus")]
 pub enum EncounterStatus {
-    /// Expected.
+    /// The encounter is expected.
     Planned,
-    /// Happening.
+    /// The encounter is taking place.
     InProgress,
-    /// Over.
+    /// The encounter has ended.
     Finished,
-    /// Did not happen.
+    /// The encounter was cancelled: it did not take place, or not to its end.
     Cancelled,
-    /// Never was: recorded by mistake.
+    /// The encounter was recorded by mistake.
     EnteredInError,
-    /// Not recorded.
+    /// The status is not known.
     Unknown,
 }

@@ -1,37 +1,38 @@
-//! Errors as clients see them. The only place where a class of failure becomes a code; whatever is not ours is bad input.
-//! Text of a database or a library never gets here: lower rows log it and return a class.
+//! Errors as clients see them. Only this module turns a class of error into a code; errors of async-graphql itself
+//! become `INVALID_INPUT`. No text of a database or a library gets here: lower rows log it and return a class.
 
+use crate::audit::AuditAction;
 use crate::error::Error;
-use crate::guard::AuditAction;
 use async_graphql::{ErrorExtensionValues, ServerError, Value};
 
-/// What the executor says of a document over its complexity.
+/// async-graphql's message for a document that exceeds the complexity limit.
 const TOO_COMPLEX: &str = "Query is too complex.";
-/// How it begins to speak of a value that is none of its type; the path of the argument follows, in quotes.
+/// Start of async-graphql's message for a value of the wrong type; the path of the argument follows, in quotes.
 const WRONG_VALUE: &str = "Invalid value for argument \"";
-/// How it goes on where the type is an enumeration, with the value behind it.
+/// How that message continues for an enum; the client's value follows.
 const UNKNOWN_VALUE: &str = " does not contain the value ";
 
-/// An error that answers for a whole request.
-pub fn refusal(error: Error) -> ServerError {
-    let mut refusal = ServerError::new(error.to_string(), None);
-    refusal.extensions = Some(extensions(&error));
-    refusal
+/// An error about the whole request, without a path.
+pub fn server_error(error: Error) -> ServerError {
+    let mut server_error = ServerError::new(error.to_string(), None);
+    server_error.extensions = Some(extensions(&error));
+    server_error
 }
 
-/// A failure after something was changed for good, which it names.
-pub fn standing(error: Error, written: &[AuditAction]) -> ServerError {
-    let mut failure = refusal(error);
-    failure.message = format!("{}; what is listed as committed was done", failure.message);
-    let written = written.iter().map(|event| Value::from(event.as_str())).collect();
-    failure.extensions.get_or_insert_default().set("committed", Value::List(written));
+/// An error that came after some mutations were committed. `extensions.committed` lists them.
+pub fn partial_failure(error: Error, committed: &[AuditAction]) -> ServerError {
+    let mut failure = server_error(error);
+    failure.message = format!("{}; what extensions.committed lists has been committed", failure.message);
+    let committed = committed.iter().map(|action| Value::from(action.as_str())).collect();
+    failure.extensions.get_or_insert_default().set("committed", Value::List(committed));
     failure
 }
 
-/// Errors of the document or its values: every one gets a code.
-pub fn coded(mut errors: Vec<ServerError>) -> Vec<ServerError> {
+/// Gives every error a code, removes the client's values from messages, sorts the errors by position and removes
+/// duplicates, so that equal requests get equal errors.
+pub fn with_codes(mut errors: Vec<ServerError>) -> Vec<ServerError> {
     for error in &mut errors {
-        let found = match error.source::<Error>() {
+        let extensions = match error.source::<Error>() {
             Some(class) => extensions(class),
             None if error.message == TOO_COMPLEX => extensions(&Error::LimitExceeded(String::new())),
             None if error.extensions.is_none() => {
@@ -39,8 +40,8 @@ pub fn coded(mut errors: Vec<ServerError>) -> Vec<ServerError> {
             }
             None => continue,
         };
-        error.extensions = Some(found);
-        // What a client sent as a value is not said back.
+        error.extensions = Some(extensions);
+        // A value that the client sent is not repeated.
         if let Some(end) = error.message.find(UNKNOWN_VALUE).filter(|_| error.message.starts_with(WRONG_VALUE)) {
             error.message.truncate(end);
             error.message.push_str(" does not have this value");
@@ -53,12 +54,12 @@ pub fn coded(mut errors: Vec<ServerError>) -> Vec<ServerError> {
     errors
 }
 
-/// The argument that an error of the executor is about, `input.birthDate`.
+/// The argument that an error of async-graphql is about, such as `input.birthDate`.
 fn argument(message: &str) -> Option<&str> {
     Some(message.strip_prefix(WRONG_VALUE)?.split_once('"')?.0)
 }
 
-/// The code of an error that has one.
+/// Returns `extensions.code` of an error.
 pub fn code(error: &ServerError) -> Option<String> {
     match error.extensions.as_ref()?.get("code")? {
         Value::String(code) => Some(code.clone()),
@@ -66,8 +67,9 @@ pub fn code(error: &ServerError) -> Option<String> {
     }
 }
 
-/// The failure that makes the whole answer an error: the transaction behind it is gone, so no part of it can be trusted or audited.
-/// The cause decides; that nothing more can be read is only its echo.
+/// Returns the error that makes the whole response an error: its transaction has ended, so no part of the data can be
+/// trusted or audited. When there are several, the likely cause wins over what follows from it, such as `Unavailable`
+/// for reads after a timeout.
 pub fn fatal(errors: &[ServerError]) -> Option<Error> {
     let weight = |error: &Error| match error {
         Error::PlacementChanged => 6,
@@ -97,16 +99,16 @@ fn extensions(error: &Error) -> ErrorExtensionValues {
 mod tests {
     use super::*;
 
-    fn met(error: Error) -> ServerError {
+    fn field_error(error: Error) -> ServerError {
         async_graphql::Error::from(error).into_server_error(async_graphql::Pos { line: 1, column: 1 })
     }
 
     #[test]
-    fn classes_become_codes_and_nothing_else_is_said() {
-        let errors = coded(vec![
-            met(Error::invalid("after", "not a cursor of this list")),
-            met(Error::Conflict { current_version: Some(3), reason: "stale" }),
-            met(Error::Integrity),
+    fn classes_become_codes_and_fields() {
+        let errors = with_codes(vec![
+            field_error(Error::invalid("after", "not a cursor of this list")),
+            field_error(Error::Conflict { current_version: Some(3), reason: "stale" }),
+            field_error(Error::Integrity),
             ServerError::new("Unknown field", None),
         ]);
         let json = serde_json::to_value(&errors).unwrap();
@@ -125,13 +127,16 @@ mod tests {
     }
 
     #[test]
-    fn the_cause_outweighs_its_echo() {
+    fn the_cause_outweighs_its_consequences() {
         assert_eq!(
-            fatal(&[met(Error::Unavailable), met(Error::Timeout), met(Error::Unavailable)]),
+            fatal(&[field_error(Error::Unavailable), field_error(Error::Timeout), field_error(Error::Unavailable)]),
             Some(Error::Timeout)
         );
-        assert_eq!(fatal(&[met(Error::Unavailable), met(Error::Internal)]), Some(Error::Internal));
-        assert_eq!(fatal(&[met(Error::Unavailable), met(Error::PlacementChanged)]), Some(Error::PlacementChanged));
-        assert_eq!(fatal(&[met(Error::Integrity), met(Error::Forbidden)]), None);
+        assert_eq!(fatal(&[field_error(Error::Unavailable), field_error(Error::Internal)]), Some(Error::Internal));
+        assert_eq!(
+            fatal(&[field_error(Error::Unavailable), field_error(Error::PlacementChanged)]),
+            Some(Error::PlacementChanged)
+        );
+        assert_eq!(fatal(&[field_error(Error::Integrity), field_error(Error::Forbidden)]), None);
     }
 }

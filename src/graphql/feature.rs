@@ -1,48 +1,48 @@
-//! Feature flags as clients see them: the answers of this operation, which the guard holds. Touches no tenant database.
+//! Feature flags as clients see them. The guard evaluates them once for each request. Touches no tenant database.
 
 use super::context::guard;
 use crate::error::Result;
-use crate::flags::Answer;
+use crate::flags::Evaluation;
 use crate::guard::Guard;
 use async_graphql::{Context, Object, SimpleObject};
 
-/// Feature flags.
+/// The root field about features.
 #[derive(Default)]
 pub struct FeatureQuery;
 
 #[Object]
 impl FeatureQuery {
-    /// Whether something is switched on for the organisation. What nobody has heard of is off.
+    /// Returns whether a feature is on for the organisation. An unknown feature is off.
     async fn feature(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "Name of the feature.")] name: String,
+        #[graphql(desc = "The name of the feature, such as `patientSearch`.")] name: String,
     ) -> Result<Feature> {
         let guard = guard(ctx)?;
-        guard.may("feature")?;
-        let answer = guard.features().named(&name);
-        Ok(Feature::of(name, answer))
+        guard.authorize("feature")?;
+        let evaluation = guard.features().by_name(&name);
+        Ok(Feature::of(name, evaluation))
     }
 }
 
-/// Something that is switched on for some organisations and off for others.
+/// A feature that is on for some organisations and off for others.
 #[derive(SimpleObject)]
 pub struct Feature {
-    /// Its name.
+    /// The feature's name.
     name: String,
-    /// Whether it is on. The answer is the same throughout one request.
+    /// Whether the feature is on. It does not change during one request.
     enabled: bool,
-    /// Which of several behaviours, where it has more than one.
+    /// The variant of the feature, or null when it has none.
     variant: Option<String>,
 }
 
 impl Feature {
-    /// All there are.
+    /// Returns all features.
     pub fn all(guard: &Guard) -> Vec<Self> {
-        guard.features().iter().map(|(flag, answer)| Self::of(flag.name().to_owned(), answer.clone())).collect()
+        guard.features().iter().map(|(flag, evaluation)| Self::of(flag.name().to_owned(), evaluation.clone())).collect()
     }
 
-    fn of(name: String, Answer { enabled, variant }: Answer) -> Self {
+    fn of(name: String, Evaluation { enabled, variant }: Evaluation) -> Self {
         Self { name, enabled, variant }
     }
 }

@@ -1,5 +1,6 @@
-//! The tenant API: schema, resolvers, loaders. A resolver parses, calls and wraps; SQL is in `model`, roles in the guard's table,
-//! and nothing here belongs to a tenant: guard and loaders come with each request and go with it. The only home of async-graphql.
+//! The API for tenants: schema, resolvers and loaders. A resolver parses its arguments, calls `model`, and wraps the
+//! rows. SQL is in `model`, roles are in the guard's table. Nothing here belongs to a tenant: each request brings its
+//! own guard and loaders. async-graphql is used here and in the HTTP handler only.
 
 mod context;
 mod encounter;
@@ -16,27 +17,26 @@ mod patient;
 mod scalars;
 mod viewer;
 
+pub use self::engine::executor::PreparedRequest;
 pub use self::engine::request::GraphqlRequest;
+pub use self::engine::response::{GraphqlOutcome, RenderedResponse, error_body, partial_failure};
 pub use self::mutation::Mutation;
 
 use self::encounter::Encounter;
-use self::engine::documents::DocumentCache;
-use self::engine::shaper::{ResponseShaper, SelectedOperation};
+use self::engine::executor::Executor;
 use self::loaders::Loaders;
 use self::note::ClinicalNote;
 use self::patient::Patient;
 use crate::config::Limits;
-use crate::error::{Error, Result};
-use crate::guard::{AuditAction, Guard, IdempotencyKey};
-use crate::telemetry::{OperationKind, span};
-use async_graphql::connection::Connection;
-use async_graphql::parser::types::{DocumentOperations, ExecutableDocument, OperationType};
-use async_graphql::{EmptySubscription, MergedObject, Request, SDLExportOptions, Schema, ServerError, Value};
-use serde::Serialize;
+use crate::error::Result;
+use crate::guard::Guard;
+use crate::telemetry::OperationKind;
+use async_graphql::connection::{Connection, Edge, EmptyFields};
+use async_graphql::{Data, EmptySubscription, MergedObject, Schema};
 use std::sync::Arc;
-use tracing::Instrument;
 
-/// What can be asked.
+/// Reads. Each field fails with FORBIDDEN when the caller's roles do not allow it, and with INVALID_INPUT when an
+/// argument is malformed. All fields of one request read the same snapshot of the data.
 #[derive(MergedObject, Default)]
 pub struct Query(
     viewer::ViewerQuery,
@@ -47,191 +47,70 @@ pub struct Query(
     feature::FeatureQuery,
 );
 
-/// The API, made once: the schema and its limits.
+/// The GraphQL API: the schema with its limits. It is created once for each process and belongs to no tenant.
 pub struct Api {
-    schema: Schema<Query, Mutation, EmptySubscription>,
-    shape: ResponseShaper,
-    limits: Limits,
-    documents: DocumentCache,
-}
-
-/// A question that is within the limits and can be run, more than once if need be.
-pub struct PreparedRequest {
-    question: GraphqlRequest,
-    document: Arc<ExecutableDocument>,
-    kind: OperationKind,
-    idempotency: Option<IdempotencyKey>,
-}
-
-impl PreparedRequest {
-    /// Its changes are to be made once, however often they are asked for.
-    pub fn idempotency(self, idempotency: Option<IdempotencyKey>) -> Self {
-        Self { idempotency, ..self }
-    }
-
-    /// What it asks for.
-    pub fn kind(&self) -> OperationKind {
-        self.kind
-    }
-
-    /// What the client calls it.
-    fn name(&self) -> Option<&str> {
-        let only = || match &self.document.operations {
-            DocumentOperations::Multiple(operations) if operations.len() == 1 => {
-                operations.keys().next().map(|name| name.as_str())
-            }
-            _ => None,
-        };
-        self.question.operation_name.as_deref().or_else(only)
-    }
-}
-
-/// An answer's JSON, and the codes of the errors in it.
-pub struct RenderedResponse {
-    /// What goes to the client.
-    pub body: String,
-    /// What went wrong.
-    pub codes: Vec<String>,
-}
-
-/// What came of a question, as JSON.
-pub enum GraphqlOutcome {
-    /// It ran: data, and the errors of single fields.
-    Data(RenderedResponse),
-    /// It is not a question this schema answers: errors, no data.
-    Refused(RenderedResponse),
-    /// The request failed as a whole.
-    Failed(Error),
+    executor: Executor<Query, Mutation>,
+    max_text_bytes: usize,
 }
 
 impl Api {
-    /// The schema with these limits.
+    /// Builds the schema with these limits.
+    ///
+    /// # Errors
+    /// `Internal` when the schema is inconsistent, which is a bug.
     pub fn new(limits: &Limits) -> Result<Self> {
         let builder = Schema::build(Query::default(), Mutation::default(), EmptySubscription)
             .limit_complexity(limits.complexity)
-            .override_output_type_description::<Connection<String, Patient>>("A page of a list of patients.")
-            .override_output_type_description::<Connection<String, Encounter>>("A page of a list of encounters.")
-            .override_output_type_description::<Connection<String, ClinicalNote>>("A page of a list of notes.");
+            .override_output_type_description::<Connection<String, Patient>>("One page of a list of patients.")
+            .override_output_type_description::<Connection<String, Encounter>>("One page of a list of encounters.")
+            .override_output_type_description::<Connection<String, ClinicalNote>>("One page of a list of notes.")
+            .override_output_type_description::<Edge<String, Patient, EmptyFields>>(
+                "A patient in a list, with its cursor.",
+            )
+            .override_output_type_description::<Edge<String, Encounter, EmptyFields>>(
+                "An encounter in a list, with its cursor.",
+            )
+            .override_output_type_description::<Edge<String, ClinicalNote, EmptyFields>>(
+                "A note in a list, with its cursor.",
+            );
         let schema =
             if limits.introspection { builder } else { builder.disable_introspection().disable_suggestions() }.finish();
-        let shape =
-            ResponseShaper::of(&sdl(&schema)).map_err(|error| Error::internal("the schema does not parse", error))?;
-        Ok(Self { schema, shape, limits: limits.clone(), documents: DocumentCache::default() })
+        Ok(Self { executor: Executor::new(schema, limits)?, max_text_bytes: limits.answer_bytes })
     }
 
-    /// The schema in its own language: what `schema.graphql` holds.
+    /// Returns the schema in GraphQL's schema definition language, which is the content of `schema.graphql`.
     pub fn sdl(&self) -> String {
-        sdl(&self.schema)
+        self.executor.sdl()
     }
 
-    /// Parses and measures a question; the errors are those of `GraphqlOutcome::Refused`.
-    pub fn prepare(&self, mut question: GraphqlRequest) -> Result<PreparedRequest, RenderedResponse> {
-        let document = self.document(&question.query).map_err(refused)?;
-        let (mut kind, mut defaults) = (OperationKind::None, Vec::new());
-        if let Some(asked) = SelectedOperation::of(&document, question.operation_name.as_deref(), &question.variables) {
-            if let Some(variable) = asked.unset() {
-                return Err(refused(vec![error::refusal(Error::invalid(
-                    format!("variables.{variable}"),
-                    "must have a value",
-                ))]));
-            }
-            kind = match asked.kind() {
-                OperationType::Query => OperationKind::Query,
-                OperationType::Mutation => OperationKind::Mutation,
-                OperationType::Subscription => OperationKind::Subscription,
-            };
-            defaults = asked.defaults();
-        }
-        // The executor looks at sent variables only when it decides on @skip and @include.
-        question.variables.extend(defaults);
-        Ok(PreparedRequest { question, document, kind, idempotency: None })
+    /// Parses a request and checks it against the limits. Needs no tenant.
+    ///
+    /// # Errors
+    /// The response to send instead, as in `GraphqlOutcome::Refused`.
+    pub fn prepare(&self, request: GraphqlRequest) -> Result<PreparedRequest, RenderedResponse> {
+        self.executor.prepare(request)
     }
 
-    fn document(&self, text: &str) -> Result<Arc<ExecutableDocument>, Vec<ServerError>> {
-        if let Some(known) = self.documents.get(text) {
-            return Ok(known);
+    /// Executes a request for the guard's caller. The response must not be sent before `Guard::finish` has committed
+    /// the access records.
+    pub async fn execute(&self, prepared: &PreparedRequest, guard: &Arc<Guard>) -> GraphqlOutcome {
+        let may_preload = prepared.kind() == OperationKind::Query;
+        let mut data = Data::default();
+        data.insert(Arc::clone(guard));
+        data.insert(Loaders::new(guard, self.max_text_bytes, may_preload));
+        if let Some(key) = prepared.idempotency_key() {
+            data.insert(key.clone());
         }
-        let mut document = engine::limits::parse(text, &self.limits)?;
-        engine::shaper::mark_types(&mut document);
-        Ok(Arc::new(document))
+        self.executor.execute(prepared, guard.tenant().id, data).await
     }
-
-    /// Runs a question for the guard's caller. Nothing is committed and nothing may leave before the guard has finished.
-    pub async fn answer(&self, prepared: &PreparedRequest, guard: &Arc<Guard>) -> GraphqlOutcome {
-        let PreparedRequest { question, document, kind, idempotency } = prepared;
-        let mut request = Request::new(question.query.as_str()).variables(question.variables.clone());
-        request.operation_name = question.operation_name.clone();
-        request.set_parsed_query(document.as_ref().clone());
-        let mut request = request.data(Arc::clone(guard)).data(Loaders::new(
-            guard,
-            self.limits.answer_bytes,
-            *kind == OperationKind::Query,
-        ));
-        if let Some(idempotency) = idempotency {
-            request = request.data(idempotency.clone());
-        }
-        let span = span::operation(guard.tenant().id, *kind, prepared.name());
-        let response = self.schema.execute(request).instrument(span).await;
-        if let Some(failure) = error::fatal(&response.errors) {
-            return GraphqlOutcome::Failed(failure);
-        }
-        let asked = SelectedOperation::of(document, question.operation_name.as_deref(), &question.variables);
-        match asked {
-            Some(asked) if ran(&response.data, &response.errors) => {
-                self.documents.keep(&question.query, document);
-                let data = self.shape.complete(&asked, response.data);
-                GraphqlOutcome::Data(said(&Body { data: Some(data), errors: error::coded(response.errors) }))
-            }
-            _ => GraphqlOutcome::Refused(refused(response.errors)),
-        }
-    }
-}
-
-fn sdl(schema: &Schema<Query, Mutation, EmptySubscription>) -> String {
-    schema.sdl_with_options(SDLExportOptions::new().include_specified_by())
-}
-
-/// What was changed stands, but could not be shown, or not all of it: the answer names what stands, so that nobody does it twice.
-pub fn stands(error: Error, written: &[AuditAction]) -> RenderedResponse {
-    said(&Body { data: Some(Value::Null), errors: vec![error::standing(error, written)] })
-}
-
-/// The errors of a failed request, in the form of GraphQL.
-pub fn failure(error: Error) -> String {
-    json(&Body { data: None, errors: vec![error::refusal(error)] })
-}
-
-/// An error without a path is one of the document: nothing ran.
-fn ran(data: &Value, errors: &[ServerError]) -> bool {
-    *data != Value::Null || errors.iter().any(|error| !error.path.is_empty())
-}
-
-fn refused(errors: Vec<ServerError>) -> RenderedResponse {
-    said(&Body { data: None, errors: error::coded(errors) })
-}
-
-#[derive(Serialize)]
-struct Body {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<Value>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    errors: Vec<ServerError>,
-}
-
-fn said(body: &Body) -> RenderedResponse {
-    RenderedResponse { body: json(body), codes: body.errors.iter().filter_map(error::code).collect() }
-}
-
-/// Strings, numbers and maps with string keys: this cannot fail, and if it did, nothing would be said.
-fn json(body: &Body) -> String {
-    serde_json::to_string(body).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::context::RecordType;
     use super::*;
-    use crate::guard::Policy;
+    use crate::guard::RoleTable;
+    use crate::ids::TenantId;
     use async_graphql::parser::parse_schema;
     use async_graphql::parser::types::{FieldDefinition, TypeKind, TypeSystemDefinition};
     use std::collections::{BTreeMap, BTreeSet};
@@ -264,39 +143,42 @@ mod tests {
         objects.collect()
     }
 
-    /// Runs only what needs no guard: the document is refused before any resolver.
+    /// The response to a request that must be refused before any resolver runs; there is no guard.
     fn refused(query: &str) -> serde_json::Value {
         let api = Api::new(&limits()).unwrap();
-        let question = GraphqlRequest { query: query.into(), operation_name: None, variables: Default::default() };
-        let prepared = match api.prepare(question) {
-            Ok(prepared) => prepared,
-            Err(said) => return serde_json::from_str(&said.body).unwrap(),
+        let request = GraphqlRequest { query: query.into(), operation_name: None, variables: Default::default() };
+        let rendered = match api.prepare(request) {
+            Err(rendered) => rendered,
+            Ok(prepared) => {
+                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                match runtime.block_on(api.executor.execute(&prepared, TenantId::new(), Data::default())) {
+                    GraphqlOutcome::Refused(rendered) => rendered,
+                    GraphqlOutcome::Data(rendered) => panic!("{query} was executed: {}", rendered.body),
+                    GraphqlOutcome::Failed(error) => panic!("{query} failed: {error}"),
+                }
+            }
         };
-        let mut request = Request::new(query);
-        request.set_parsed_query(prepared.document.as_ref().clone());
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let response = runtime.block_on(api.schema.execute(request));
-        assert!(!ran(&response.data, &response.errors), "{:?}", response.errors);
-        serde_json::from_str(&super::refused(response.errors).body).unwrap()
+        serde_json::from_str(&rendered.body).unwrap()
     }
 
-    /// Rows for a part of an operation, or for what many have in common.
+    /// Operations of the table of roles that are no field of their own: a part of a field, or what several fields
+    /// share.
     const PARTS: [&str; 6] =
         ["note.text", "draftNote.own", "draftNote.forAuthor", "signNote.final", "note.ofNurses", "note.ofOthers"];
 
     #[test]
-    fn every_root_and_list_has_a_row_in_the_table_of_roles() {
-        let policy = Policy::built_in().unwrap();
+    fn every_root_field_and_list_has_a_row_in_the_table_of_roles() {
+        let policy = RoleTable::built_in().unwrap();
         let rows: BTreeSet<_> = policy.operations().map(str::to_owned).collect();
         let types = types();
         let roots = types["Query"].iter().chain(&types["Mutation"]).map(|field| field.name.node.to_string());
-        // A list that is a root has its row as a root.
+        // Lists that are root fields are among `roots`.
         let lists = types.iter().filter(|(name, _)| *name != "Query").flat_map(|(name, fields)| {
             let paged = fields.iter().filter(|field| field.node_is_connection());
             paged.map(move |field| format!("{name}.{}", field.name.node))
         });
-        let wanted: BTreeSet<_> = roots.chain(lists).chain(PARTS.map(str::to_owned)).collect();
-        assert_eq!(rows, wanted);
+        let expected: BTreeSet<_> = roots.chain(lists).chain(PARTS.map(str::to_owned)).collect();
+        assert_eq!(rows, expected);
     }
 
     trait Paged {
@@ -310,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn every_field_of_a_record_is_known_to_the_audit_log() {
+    fn access_records_know_every_field() {
         let types = types();
         for (name, record) in
             [("Patient", RecordType::Patient), ("Encounter", RecordType::Encounter), ("ClinicalNote", RecordType::Note)]
@@ -323,43 +205,43 @@ mod tests {
     #[test]
     fn everything_is_described() {
         let mut described = 0;
-        let mut told = |what: String, description: &Option<_>| {
-            assert!(description.is_some(), "{what} has no description");
+        let mut check = |path: String, description: &Option<_>| {
+            assert!(description.is_some(), "{path} has no description");
             described += 1;
         };
         for definition in parse_schema(Api::new(&limits()).unwrap().sdl()).unwrap().definitions {
             let TypeSystemDefinition::Type(definition) = definition else { continue };
             let name = definition.node.name.node;
-            told(name.to_string(), &definition.node.description);
+            check(name.to_string(), &definition.node.description);
             let (mut fields, mut inputs) = (Vec::new(), Vec::new());
             match definition.node.kind {
                 TypeKind::Object(object) => fields = object.fields,
                 TypeKind::Interface(interface) => fields = interface.fields,
                 TypeKind::InputObject(input) => inputs = input.fields,
-                TypeKind::Enum(choice) => {
-                    choice
+                TypeKind::Enum(values) => {
+                    values
                         .values
                         .iter()
-                        .for_each(|value| told(format!("{name}.{}", value.node.value.node), &value.node.description));
+                        .for_each(|value| check(format!("{name}.{}", value.node.value.node), &value.node.description));
                 }
                 TypeKind::Scalar | TypeKind::Union(_) => {}
             }
             for field in fields {
                 let path = format!("{name}.{}", field.node.name.node);
-                told(path.clone(), &field.node.description);
+                check(path.clone(), &field.node.description);
                 field
                     .node
                     .arguments
                     .iter()
-                    .for_each(|input| told(format!("{path}({})", input.node.name.node), &input.node.description));
+                    .for_each(|input| check(format!("{path}({})", input.node.name.node), &input.node.description));
             }
-            inputs.iter().for_each(|input| told(format!("{name}.{}", input.node.name.node), &input.node.description));
+            inputs.iter().for_each(|input| check(format!("{name}.{}", input.node.name.node), &input.node.description));
         }
         assert!(described > 200, "{described}");
     }
 
     #[test]
-    fn a_refused_question_has_errors_with_codes_and_no_data() {
+    fn a_refused_request_has_errors_with_codes_and_no_data() {
         let cases = [
             ("{ nothing }", "INVALID_INPUT"),
             ("{ patient { id } }", "INVALID_INPUT"),
@@ -374,12 +256,12 @@ mod tests {
             ("{ patient(id: \"x\") { encounters(first: 99999999999) { nodes { id } } } }", "INVALID_INPUT"),
         ];
         for (query, code) in cases {
-            let answer = refused(query);
-            assert!(answer.get("data").is_none(), "{query}");
-            let errors = answer["errors"].as_array().unwrap();
+            let response = refused(query);
+            assert!(response.get("data").is_none(), "{query}");
+            let errors = response["errors"].as_array().unwrap();
             assert!(
                 !errors.is_empty() && errors.iter().all(|error| error["extensions"]["code"] == code),
-                "{query}: {answer}"
+                "{query}: {response}"
             );
         }
         assert!(!refused("{ patien(id: 1) { id } }").to_string().contains("Did you mean"));
@@ -390,9 +272,9 @@ mod tests {
         let api = Api::new(&limits()).unwrap();
         let query = include_str!("../../tests/it/chart.graphql").to_owned();
         let variables = async_graphql::Variables::from_json(serde_json::json!({ "patient": "x" }));
-        let question = GraphqlRequest { query, operation_name: None, variables };
-        assert!(api.prepare(question.clone()).is_ok());
-        let refused = api.prepare(GraphqlRequest { variables: Default::default(), ..question }).err().unwrap().body;
+        let request = GraphqlRequest { query, operation_name: None, variables };
+        assert!(api.prepare(request.clone()).is_ok());
+        let refused = api.prepare(GraphqlRequest { variables: Default::default(), ..request }).err().unwrap().body;
         assert!(refused.contains("variables.patient") && !refused.contains("data"), "{refused}");
     }
 }

@@ -1,82 +1,91 @@
-//! Clinical notes, over the rows of `model::note`. The text of a note is for the roles of `note.text`, wherever the note was found.
+//! Clinical notes: resolvers over the rows of `model::note`. Title and body are checked against the roles of
+//! `note.text` on every path that leads to a note.
 
-use super::context::{Fields, RecordType, admit, guard, loaders};
+use super::context::{Fields, RecordType, authorize, guard, loaders};
 use super::encounter::Encounter;
 use super::ids::{self, IdKind};
 use super::page::connection::{self, PageArgs};
 use super::page::cursor::List;
 use super::patient::Patient;
 use super::scalars::DateTime;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::guard::TenantTx;
 use crate::ids::{NoteId, StaffId};
 use crate::model::KeysetPage;
 use crate::model::note as rows;
-use crate::model::note::{Reading, Text};
+use crate::model::note::{NoteReader, NoteText};
 use crate::model::signature::Signature;
 use async_graphql::connection::Connection;
 use async_graphql::{Context, Enum, ID, InputObject, Object, SimpleObject};
 use std::sync::Arc;
 
-/// Notes.
+/// Root fields for reading notes.
 #[derive(Default)]
 pub struct NoteQuery;
 
 #[Object]
 impl NoteQuery {
-    /// The note of this id; null when there is none in this organisation, or when it is someone else's draft.
+    /// Returns the note with this id, or null when the organisation has none or the caller may not see it. A draft is
+    /// visible to its author, to the person who typed it, and to the people who are named to sign it; a discarded draft
+    /// to nobody.
     #[graphql(complexity = "5 + child_complexity")]
-    async fn note(&self, ctx: &Context<'_>, #[graphql(desc = "Id of a note.")] id: ID) -> Result<Option<ClinicalNote>> {
+    async fn note(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The id of a note.")] id: ID,
+    ) -> Result<Option<ClinicalNote>> {
         let id = ids::note("id", &id)?;
         ClinicalNote::by_id(ctx, id).await
     }
 
-    /// Notes of all patients, newest first: those that match everything the filter says.
+    /// Returns notes of all patients, newest first by `authoredAt`. Drafts that the caller may not see are left out.
     #[graphql(complexity = "connection::cost(first, last, child_complexity)")]
     async fn notes(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "Which notes; all when nothing is said.")] filter: Option<NoteFilter>,
-        #[graphql(desc = "How many from the newest on; 20 when nothing is said, at most 200.")] first: Option<i32>,
-        #[graphql(desc = "Only what comes after this cursor.")] after: Option<String>,
-        #[graphql(desc = "How many from the oldest on.")] last: Option<i32>,
-        #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
+        #[graphql(desc = "Conditions on the notes. Default: all notes.")] filter: Option<NoteFilter>,
+        #[graphql(desc = "Returns the first *n* items, newest first. Default 20, maximum 200.")] first: Option<i32>,
+        #[graphql(desc = "Returns only items after this cursor, which are older.")] after: Option<String>,
+        #[graphql(desc = "Returns the last *n* items, newest first. Maximum 200. Excludes `first`.")] last: Option<i32>,
+        #[graphql(desc = "Returns only items before this cursor, which are newer.")] before: Option<String>,
     ) -> Result<Connection<String, ClinicalNote>> {
-        let tx = &admit(ctx, "notes").await?;
+        let tx = &authorize(ctx, "notes").await?;
         let page = PageArgs { first, after, last, before }.page(&NOTES, tx.keys())?;
         let reader = guard(ctx)?.staff_id();
         let filter = filter.unwrap_or_default().parse(reader)?;
-        let fields = RecordType::Note.selected_of_nodes(ctx);
-        let (reading, named) = (Reading { reader, text: text(&fields) }, filter.patient.map(|patient| patient.0));
-        let found = rows::page(tx, filter, page, reading).await?;
-        RecordType::Note.searched(tx, found.len(), named, fields.clone());
-        Ok(shown(tx, &NOTES, &page, found.into_iter().map(Arc::new).collect(), &fields))
+        let fields = RecordType::Note.node_fields(ctx);
+        let (reader, patient) =
+            (NoteReader { reader, text: needed_text(&fields) }, filter.patient.map(|patient| patient.0));
+        let found = rows::page(tx, filter, page, reader).await?;
+        RecordType::Note.record_search(tx, found.len(), patient, fields.clone());
+        Ok(recorded_connection(tx, &NOTES, &page, found.into_iter().map(Arc::new).collect(), &fields))
     }
 }
 
-const NOTES: List = List::of_all("notes");
+const NOTES: List = List::of_tenant("notes");
 
-/// Which notes are wanted: those that match everything that is said.
+/// Conditions on notes. A note must satisfy every condition that is given.
 #[derive(InputObject, Default)]
 pub struct NoteFilter {
-    /// In this patient's chart.
+    /// The note is in the chart of this patient.
     patient_id: Option<ID>,
-    /// Written for this encounter.
+    /// The note was written for this encounter.
     encounter_id: Option<ID>,
-    /// Of this author.
+    /// The note is by this author.
     author_id: Option<ID>,
-    /// Of one of these types: LOINC codes.
+    /// The type is one of these LOINC codes, at most 50. An empty list matches no note.
     #[graphql(name = "type")]
     kind: Option<Vec<String>>,
-    /// Standing at one of these.
+    /// The status is one of these, at most 50. An empty list matches no note.
     status: Option<Vec<NoteStatus>>,
-    /// Written at this time or later.
+    /// `authoredAt` is at this time or later.
     from: Option<DateTime>,
-    /// Written before this time.
+    /// `authoredAt` is before this time.
     to: Option<DateTime>,
-    /// When true, only notes the caller wrote or typed.
+    /// When true, the caller is the author of the note or typed it. False has no effect.
     mine: Option<bool>,
-    /// When true, only what waits for the caller: own drafts, and notes that name the caller to sign.
+    /// When true, the note waits for the caller's signature: a draft of the caller's own, or a draft or uncosigned note
+    /// that names the caller to sign and that the caller has not signed. False has no effect.
     awaiting_my_signature: Option<bool>,
 }
 
@@ -87,8 +96,8 @@ impl NoteFilter {
             patient: patient_id.map(|id| ids::patient("filter.patientId", &id)).transpose()?,
             encounter: encounter_id.map(|id| ids::encounter("filter.encounterId", &id)).transpose()?,
             author: author_id.map(|id| ids::staff("filter.authorId", &id)).transpose()?,
-            kind: kind.map(|kind| connection::choices("filter.type", kind)).transpose()?,
-            status: status.map(|status| connection::choices("filter.status", status)).transpose()?,
+            kind: kind.map(|kind| connection::filter_values("filter.type", kind)).transpose()?,
+            status: status.map(|status| connection::filter_values("filter.status", status)).transpose()?,
             from: from.map(|at| at.0),
             to: to.map(|at| at.0),
             mine: mine.unwrap_or_default().then_some(me),
@@ -97,142 +106,145 @@ impl NoteFilter {
     }
 }
 
-/// A clinical note in its current version.
+/// A clinical note in its current version. Corrections are new versions; the id stays the same.
 pub struct ClinicalNote(pub Arc<rows::Note>);
 
-/// A clinical note in its current version.
+/// A clinical note in its current version. Corrections are new versions; the id stays the same.
 #[Object]
 impl ClinicalNote {
-    /// The note's id, through all its versions.
+    /// The note's id, the same through all its versions.
     pub async fn id(&self) -> ID {
         ids::encode(IdKind::Note, self.0.id.0)
     }
 
-    /// Whose chart it is in.
+    /// The patient whose chart holds the note.
     async fn patient(&self, ctx: &Context<'_>) -> Result<Patient> {
-        Patient::linked(ctx, self.0.patient_id).await
+        Patient::referenced(ctx, self.0.patient_id).await
     }
 
-    /// The encounter it was written for.
+    /// The encounter that the note was written for, or null when there is none.
     async fn encounter(&self, ctx: &Context<'_>) -> Result<Option<Encounter>> {
         match self.0.encounter_id {
-            Some(id) => Encounter::linked(ctx, id).await.map(Some),
+            Some(id) => Encounter::referenced(ctx, id).await.map(Some),
             None => Ok(None),
         }
     }
 
-    /// What kind of document it is.
+    /// The type of document.
     #[graphql(name = "type")]
     async fn kind(&self) -> NoteType {
         let rows::Note { type_code, type_display, .. } = self.0.as_ref();
         NoteType { code: type_code.clone(), display: type_display.as_ref().unwrap_or(type_code).clone() }
     }
 
-    /// Where it stands.
-    async fn status(&self) -> NoteStatus {
-        self.0.status.into()
+    /// The note's place in its life cycle.
+    async fn status(&self) -> Result<NoteStatus> {
+        self.0.status.try_into()
     }
 
-    /// The title; null once retracted.
+    /// The title, or null when there is none or the note is retracted.
     async fn title(&self, ctx: &Context<'_>) -> Result<Option<String>> {
-        let title = self.0.title(admit(ctx, "note.text").await?.keys())?;
-        loaders(ctx)?.show(title.as_deref().unwrap_or_default())?;
+        let title = self.0.title(authorize(ctx, "note.text").await?.keys())?;
+        loaders(ctx)?.reserve_text(title.as_deref().unwrap_or_default())?;
         Ok(title)
     }
 
-    /// The text; null once retracted.
+    /// The text, or null when the note is retracted. LIMIT_EXCEEDED when the texts of one response together become too
+    /// large: request fewer notes at once.
     async fn body(&self, ctx: &Context<'_>) -> Result<Option<String>> {
-        let body = self.0.body(admit(ctx, "note.text").await?.keys())?;
-        loaders(ctx)?.show(body.as_deref().unwrap_or_default())?;
+        let body = self.0.body(authorize(ctx, "note.text").await?.keys())?;
+        loaders(ctx)?.reserve_text(body.as_deref().unwrap_or_default())?;
         Ok(body)
     }
 
-    /// Who wrote it.
+    /// The author, or null for an imported note whose source names none.
     async fn author(&self) -> Option<Author> {
         self.0.author_id.map(|id| Author { id: ids::encode(IdKind::Staff, id.0), name: self.0.author_name.clone() })
     }
 
-    /// When it was written.
+    /// When the note was written: when its draft was created, or the time that the source of an imported note gives.
     async fn authored_at(&self) -> Option<DateTime> {
         Some(DateTime(self.0.authored_at))
     }
 
-    /// When it was signed.
+    /// When the note was signed here, or null for a draft and for an imported note.
     async fn signed_at(&self) -> Option<DateTime> {
         self.0.signed_at.map(DateTime)
     }
 
-    /// The signatures under its current version, in the order of their making.
+    /// The signatures under the current version, oldest first. Empty for drafts and for imported notes.
     #[graphql(complexity = "1 + 3 * child_complexity")]
     async fn signatures(&self, ctx: &Context<'_>) -> Result<Vec<NoteSignature>> {
         let found = loaders(ctx)?.signatures.load(self.0.id).await?;
         Ok(found.unwrap_or_default().iter().map(|row| NoteSignature::of(row)).collect())
     }
 
-    /// Counts changes, from 1.
+    /// The version of the note: 1 when it is created, one more after each change. Mutations compare it with
+    /// `expectedVersion`.
     async fn version(&self) -> i32 {
         self.0.version
     }
 }
 
 impl ClinicalNote {
-    /// The note someone asked for.
+    /// Loads a note and records the access, or that it was not found. Visibility is that of the root field `note`.
     pub async fn by_id(ctx: &Context<'_>, id: NoteId) -> Result<Option<Self>> {
-        let tx = &admit(ctx, "note").await?;
-        let fields = RecordType::Note.selected(ctx);
-        let found = loaders(ctx)?.notes.load((id, text(&fields))).await?;
-        match &found {
+        let tx = &authorize(ctx, "note").await?;
+        let fields = RecordType::Note.selected_fields(ctx);
+        let note = loaders(ctx)?.notes.load((id, needed_text(&fields))).await?;
+        match &note {
             Some(row) => record_access(tx, &[row.as_ref()], &fields),
-            None => RecordType::Note.not_found(tx, vec![id.0]),
+            None => RecordType::Note.record_not_found(tx, vec![id.0]),
         }
-        Ok(found.map(Self))
+        Ok(note.map(Self))
     }
 }
 
-/// A page of notes on its way out, whosever they are.
-pub fn shown(
+/// Makes a connection of a page of notes and records the access to each patient's notes in it.
+pub fn recorded_connection(
     tx: &TenantTx,
     list: &List,
     page: &KeysetPage,
     found: Vec<Arc<rows::Note>>,
     fields: &Fields,
 ) -> Connection<String, ClinicalNote> {
-    let notes = connection::connection(list, tx.keys(), page, found, ClinicalNote);
+    let notes = connection::from_rows(list, tx.keys(), page, found, ClinicalNote);
     record_access(tx, &notes.edges.iter().map(|edge| edge.node.0.as_ref()).collect::<Vec<_>>(), fields);
     notes
 }
 
-/// Whether these fields need the sealed text.
-pub fn text(fields: &Fields) -> Text {
-    if fields.iter().any(|field| matches!(*field, "title" | "body")) { Text::Read } else { Text::Left }
+/// Returns whether these fields need the sealed title and text.
+pub fn needed_text(fields: &Fields) -> NoteText {
+    if fields.iter().any(|field| matches!(*field, "title" | "body")) { NoteText::Included } else { NoteText::Omitted }
 }
 
-/// Notes go out.
+/// Records the access to notes, with one record for each run of notes of the same patient.
 fn record_access(tx: &TenantTx, notes: &[&rows::Note], fields: &Fields) {
-    for of_one in notes.chunk_by(|note, next| note.patient_id == next.patient_id) {
-        if let [note, ..] = of_one {
-            RecordType::Note.found(tx, note.patient_id, of_one.iter().map(|note| note.id.0).collect(), fields.clone());
+    for same_patient in notes.chunk_by(|note, next| note.patient_id == next.patient_id) {
+        if let [note, ..] = same_patient {
+            let ids = same_patient.iter().map(|note| note.id.0).collect();
+            RecordType::Note.record_read(tx, note.patient_id, ids, fields.clone());
         }
     }
 }
 
-/// Type of a clinical document.
+/// The type of a clinical document.
 #[derive(SimpleObject)]
 pub struct NoteType {
-    /// LOINC code.
+    /// The LOINC code of the document type, such as `11506-3`.
     code: String,
-    /// The code in words.
+    /// The name of the type. The code itself when the organisation has no name for it.
     display: String,
 }
 
-/// A signature under a note.
+/// A signature under a version of a note.
 #[derive(SimpleObject)]
 pub struct NoteSignature {
-    /// Who signed.
+    /// The person who signed.
     signer: Author,
-    /// What the signature says.
+    /// What the person attests by the signature.
     meaning: SignatureMeaning,
-    /// When it was signed.
+    /// When the signature was made.
     signed_at: DateTime,
 }
 
@@ -243,37 +255,65 @@ impl NoteSignature {
     }
 }
 
-/// What a signature says.
+/// What a person attests by a signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
 #[graphql(remote = "crate::model::signature::Meaning")]
 pub enum SignatureMeaning {
-    /// I wrote this.
+    /// The signer is the author of the note.
     Author,
-    /// I stand for this, though another wrote it.
+    /// The signer takes responsibility for a note that someone else wrote.
     Signer,
 }
 
-/// Who wrote or signed a note.
+/// A person who wrote or signed a note.
 #[derive(SimpleObject)]
 pub struct Author {
-    /// The author's id in this organisation.
+    /// The person's id in this organisation, the same as `viewer.id` for the caller.
     id: ID,
-    /// The author's name.
+    /// The person's name, or null when it is not known.
     name: Option<String>,
 }
 
-/// Where a note stands.
+/// A note's place in its life cycle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
-#[graphql(remote = "rows::NoteStatus")]
 pub enum NoteStatus {
-    /// Being written; seen by its author and those named only.
+    /// The note is being written. It is visible to its author, to the person who typed it, and to the people named to
+    /// sign it.
     Draft,
-    /// Signed, waiting for a cosigner.
+    /// The note is not final: it is signed by a trainee and waits for a co-signature, or was imported as preliminary.
     Uncosigned,
-    /// Signed.
+    /// The note is signed, or was imported as final.
     Signed,
-    /// Signed, and corrected since.
+    /// The note was corrected after it had been signed, or was imported as amended.
     Amended,
-    /// Entered in error; its text is not shown.
+    /// The note was entered in error. Its title and text are no longer shown.
     Retracted,
+}
+
+impl TryFrom<rows::NoteStatus> for NoteStatus {
+    type Error = Error;
+
+    /// A discarded note is visible to nobody; one that got here is an integrity error.
+    fn try_from(status: rows::NoteStatus) -> Result<Self> {
+        match status {
+            rows::NoteStatus::Draft => Ok(Self::Draft),
+            rows::NoteStatus::Discarded => Err(Error::Integrity),
+            rows::NoteStatus::Uncosigned => Ok(Self::Uncosigned),
+            rows::NoteStatus::Signed => Ok(Self::Signed),
+            rows::NoteStatus::Amended => Ok(Self::Amended),
+            rows::NoteStatus::Retracted => Ok(Self::Retracted),
+        }
+    }
+}
+
+impl From<NoteStatus> for rows::NoteStatus {
+    fn from(status: NoteStatus) -> Self {
+        match status {
+            NoteStatus::Draft => Self::Draft,
+            NoteStatus::Uncosigned => Self::Uncosigned,
+            NoteStatus::Signed => Self::Signed,
+            NoteStatus::Amended => Self::Amended,
+            NoteStatus::Retracted => Self::Retracted,
+        }
+    }
 }

@@ -1,13 +1,13 @@
-//! Times and dates as clients write them: RFC 3339 in UTC, and FHIR's dates of three precisions.
+//! The scalars for times and dates: RFC 3339 in UTC, and FHIR's dates of three precisions.
 
 use async_graphql::{InputValueError, InputValueResult, Scalar, ScalarType, Value};
 use chrono::{NaiveDate, SecondsFormat, Utc};
 
-/// A moment: RFC 3339 in UTC, `2026-11-22T09:30:00Z`.
+/// A point in time by RFC 3339, such as `2026-11-22T09:30:00Z`. Responses are in UTC; arguments may have any offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DateTime(pub chrono::DateTime<Utc>);
 
-/// A moment: RFC 3339 in UTC, `2026-11-22T09:30:00Z`.
+/// A point in time by RFC 3339, such as `2026-11-22T09:30:00Z`. Responses are in UTC; arguments may have any offset.
 #[Scalar(specified_by_url = "https://www.rfc-editor.org/rfc/rfc3339")]
 impl ScalarType for DateTime {
     fn parse(value: Value) -> InputValueResult<Self> {
@@ -17,7 +17,7 @@ impl ScalarType for DateTime {
         }
     }
 
-    // Asked before anything runs, where it is still known which argument it is.
+    // Validation calls this before execution, and its error names the argument; an error of `parse` alone would not.
     fn is_valid(value: &Value) -> bool {
         Self::parse(value.clone()).is_ok()
     }
@@ -27,22 +27,22 @@ impl ScalarType for DateTime {
     }
 }
 
-/// A date as far as it is known: YYYY, YYYY-MM or YYYY-MM-DD.
+/// A date of any of FHIR's three precisions: a year (`1984`), a month (`1984-07`) or a day (`1984-07-21`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Date(pub String);
 
-/// A date as far as it is known: YYYY, YYYY-MM or YYYY-MM-DD.
+/// A date of any of FHIR's three precisions: a year (`1984`), a month (`1984-07`) or a day (`1984-07-21`).
 #[Scalar(specified_by_url = "https://hl7.org/fhir/R4/datatypes.html#date")]
 impl ScalarType for Date {
     fn parse(value: Value) -> InputValueResult<Self> {
         match value {
             Value::String(text) if is_date(&text) => Ok(Self(text)),
-            Value::String(_) => Err(InputValueError::custom("not YYYY, YYYY-MM or YYYY-MM-DD")),
+            Value::String(_) => Err(InputValueError::custom("must be YYYY, YYYY-MM or YYYY-MM-DD")),
             _ => Err(InputValueError::expected_type(value)),
         }
     }
 
-    // Asked before anything runs, where it is still known which argument it is.
+    // Validation calls this before execution, and its error names the argument; an error of `parse` alone would not.
     fn is_valid(value: &Value) -> bool {
         Self::parse(value.clone()).is_ok()
     }
@@ -52,18 +52,19 @@ impl ScalarType for Date {
     }
 }
 
+/// Whether a text is an existing date of one of the three precisions.
 fn is_date(text: &str) -> bool {
-    let whole = match text.len() {
+    let full = match text.len() {
         4 => format!("{text}-01-01"),
         7 => format!("{text}-01"),
         10 => text.to_owned(),
         _ => return false,
     };
-    let digits = whole
+    let has_form = full
         .bytes()
         .enumerate()
         .all(|(at, byte)| if at == 4 || at == 7 { byte == b'-' } else { byte.is_ascii_digit() });
-    digits && NaiveDate::parse_from_str(&whole, "%Y-%m-%d").is_ok()
+    has_form && NaiveDate::parse_from_str(&full, "%Y-%m-%d").is_ok()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Who calls: the caller's own identity and organisation, from the token and the catalog. Touches no tenant database.
+//! The caller's identity, roles and organisation, from the token and the catalog. Touches no tenant database.
 
 use super::context::guard;
 use super::feature::Feature;
@@ -8,50 +8,50 @@ use crate::guard::{Actor, Guard};
 use crate::ids::{StaffId, TenantId};
 use async_graphql::{ComplexObject, Context, ID, Object, SimpleObject};
 
-/// The caller.
+/// The root field about the caller.
 #[derive(Default)]
 pub struct ViewerQuery;
 
 #[Object]
 impl ViewerQuery {
-    /// Who is calling, and for which organisation.
+    /// Returns the caller, and the organisation that the request is for.
     async fn viewer(&self, ctx: &Context<'_>) -> Result<Viewer> {
         let guard = guard(ctx)?;
-        guard.may("viewer")?;
+        guard.authorize("viewer")?;
         Ok(Viewer::of(guard))
     }
 }
 
-/// Who is calling.
+/// The caller of this request.
 #[derive(SimpleObject)]
 #[graphql(complex)]
 pub struct Viewer {
-    /// The caller's id in this organisation, the same as an author's.
+    /// The caller's id in this organisation. The same person has this id as an author and as a signer.
     id: ID,
-    /// Display name, when the token gives one.
+    /// The caller's name, or null when the token has none.
     name: Option<String>,
-    /// The organisation this request is for.
+    /// The organisation that the request is for.
     tenant: Tenant,
-    /// The caller's roles.
+    /// The caller's roles, from the token.
     roles: Vec<String>,
 }
 
 #[ComplexObject]
 impl Viewer {
-    /// What is switched on for the organisation and what is not.
+    /// All features, on or off for the organisation.
     async fn features(&self, ctx: &Context<'_>) -> Result<Vec<Feature>> {
         Ok(Feature::all(guard(ctx)?))
     }
 }
 
-/// An organisation.
+/// An organisation whose data is isolated from all others.
 #[derive(SimpleObject)]
 pub struct Tenant {
     /// The organisation's id.
     id: ID,
-    /// Its short name, as in its subdomain.
+    /// The organisation's short name, as in its subdomain and in the header `X-Tenant-ID`.
     slug: String,
-    /// Its name.
+    /// The organisation's name.
     name: String,
 }
 

@@ -1,5 +1,6 @@
-//! Changes that a client wants made once, however often it asks: the `Idempotency-Key` of a request, kept for a day with the id of what came
-//! of it. Answers are never kept: they are read again, for whoever asks. Keys belong to the person who sent them.
+//! Idempotency: a mutation with an `Idempotency-Key` is performed once, however often the client repeats the request.
+//! The key is kept for a day with the id of the record that was made or changed. Responses are not kept: a repeated
+//! request reads the record again, with the rights of its caller. A key is valid for the principal who sent it.
 
 use super::TenantTx;
 use crate::db::schema::tenant::idempotency_keys as keys;
@@ -9,39 +10,47 @@ use chrono::{Duration, Utc};
 use diesel::prelude::*;
 use uuid::Uuid;
 
-/// How long a key is remembered.
-const HOURS: i64 = 24;
-/// How many forgotten keys one claim clears away.
-const SWEEP: i64 = 50;
+const KEY_LIFETIME_HOURS: i64 = 24;
+/// The number of expired keys of all principals that one claim deletes at most.
+const MAX_EXPIRED_DELETED: i64 = 50;
 
-/// One change of one request that carries a key.
+/// The key of one mutation field of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyKey {
-    /// What the client sent, and which of the request's changes this is.
+    /// The client's key, together with the response key of the mutation field.
     pub key: String,
-    /// The request's body: the same key with another body is a mistake.
+    /// The request's body. The same key with another body is refused with `Conflict`.
     pub body: Vec<u8>,
 }
 
-/// What a claim found.
-pub(super) enum Claim {
-    /// It was made before.
-    Made(Uuid),
-    /// It is to be made now; the row that waits for its id.
-    Mine(Uuid),
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = keys)]
+struct ClaimedKey {
+    body_hash: Vec<u8>,
+    record_id: Option<Uuid>,
 }
 
-/// Takes the key for this transaction. A twin that runs at the same time waits here until this one has ended.
+/// The result of claiming a key.
+pub(super) enum Claim {
+    /// An earlier request with the key made or changed this record.
+    Completed(Uuid),
+    /// The key is new. Its row has this id and waits for the id of the record.
+    New(Uuid),
+}
+
+/// Claims the key for this transaction. A concurrent request with the same key waits here until this transaction ends.
+///
+/// # Errors
+/// `Conflict` where the key was used with another body.
 pub(super) async fn claim(tx: &TenantTx, principal: StaffId, idempotency: &IdempotencyKey) -> Result<Claim> {
-    let key_hash = tx.keys().blind("idempotency-key", &[&idempotency.key]).to_vec();
+    let key_hash = tx.keys().blind_index("idempotency-key", &[&idempotency.key]).to_vec();
     let body_hash = tx.keys().digest("idempotency-body", &idempotency.body).to_vec();
-    let old = keys::created_at.lt(Utc::now() - Duration::hours(HOURS));
+    let expired = keys::created_at.lt(Utc::now() - Duration::hours(KEY_LIFETIME_HOURS));
     let own = keys::principal_id.eq(principal).and(keys::key_hash.eq(key_hash.as_slice()));
-    let forgotten =
-        keys::table.select(keys::id).filter(old).order(keys::created_at).limit(SWEEP).for_update().skip_locked();
-    let forgotten: Vec<Uuid> = tx.load(forgotten).await?;
-    tx.execute(diesel::delete(keys::table).filter(keys::id.eq_any(forgotten))).await?;
-    tx.execute(diesel::delete(keys::table).filter(old).filter(own)).await?;
+    let oldest = keys::table.select(keys::id).filter(expired).order(keys::created_at).limit(MAX_EXPIRED_DELETED);
+    let oldest: Vec<Uuid> = tx.load(oldest.for_update().skip_locked()).await?;
+    tx.execute(diesel::delete(keys::table).filter(keys::id.eq_any(oldest))).await?;
+    tx.execute(diesel::delete(keys::table).filter(expired).filter(own)).await?;
 
     let id = Uuid::now_v7();
     let row = (
@@ -51,23 +60,22 @@ pub(super) async fn claim(tx: &TenantTx, principal: StaffId, idempotency: &Idemp
         keys::key_hash.eq(&key_hash),
         keys::body_hash.eq(&body_hash),
     );
-    let added = diesel::insert_into(keys::table).values(row).on_conflict_do_nothing();
-    if tx.execute(added).await? == 1 {
-        return Ok(Claim::Mine(id));
+    let insert = diesel::insert_into(keys::table).values(row).on_conflict_do_nothing();
+    if tx.execute(insert).await? == 1 {
+        return Ok(Claim::New(id));
     }
-    let there = keys::table.filter(own).select((keys::body_hash, keys::made));
-    let (body, made): (Vec<u8>, Option<Uuid>) = tx.first(there).await?;
-    if body != body_hash {
+    let existing = tx.first(keys::table.filter(own).select(ClaimedKey::as_select())).await?;
+    if existing.body_hash != body_hash {
         return Err(Error::Conflict {
             current_version: None,
             reason: "this Idempotency-Key was used for another request",
         });
     }
-    made.map(Claim::Made).ok_or_else(|| Error::internal("A key was kept without what was made", id))
+    existing.record_id.map(Claim::Completed).ok_or_else(|| Error::internal("An idempotency key has no record id", id))
 }
 
-/// Keeps the id of what was made.
-pub(super) async fn fulfil(tx: &TenantTx, claim: Uuid, made: Uuid) -> Result<()> {
-    let row = diesel::update(keys::table.filter(keys::id.eq(claim))).set(keys::made.eq(made));
+/// Stores the id of the record that was made or changed under a new key.
+pub(super) async fn complete(tx: &TenantTx, claim: Uuid, record: Uuid) -> Result<()> {
+    let row = diesel::update(keys::table.filter(keys::id.eq(claim))).set(keys::record_id.eq(record));
     tx.execute(row).await.map(|_| ())
 }

@@ -1,30 +1,31 @@
-//! The guard: the one door from a request to a tenant's data.
+//! The guard: the one way from a request to a tenant's data.
 //!
-//! A `GuardFactory` is made once at start. It admits a verified principal to one tenant and hands out a `Guard` for one operation, through which
-//! reads share one REPEATABLE READ transaction, opened when first needed; after each write they begin a new one, which sees it.
-//! Nothing is ambient: a `Guard` and a `TenantTx` are values.
-//! No one else opens a tenant transaction, and what a guard read is answered only after `finish` has written who saw it.
+//! One `GuardFactory` per process admits a verified principal to one tenant and returns a `Guard` for one operation.
+//! The reads of the operation share one REPEATABLE READ transaction, which is begun when it is first needed; after each
+//! write they use a new one, which sees the write. Nothing is ambient: a `Guard` and a `TenantTx` are values. Only the
+//! guard begins a tenant transaction, and what was read through it is returned only after `finish` has written who saw
+//! it.
 
 mod idempotency;
 pub mod keeper;
-mod policy;
 mod reads;
+mod role_table;
 mod ticket;
 mod tx;
 mod write;
 
 pub use idempotency::IdempotencyKey;
-pub use policy::Policy;
-pub use ticket::{Actor, AuditAction, TxKind};
-pub use tx::TenantTx;
-pub use write::{RecordId, expect};
+pub use role_table::RoleTable;
+pub use ticket::{Actor, TxKind};
+pub use tx::{TenantQuery, TenantTx};
+pub use write::{RecordId, require_version};
 
-use crate::audit::{AccessRecord, ClientInfo, Outcome};
+use crate::audit::{AccessRecord, AuditAction, ClientInfo, OPERATION, Outcome};
 use crate::auth::Principal;
 use crate::error::{Error, Result};
-use crate::flags::{Answers, Flag, Flags, Subject};
+use crate::flags::{Evaluations, Flag, FlagContext, Flags};
 use crate::ids::{RequestId, StaffId, TenantId};
-use crate::isolation::{self, BootCheck};
+use crate::isolation::{BootCheck, CheckedPlacements};
 use crate::telemetry::{Metrics, RequestStats, span};
 use crate::tenant::catalog::Catalog;
 use crate::tenant::events::SecurityEvents;
@@ -37,56 +38,57 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 use tracing::Instrument;
 
-/// What a request says about the tenant besides its token: it may only choose among the token's, or confirm.
+/// What a request says about the tenant besides its token. It may choose among the tenants of the token or confirm the
+/// only one, and nothing else.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TenantHint<'a> {
     /// `X-Tenant-ID`: an id or a slug.
     pub header: Option<&'a str>,
-    /// First label of the host name under `http.domain`: a slug.
+    /// The first label of the host name under `http.domain`: a slug.
     pub subdomain: Option<&'a str>,
 }
 
-/// What the audit log keeps of a request.
+/// What the audit log and the metrics keep of a request.
 #[derive(Debug, Clone)]
 pub struct RequestInfo {
-    /// In every audit row and log line of this request.
+    /// The request's id, which is in each of its audit rows and log lines.
     pub request: RequestId,
-    /// From where it came.
+    /// The client's address and software, for the audit log.
     pub client: ClientInfo,
-    /// What it causes is counted here.
+    /// Counts the database work of the request.
     pub stats: Arc<RequestStats>,
 }
 
-/// Times of a tenant's statements, in milliseconds.
+/// Timeouts of the statements of a tenant transaction, in milliseconds.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// One statement.
+    /// Maximum duration of one statement.
     pub statement_ms: u64,
-    /// Waiting for a lock.
+    /// Maximum time that a statement waits for a lock.
     pub lock_ms: u64,
 }
 
-/// What a door is made of.
+/// What a `GuardFactory` is made of.
 pub struct GuardParts {
-    /// Who the tenants are and where they live.
+    /// The tenants and their placements.
     pub catalog: Arc<Catalog>,
-    /// Their keys.
+    /// The tenants' keys and the keys of the binding.
     pub keys: Arc<KeyRing>,
-    /// Sessions with their databases.
+    /// Sessions with the tenants' databases.
     pub router: Arc<Router>,
-    /// Where refusals are counted that no tenant stands behind.
+    /// Counts refusals that belong to no verified tenant.
     pub events: Arc<SecurityEvents>,
-    /// Where flags are counted.
+    /// Counts the evaluations of flags and the placements with a wall down.
     pub metrics: Arc<Metrics>,
-    /// What is switched on for whom.
+    /// Answers which features are enabled for a tenant.
     pub flags: Arc<Flags>,
     /// Which roles may do what.
-    pub policy: Policy,
-    /// Of statements.
+    pub roles: RoleTable,
+    /// Timeouts for tenants without a setting of their own.
     pub timeouts: Timeouts,
 }
 
-/// Admits principals to tenants. One a process.
+/// Admits principals to tenants. One per process.
 pub struct GuardFactory {
     catalog: Arc<Catalog>,
     keys: Arc<KeyRing>,
@@ -94,34 +96,36 @@ pub struct GuardFactory {
     events: Arc<SecurityEvents>,
     metrics: Arc<Metrics>,
     flags: Arc<Flags>,
-    policy: Policy,
+    roles: RoleTable,
     timeouts: Timeouts,
-    /// `None`: not looked at, as tests do that take walls down.
-    inspected: Option<isolation::CheckedPlacements>,
+    /// `None`: placements are not checked, for tests that take walls down.
+    checked: Option<CheckedPlacements>,
 }
 
 impl GuardFactory {
-    /// A door to the tenants of the catalog.
+    /// Creates a factory. Unless the boot check is off, each placement is checked before its first transaction.
     pub fn new(parts: GuardParts, boot_check: BootCheck) -> Arc<Self> {
-        let GuardParts { catalog, keys, router, events, metrics, flags, policy, timeouts } = parts;
-        let inspected = (boot_check != BootCheck::Off).then(|| isolation::CheckedPlacements::new(boot_check));
-        Arc::new(Self { catalog, keys, router, events, metrics, flags, policy, timeouts, inspected })
+        let GuardParts { catalog, keys, router, events, metrics, flags, roles, timeouts } = parts;
+        let checked = (boot_check != BootCheck::Off).then(|| CheckedPlacements::new(boot_check));
+        Arc::new(Self { catalog, keys, router, events, metrics, flags, roles, timeouts, checked })
     }
 
-    /// Chooses the tenant and opens a guard for one operation. No tenant database is touched yet.
-    pub async fn admit(
+    /// Resolves the tenant and returns a guard for one operation. No tenant database is used yet.
+    ///
+    /// # Errors
+    /// `TenantMismatch` where the token does not name the tenant, the hints disagree, or the tenant is being created or
+    /// removed; `TenantSuspended` where it is suspended; otherwise the errors of reading the catalog.
+    pub async fn open_guard(
         self: &Arc<Self>,
         principal: &Principal,
         hint: TenantHint<'_>,
         info: RequestInfo,
     ) -> Result<Guard> {
-        let tenant = match self.choose(principal, hint).await {
-            Err(Error::TenantMismatch) => {
+        let tenant = self.resolve_tenant(principal, hint).await.inspect_err(|error| {
+            if *error == Error::TenantMismatch {
                 self.events.count("tenant_mismatch");
-                return Err(Error::TenantMismatch);
             }
-            chosen => chosen?,
-        };
+        })?;
         let actor = Actor {
             id: Actor::id_of(tenant.id, &principal.issuer, &principal.subject),
             issuer: principal.issuer.clone(),
@@ -138,32 +142,39 @@ impl GuardFactory {
             features: OnceLock::new(),
             reads: Reads::default(),
             refusals: Mutex::default(),
-            written: Mutex::default(),
+            committed: Mutex::default(),
         })
     }
 
-    /// Opens a transaction for an operation that no request stands behind: an import, a data step of a migration.
-    pub async fn work(&self, tenant: TenantId, actor: &Actor, purpose: TxKind, request: RequestId) -> Result<TenantTx> {
+    /// Begins a transaction for an operation that no request started, such as an import. The placement is read from the
+    /// catalog again, so that it is current.
+    pub async fn begin_operation(
+        &self,
+        tenant: TenantId,
+        actor: &Actor,
+        kind: TxKind,
+        request: RequestId,
+    ) -> Result<TenantTx> {
         let tenant = self.catalog.refresh(tenant).await?.ok_or(Error::NotFound)?;
         let info = RequestInfo { request, client: ClientInfo::default(), stats: Arc::default() };
-        self.open(&tenant, actor, purpose, None, &info).await
+        self.begin(&tenant, actor, kind, None, &info).await
     }
 
-    /// Counts a refusal that no verified tenant stands behind.
-    pub fn refused(&self, kind: &'static str) {
+    /// Counts a refusal that belongs to no verified tenant.
+    pub fn count_security_event(&self, kind: &'static str) {
         self.events.count(kind);
     }
 
-    async fn choose(&self, principal: &Principal, hint: TenantHint<'_>) -> Result<Arc<Tenant>> {
-        let mut chosen: Option<Arc<Tenant>> = None;
+    async fn resolve_tenant(&self, principal: &Principal, hint: TenantHint<'_>) -> Result<Arc<Tenant>> {
+        let mut hinted: Option<Arc<Tenant>> = None;
         for hint in [hint.header, hint.subdomain].into_iter().flatten() {
-            let named = self.named(principal, hint).await?;
-            if chosen.as_ref().is_some_and(|other| other.id != named.id) {
+            let tenant = self.resolve_hint(principal, hint).await?;
+            if hinted.as_ref().is_some_and(|other| other.id != tenant.id) {
                 return Err(Error::TenantMismatch);
             }
-            chosen = Some(named);
+            hinted = Some(tenant);
         }
-        let tenant = match (chosen, principal.tenants.as_slice()) {
+        let tenant = match (hinted, principal.tenants.as_slice()) {
             (Some(tenant), _) => tenant,
             (None, [only]) => self.catalog.tenant(*only).await?.ok_or(Error::TenantMismatch)?,
             (None, _) => return Err(Error::TenantMismatch),
@@ -175,8 +186,8 @@ impl GuardFactory {
         }
     }
 
-    /// The tenant of the token that a hint names. What is not in the token does not exist.
-    async fn named(&self, principal: &Principal, hint: &str) -> Result<Arc<Tenant>> {
+    /// Returns the tenant that a hint names, among those of the token. Any other is treated as if it did not exist.
+    async fn resolve_hint(&self, principal: &Principal, hint: &str) -> Result<Arc<Tenant>> {
         if let Ok(id) = hint.parse::<TenantId>() {
             if !principal.tenants.contains(&id) {
                 return Err(Error::TenantMismatch);
@@ -196,140 +207,140 @@ impl GuardFactory {
         Err(Error::TenantMismatch)
     }
 
-    async fn open(
+    async fn begin(
         &self,
         tenant: &Tenant,
         actor: &Actor,
-        purpose: TxKind,
-        event: Option<AuditAction>,
+        kind: TxKind,
+        action: Option<AuditAction>,
         info: &RequestInfo,
     ) -> Result<TenantTx> {
         let placement = tenant.placement.as_ref().ok_or(Error::Unavailable)?;
         let keys = self.keys.tenant(tenant.id).await?;
         let binding = self.keys.binding(placement.server, &placement.database).await?;
-        let began = Instant::now();
+        let started = Instant::now();
         let session = self.router.checkout(tenant.id, placement).instrument(span::pool(tenant.id)).await;
-        info.stats.waited(began.elapsed());
+        info.stats.add_pool_wait(started.elapsed());
         let session = session?;
-        if let Some(inspected) = &self.inspected {
-            inspected.check(&session, placement, &self.metrics).await?;
+        if let Some(checked) = &self.checked {
+            checked.check(&session, placement, &self.metrics).await?;
         }
-        // Operations take the time they need.
-        let of_requests = matches!(purpose, TxKind::Read | TxKind::Write);
-        let set = tenant.settings.statement_timeout_ms.filter(|_| of_requests).map(u64::from);
-        Ok(TenantTx::open(tx::Opening {
+        // The tenant's own timeout is for requests. Imports and migrations may take longer.
+        let for_request = matches!(kind, TxKind::Read | TxKind::Write);
+        let own_timeout = tenant.settings.statement_timeout_ms.filter(|_| for_request).map(u64::from);
+        Ok(TenantTx::begin(tx::Opening {
             session,
             binding: &binding,
             keys,
             tenant: tenant.id,
             placement,
             actor,
-            purpose,
-            event,
+            kind,
+            action,
             request: info.request,
             client: info.client.clone(),
             stats: Arc::clone(&info.stats),
-            statement_timeout_ms: set.unwrap_or(self.timeouts.statement_ms),
+            statement_timeout_ms: own_timeout.unwrap_or(self.timeouts.statement_ms),
             lock_timeout_ms: self.timeouts.lock_ms,
         }))
     }
 }
 
-/// One operation of one person in one tenant.
+/// One operation of one principal in one tenant: its transactions, rights, flags and audit records.
 pub struct Guard {
     guards: Arc<GuardFactory>,
     tenant: Arc<Tenant>,
     actor: Actor,
     info: RequestInfo,
-    features: OnceLock<Answers>,
+    features: OnceLock<Evaluations>,
     reads: Reads,
-    /// What was refused, to be written down with the next read.
+    /// Refused attempts, which `finish` writes to the audit log.
     refusals: Mutex<Vec<AccessRecord>>,
-    /// What was changed for good.
-    written: Mutex<Vec<AuditAction>>,
+    /// The actions of committed writes.
+    committed: Mutex<Vec<AuditAction>>,
 }
 
 impl Guard {
-    /// The tenant.
+    /// Returns the tenant as it was when the guard was opened.
     pub fn tenant(&self) -> &Tenant {
         &self.tenant
     }
 
-    /// Who acts.
+    /// Returns the principal who acts, as the audit log names them.
     pub fn actor(&self) -> &Actor {
         &self.actor
     }
 
-    /// The id of the caller's staff row, whether there is one yet or not.
+    /// Returns the id of the caller's staff row, which may not exist yet.
     pub fn staff_id(&self) -> StaffId {
         self.actor.id
     }
 
-    /// The request this belongs to.
+    /// Returns the id of the request that this operation belongs to.
     pub fn request(&self) -> RequestId {
         self.info.request
     }
 
-    /// The tenant's flags: asked when the first is wanted, and the same to the end of the operation, whatever changes meanwhile.
-    pub fn features(&self) -> &Answers {
+    /// Returns the tenant's flags. They are evaluated on the first call and stay the same until the end of the
+    /// operation.
+    pub fn features(&self) -> &Evaluations {
         self.features.get_or_init(|| {
             let Tenant { id, plan, placement, .. } = self.tenant();
-            let (model, region) = (
-                placement.as_ref().map(|at| at.model.as_str()),
-                placement.as_ref().and_then(|at| at.region.as_deref()),
-            );
-            let answers = self.guards.flags.answers(Subject { tenant: *id, plan, model, region });
+            let model = placement.as_ref().map(|placement| placement.model.as_str());
+            let region = placement.as_ref().and_then(|placement| placement.region.as_deref());
+            let answers = self.guards.flags.evaluate(FlagContext { tenant: *id, plan, model, region });
             answers.iter().for_each(|(flag, answer)| {
-                self.guards.metrics.flag(flag.name(), answer.enabled, answer.variant.as_deref())
+                self.guards.metrics.count_flag_evaluation(flag.name(), answer.enabled, answer.variant.as_deref())
             });
             answers
         })
     }
 
-    /// Refuses what is not switched on for the tenant.
-    pub fn needs(&self, flag: Flag) -> Result<()> {
-        if self.features().is_on(flag) { Ok(()) } else { Err(Error::SwitchedOff) }
+    /// Fails with `FeatureDisabled` unless the flag is enabled for the tenant.
+    pub fn require_flag(&self, flag: Flag) -> Result<()> {
+        if self.features().is_on(flag) { Ok(()) } else { Err(Error::FeatureDisabled) }
     }
 
-    /// Whether the caller's roles allow `operation`, where there is another way if they do not.
+    /// Returns whether the caller's roles allow `operation`. A refusal is not audited; see `authorize`.
     pub fn allows(&self, operation: &'static str) -> bool {
-        self.guards.policy.allows(operation, &self.actor.roles)
+        self.guards.roles.allows(operation, &self.actor.roles)
     }
 
-    /// Whether the caller's roles allow `operation`; a refusal goes into the tenant's audit log.
-    pub fn may(&self, operation: &'static str) -> Result<()> {
+    /// Fails with `Forbidden` unless the caller's roles allow `operation`, and records the refusal for the audit log.
+    pub fn authorize(&self, operation: &'static str) -> Result<()> {
         if self.allows(operation) {
             return Ok(());
         }
-        let (patient, resource_type, resource_ids, fields) = (None, "operation", Vec::new(), Vec::new());
-        self.refuse(AccessRecord {
+        self.record_refusal(AccessRecord {
             action: operation,
-            patient,
-            resource_type,
-            resource_ids,
-            fields,
+            patient: None,
+            resource_type: OPERATION,
+            resource_ids: Vec::new(),
+            fields: Vec::new(),
             outcome: Outcome::Denied,
         });
         Err(Error::Forbidden)
     }
 
-    fn refuse(&self, refusal: AccessRecord) {
-        self.refusals.lock().push(refusal);
+    fn record_refusal(&self, record: AccessRecord) {
+        self.refusals.lock().push(record);
     }
 
-    /// The operation's read transaction: one snapshot for the whole answer, or for what is read after a write.
+    /// Returns the operation's read transaction, which is begun on the first call. All reads between two writes see one
+    /// snapshot.
     pub async fn read(&self) -> Result<Arc<TenantTx>> {
-        let opened = async || self.open(TxKind::Read, None).await.map(Arc::new);
-        self.reads.current().get_or_try_init(opened).await.map(Arc::clone)
+        let begin = async || self.begin(TxKind::Read, None).await.map(Arc::new);
+        self.reads.current().get_or_try_init(begin).await.map(Arc::clone)
     }
 
-    /// Writes who saw what and commits. Until this has returned `Ok`, nothing that was read may leave.
+    /// Writes the audit rows of reads and refusals and commits. Nothing that was read may be returned to the client
+    /// before this has returned `Ok`.
     pub async fn finish(&self) -> Result<()> {
         if self.reads.failed() {
             return Err(Error::Unavailable);
         }
         let refusals = std::mem::take(&mut *self.refusals.lock());
-        let open = self.reads.current().get().is_some_and(|tx| !tx.is_over());
+        let open = self.reads.current().get().is_some_and(|tx| !tx.has_ended());
         if !open && refusals.is_empty() {
             return Ok(());
         }
@@ -338,8 +349,8 @@ impl Guard {
         tx.commit().await
     }
 
-    /// Ends the read transaction after a failure, so that its session can be used again.
-    pub async fn abandon(&self) {
+    /// Rolls the read transaction back after a failure, so that its session can be used again.
+    pub async fn rollback(&self) {
         let current = self.reads.current();
         if let Some(tx) = current.get()
             && let Err(error) = tx.rollback().await
@@ -348,12 +359,13 @@ impl Guard {
         }
     }
 
-    /// Looks the tenant's placement up again, after the fence said that it changed.
-    pub async fn look_again(&self) -> Result<()> {
+    /// Reads the tenant's placement from the catalog again, after the fence reported that it changed. This guard keeps
+    /// the old placement; the next guard uses the new one.
+    pub async fn refresh_placement(&self) -> Result<()> {
         self.guards.catalog.refresh(self.tenant.id).await.map(|_| ())
     }
 
-    async fn open(&self, purpose: TxKind, event: Option<AuditAction>) -> Result<TenantTx> {
-        self.guards.open(&self.tenant, &self.actor, purpose, event, &self.info).await
+    async fn begin(&self, kind: TxKind, action: Option<AuditAction>) -> Result<TenantTx> {
+        self.guards.begin(&self.tenant, &self.actor, kind, action, &self.info).await
     }
 }

@@ -1,5 +1,6 @@
-//! The read transactions of one operation: one, and after each write another that sees it. The earlier one goes with the last who read
-//! through it, and its session with it: a request holds one session at a time, however much it changes.
+//! The read transactions of one operation: one at a time, and a new one after each write, which sees that write. An
+//! earlier transaction is dropped with its last reader, and its session is returned then, so that a request holds one
+//! session at a time, however many writes it makes.
 
 use super::TenantTx;
 use parking_lot::Mutex;
@@ -7,27 +8,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::OnceCell;
 
-type Cell = Arc<OnceCell<Arc<TenantTx>>>;
+type ReadTx = Arc<OnceCell<Arc<TenantTx>>>;
 
-/// The one that is read through now, once it was needed.
 #[derive(Default)]
 pub(super) struct Reads {
-    current: Mutex<Cell>,
+    current: Mutex<ReadTx>,
     failed: AtomicBool,
 }
 
 impl Reads {
-    /// Where the current read transaction is, or will be.
-    pub(super) fn current(&self) -> Cell {
+    /// Returns the cell of the current read transaction, which is empty until the transaction is needed.
+    pub(super) fn current(&self) -> ReadTx {
         Arc::clone(&self.current.lock())
     }
 
-    /// What is read from now on is read anew.
-    pub(super) fn begin_anew(&self) {
-        *self.current.lock() = Cell::default();
+    /// Makes later reads use a new transaction.
+    pub(super) fn renew(&self) {
+        *self.current.lock() = ReadTx::default();
     }
 
-    /// An earlier one could not be committed: nothing that was read may leave any more.
+    /// Records that a read transaction could not be committed: nothing that the operation read may be returned.
     pub(super) fn fail(&self) {
         self.failed.store(true, Ordering::Relaxed);
     }

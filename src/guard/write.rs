@@ -1,8 +1,9 @@
-//! Writes: each one transaction of its own, bound for writing, with its event in the ticket, so that the rows its statements leave in the
-//! audit log say what it was. What was read before it is committed first; what is read after it sees it.
+//! Writes. Each is a transaction of its own, bound for writing, with its audit action in the ticket, so that the audit
+//! rows of its statements name that action. Earlier reads are committed before it, and later reads see it.
 
-use super::{AuditAction, Guard, IdempotencyKey, TenantTx, TxKind, idempotency};
-use crate::audit::{AccessRecord, Outcome};
+use super::idempotency::{self, Claim};
+use super::{Guard, IdempotencyKey, TenantTx, TxKind};
+use crate::audit::{AccessRecord, AuditAction, Outcome};
 use crate::db::schema::tenant::staff;
 use crate::error::{Error, Result};
 use crate::flags::Flag;
@@ -11,15 +12,15 @@ use diesel::prelude::*;
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
-/// What a write made or changed: one record.
+/// The typed id of the one record that a write made or changed.
 pub trait RecordId {
-    /// From its id.
+    /// Returns the typed id for `id`, as `idempotency_keys` keeps it.
     fn from_id(id: Uuid) -> Self;
-    /// Its id.
+    /// Returns the untyped id.
     fn id(&self) -> Uuid;
 }
 
-macro_rules! made {
+macro_rules! record_ids {
     ($($id:ident),+) => {
         $(impl RecordId for crate::ids::$id {
             fn from_id(id: Uuid) -> Self {
@@ -32,27 +33,38 @@ macro_rules! made {
     };
 }
 
-made!(PatientId, EncounterId, NoteId);
+record_ids!(PatientId, EncounterId, NoteId);
+
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = staff)]
+struct StaffRow {
+    roles: Option<Vec<String>>,
+    name: Option<String>,
+}
 
 impl Guard {
-    /// Runs `change` in a write transaction and commits it. An error means that nothing was written; after a lost connection at COMMIT nobody
-    /// knows, which `Error::Unavailable` says too: a client that sent an Idempotency-Key asks again. With `idempotency`, what was made before under
-    /// the same key is found instead of made again.
+    /// Runs `mutation` in a write transaction and commits it. Where a mutation with the same idempotency key was
+    /// committed before, returns the id of its record instead of running it again.
+    ///
+    /// # Errors
+    /// An error means that nothing was written, with one exception: `Unavailable` also follows a connection that was
+    /// lost during COMMIT, after which the outcome is unknown. A client that sent an `Idempotency-Key` can repeat the
+    /// request.
     pub async fn write<T: RecordId>(
         &self,
-        event: AuditAction,
+        action: AuditAction,
         idempotency: Option<&IdempotencyKey>,
-        change: impl AsyncFnOnce(&mut TenantTx) -> Result<T>,
+        mutation: impl AsyncFnOnce(&mut TenantTx) -> Result<T>,
     ) -> Result<T> {
-        self.needs(Flag::ChartWrites)?;
+        self.require_flag(Flag::ChartWrites)?;
         self.finish().await.inspect_err(|_| self.reads.fail())?;
-        self.reads.begin_anew();
-        let mut tx = self.open(TxKind::Write, Some(event)).await?;
-        match self.make(&mut tx, idempotency, change).await {
-            Ok(made) => {
+        self.reads.renew();
+        let mut tx = self.begin(TxKind::Write, Some(action)).await?;
+        match self.run_once(&mut tx, idempotency, mutation).await {
+            Ok(id) => {
                 tx.commit().await?;
-                self.written.lock().push(event);
-                Ok(made)
+                self.committed.lock().push(action);
+                Ok(id)
             }
             Err(error) => {
                 if let Err(error) = tx.rollback().await {
@@ -63,24 +75,31 @@ impl Guard {
         }
     }
 
-    /// What this operation has changed for good, in order.
-    pub fn written(&self) -> Vec<AuditAction> {
-        self.written.lock().clone()
+    /// Returns the actions of the writes that this operation has committed, in their order.
+    pub fn committed_actions(&self) -> Vec<AuditAction> {
+        self.committed.lock().clone()
     }
 
-    /// Someone wanted to change a record that is not there, or not theirs to see: the audit log keeps that they tried.
-    pub fn missed(&self, event: AuditAction, resource_type: &'static str, resource_ids: Vec<Uuid>) {
-        self.tried(event, resource_type, resource_ids, Outcome::NotFound);
+    /// Records the attempt to change a record that does not exist or that the caller may not see. The audit row is
+    /// written by `finish`.
+    pub fn record_not_found(&self, action: AuditAction, resource_type: &'static str, resource_ids: Vec<Uuid>) {
+        self.record_attempt(action, resource_type, resource_ids, Outcome::NotFound);
     }
 
-    /// Someone wanted to change a record in a way that is not theirs.
-    pub fn denied(&self, event: AuditAction, resource_type: &'static str, resource_ids: Vec<Uuid>) {
-        self.tried(event, resource_type, resource_ids, Outcome::Denied);
+    /// Records the attempt to change a record in a way that the caller may not. The audit row is written by `finish`.
+    pub fn record_denied(&self, action: AuditAction, resource_type: &'static str, resource_ids: Vec<Uuid>) {
+        self.record_attempt(action, resource_type, resource_ids, Outcome::Denied);
     }
 
-    fn tried(&self, event: AuditAction, resource_type: &'static str, resource_ids: Vec<Uuid>, outcome: Outcome) {
-        self.refuse(AccessRecord {
-            action: event.as_str(),
+    fn record_attempt(
+        &self,
+        action: AuditAction,
+        resource_type: &'static str,
+        resource_ids: Vec<Uuid>,
+        outcome: Outcome,
+    ) {
+        self.record_refusal(AccessRecord {
+            action: action.as_str(),
             patient: None,
             resource_type,
             resource_ids,
@@ -89,31 +108,32 @@ impl Guard {
         });
     }
 
-    async fn make<T: RecordId>(
+    async fn run_once<T: RecordId>(
         &self,
         tx: &mut TenantTx,
         idempotency: Option<&IdempotencyKey>,
-        change: impl AsyncFnOnce(&mut TenantTx) -> Result<T>,
+        mutation: impl AsyncFnOnce(&mut TenantTx) -> Result<T>,
     ) -> Result<T> {
-        self.introduce(tx).await?;
-        let Some(idempotency) = idempotency else { return change(tx).await };
+        self.upsert_staff(tx).await?;
+        let Some(idempotency) = idempotency else { return mutation(tx).await };
         match idempotency::claim(tx, self.staff_id(), idempotency).await? {
-            idempotency::Claim::Made(id) => Ok(T::from_id(id)),
-            idempotency::Claim::Mine(claim) => {
-                let made = change(tx).await?;
-                idempotency::fulfil(tx, claim, made.id()).await?;
-                Ok(made)
+            Claim::Completed(id) => Ok(T::from_id(id)),
+            Claim::New(claim) => {
+                let record = mutation(tx).await?;
+                idempotency::complete(tx, claim, record.id()).await?;
+                Ok(record)
             }
         }
     }
 
-    /// The caller's row among the staff: there from the first write on, with the roles of the latest. A trigger audits a change of roles.
-    async fn introduce(&self, tx: &TenantTx) -> Result<()> {
-        let me = staff::table.filter(staff::id.eq(self.actor.id)).select((staff::roles, staff::name));
-        let known: Option<(Option<Vec<String>>, Option<String>)> = tx.optional(me).await?;
+    /// Creates the caller's staff row with the first write, and updates its name and roles with a later one. A trigger
+    /// audits a change of roles.
+    async fn upsert_staff(&self, tx: &TenantTx) -> Result<()> {
+        let row = staff::table.filter(staff::id.eq(self.actor.id)).select(StaffRow::as_select());
         let (roles, name) = (Some(&self.actor.roles), self.actor.name.as_ref());
-        match known {
-            Some((before, called)) if same(before.as_ref(), roles) && (name.is_none() || called.as_ref() == name) => {}
+        match tx.optional(row).await? {
+            Some(StaffRow { roles: stored_roles, name: stored_name })
+                if same_roles(stored_roles.as_ref(), roles) && (name.is_none() || stored_name.as_ref() == name) => {}
             Some(_) => {
                 let row = diesel::update(staff::table.filter(staff::id.eq(self.actor.id)));
                 let row = row.set((
@@ -133,7 +153,7 @@ impl Guard {
                     staff::name.eq(name),
                     staff::roles.eq(roles),
                 );
-                // Two first writes at once: the second finds the row of the first.
+                // Of two concurrent first writes, the second finds the row of the first.
                 let row = diesel::insert_into(staff::table).values(row).on_conflict_do_nothing();
                 tx.execute(row).await?;
             }
@@ -142,14 +162,14 @@ impl Guard {
     }
 }
 
-/// Whether these are the same roles, in whatever order a token names them.
-fn same(before: Option<&Vec<String>>, now: Option<&Vec<String>>) -> bool {
+/// Compares roles regardless of their order.
+fn same_roles(stored: Option<&Vec<String>>, current: Option<&Vec<String>>) -> bool {
     let sorted = |roles: Option<&Vec<String>>| roles.map(|roles| roles.iter().cloned().collect::<BTreeSet<_>>());
-    sorted(before) == sorted(now)
+    sorted(stored) == sorted(current)
 }
 
-/// The version a client saw is the one that is there, or its change is refused.
-pub fn expect(expected: i32, current: i32) -> Result<()> {
+/// Optimistic locking: fails with `Conflict` unless the version that the client expects is the stored one.
+pub fn require_version(expected: i32, current: i32) -> Result<()> {
     match expected == current {
         true => Ok(()),
         false => Err(Error::Conflict { current_version: Some(current), reason: "it was changed in the meantime" }),

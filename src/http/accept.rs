@@ -1,54 +1,57 @@
-//! Which of the two media types of GraphQL over HTTP a client takes. The statuses of an answer depend on it.
+//! Content negotiation between the two media types of GraphQL over HTTP. The status of a response depends on the media
+//! type.
 
 use actix_web::http::header::{ACCEPT, HeaderMap};
 
-/// The media type of an answer.
+/// The media type of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// `application/graphql-response+json`: statuses mean what they say.
-    Response,
-    /// `application/json`: a well-formed request gets 200, whatever is in the answer.
+pub enum MediaType {
+    /// `application/graphql-response+json`: a request that is no valid GraphQL gets status 400.
+    GraphqlResponse,
+    /// `application/json`: a well-formed request gets status 200, also when the response holds only errors.
     Json,
 }
 
-impl Format {
-    /// The value of Content-Type.
+impl MediaType {
+    /// Returns the value of the header `Content-Type`.
     pub fn content_type(self) -> &'static str {
         match self {
-            Self::Response => "application/graphql-response+json; charset=utf-8",
+            Self::GraphqlResponse => "application/graphql-response+json; charset=utf-8",
             Self::Json => "application/json; charset=utf-8",
         }
     }
 }
 
-/// What the client likes best of what there is; `None` when it takes neither.
-pub fn negotiate(headers: &HeaderMap) -> Option<Format> {
+/// Chooses the media type by the header `Accept`. Without the header, or when no range in it is well-formed, this is
+/// JSON. Returns `None` when the client accepts neither media type.
+pub fn negotiate(headers: &HeaderMap) -> Option<MediaType> {
     let mut ranges = Vec::new();
     for value in headers.get_all(ACCEPT) {
-        ranges.extend(value.to_str().ok()?.split(',').filter_map(Range::parse));
+        ranges.extend(value.to_str().ok()?.split(',').filter_map(MediaRange::parse));
     }
     if ranges.is_empty() {
-        return Some(Format::Json);
+        return Some(MediaType::Json);
     }
-    let response = Liking::of(&ranges, "graphql-response+json");
-    let json = Liking::of(&ranges, "json");
-    match (response, json) {
-        (Some(response), Some(json)) if response.beats(&json) => Some(Format::Response),
-        (_, Some(_)) => Some(Format::Json),
-        (Some(_), None) => Some(Format::Response),
+    let graphql = Preference::of(&ranges, "graphql-response+json");
+    let json = Preference::of(&ranges, "json");
+    match (graphql, json) {
+        (Some(graphql), Some(json)) if graphql.is_above(&json) => Some(MediaType::GraphqlResponse),
+        (_, Some(_)) => Some(MediaType::Json),
+        (Some(_), None) => Some(MediaType::GraphqlResponse),
         (None, None) => None,
     }
 }
 
-/// One range of the header, with its weight in thousandths.
-struct Range {
+/// One media range of the header `Accept`.
+struct MediaRange {
     kind: String,
     subtype: String,
+    /// The quality value in thousandths.
     weight: u16,
 }
 
-impl Range {
-    /// A range that is malformed, or wants another charset than UTF-8, is as if it were not there.
+impl MediaRange {
+    /// Returns `None` for a range that is malformed or requires a charset other than UTF-8; such a range is ignored.
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(';').map(|part| part.trim().to_ascii_lowercase());
         let (kind, subtype) =
@@ -66,8 +69,8 @@ impl Range {
         Some(Self { kind, subtype, weight })
     }
 
-    /// How exactly the range names a subtype of `application`.
-    fn exactness(&self, subtype: &str) -> Option<u8> {
+    /// How specifically the range matches a subtype of `application`, or `None` when it does not match.
+    fn specificity(&self, subtype: &str) -> Option<u8> {
         match (self.kind.as_str(), self.subtype.as_str()) {
             ("application", named) if named == subtype => Some(2),
             ("application", "*") => Some(1),
@@ -77,27 +80,29 @@ impl Range {
     }
 }
 
-/// How much a client likes one type: the most exact range decides.
-struct Liking {
+/// How a client ranks one media type. The most specific range that matches the type decides (RFC 9110, section 12.5.1).
+struct Preference {
     weight: u16,
-    exactness: u8,
+    specificity: u8,
     position: usize,
 }
 
-impl Liking {
-    fn of(ranges: &[Range], subtype: &str) -> Option<Self> {
+impl Preference {
+    /// Returns `None` when no range matches, or when the deciding range has weight 0.
+    fn of(ranges: &[MediaRange], subtype: &str) -> Option<Self> {
         let matching = ranges.iter().enumerate().filter_map(|(position, range)| {
-            let exactness = range.exactness(subtype)?;
-            Some(Self { weight: range.weight, exactness, position })
+            let specificity = range.specificity(subtype)?;
+            Some(Self { weight: range.weight, specificity, position })
         });
         matching
-            .max_by_key(|liking| (liking.exactness, std::cmp::Reverse(liking.position)))
-            .filter(|liking| liking.weight > 0)
+            .max_by_key(|preference| (preference.specificity, std::cmp::Reverse(preference.position)))
+            .filter(|preference| preference.weight > 0)
     }
 
-    /// By weight, then by name, then by order.
-    fn beats(&self, other: &Self) -> bool {
-        let rank = |liking: &Self| (liking.weight, liking.exactness, std::cmp::Reverse(liking.position));
+    /// Compares by weight, then by specificity, then by the order in the header.
+    fn is_above(&self, other: &Self) -> bool {
+        let rank =
+            |preference: &Self| (preference.weight, preference.specificity, std::cmp::Reverse(preference.position));
         rank(self) > rank(other)
     }
 }
@@ -107,7 +112,7 @@ mod tests {
     use super::*;
     use actix_web::http::header::HeaderValue;
 
-    fn choose(values: &[&str]) -> Option<Format> {
+    fn choose(values: &[&str]) -> Option<MediaType> {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(ACCEPT, HeaderValue::from_str(value).unwrap());
@@ -116,31 +121,31 @@ mod tests {
     }
 
     #[test]
-    fn the_client_chooses() {
-        let cases: [(&[&str], Option<Format>); 20] = [
-            (&[], Some(Format::Json)),
-            (&["*/*"], Some(Format::Json)),
-            (&["application/*"], Some(Format::Json)),
-            (&["application/json"], Some(Format::Json)),
-            (&["application/graphql-response+json"], Some(Format::Response)),
-            (&["application/graphql-response+json; charset=utf-8"], Some(Format::Response)),
-            (&["application/json; charset=\"UTF-8\""], Some(Format::Json)),
-            (&["application/graphql-response+json, application/json"], Some(Format::Response)),
-            (&["application/json, application/graphql-response+json"], Some(Format::Json)),
-            (&["application/json;q=0.5, application/graphql-response+json;q=0.9"], Some(Format::Response)),
-            (&["application/graphql-response+json;q=0.5, application/json;q=0.9"], Some(Format::Json)),
-            (&["application/graphql-response+json, */*;q=0.8"], Some(Format::Response)),
-            (&["text/html", "APPLICATION/JSON"], Some(Format::Json)),
-            (&["application/json;q=0, */*"], Some(Format::Response)),
+    fn the_media_type_follows_the_accept_header() {
+        let cases: [(&[&str], Option<MediaType>); 20] = [
+            (&[], Some(MediaType::Json)),
+            (&["*/*"], Some(MediaType::Json)),
+            (&["application/*"], Some(MediaType::Json)),
+            (&["application/json"], Some(MediaType::Json)),
+            (&["application/graphql-response+json"], Some(MediaType::GraphqlResponse)),
+            (&["application/graphql-response+json; charset=utf-8"], Some(MediaType::GraphqlResponse)),
+            (&["application/json; charset=\"UTF-8\""], Some(MediaType::Json)),
+            (&["application/graphql-response+json, application/json"], Some(MediaType::GraphqlResponse)),
+            (&["application/json, application/graphql-response+json"], Some(MediaType::Json)),
+            (&["application/json;q=0.5, application/graphql-response+json;q=0.9"], Some(MediaType::GraphqlResponse)),
+            (&["application/graphql-response+json;q=0.5, application/json;q=0.9"], Some(MediaType::Json)),
+            (&["application/graphql-response+json, */*;q=0.8"], Some(MediaType::GraphqlResponse)),
+            (&["text/html", "APPLICATION/JSON"], Some(MediaType::Json)),
+            (&["application/json;q=0, */*"], Some(MediaType::GraphqlResponse)),
             (&["application/json;q=0"], None),
             (&["text/html"], None),
             (&["application/xml, image/*"], None),
-            (&["application/json; charset=iso-8859-1"], Some(Format::Json)),
+            (&["application/json; charset=iso-8859-1"], Some(MediaType::Json)),
             (&["application/json; charset=iso-8859-1, text/html"], None),
-            (&["text/html;q=1, application/graphql-response+json;q=0.001"], Some(Format::Response)),
+            (&["text/html;q=1, application/graphql-response+json;q=0.001"], Some(MediaType::GraphqlResponse)),
         ];
-        for (values, format) in cases {
-            assert_eq!(choose(values), format, "{values:?}");
+        for (values, media_type) in cases {
+            assert_eq!(choose(values), media_type, "{values:?}");
         }
     }
 }

@@ -1,6 +1,7 @@
-//! The body of a request: its declared type, and its bytes up to the limit. Read only after the caller is known.
+//! The body of a request: its declared media type, and its bytes up to the limit. It is read only after the caller has
+//! been authenticated.
 
-use super::response::Refusal;
+use super::response::HttpError;
 use crate::error::Error;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
@@ -8,12 +9,15 @@ use actix_web::web::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use std::time::Duration;
 
-/// A refused body that is not there by then is not waited for.
-const DISCARD_WITHIN: Duration = Duration::from_millis(100);
+/// How long `discard` waits for the rest of a body.
+const DISCARD_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// JSON in UTF-8, not compressed: nothing else is read.
-pub fn check_type(headers: &HeaderMap) -> Result<(), Refusal> {
-    let unsupported = |field, reason| Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, field, reason));
+/// Checks that the body is declared as uncompressed JSON in UTF-8.
+///
+/// # Errors
+/// 415 with the name of the header otherwise, also when `Content-Type` is missing or appears more than once.
+pub fn check_type(headers: &HeaderMap) -> Result<(), HttpError> {
+    let unsupported = |field, reason| Err(HttpError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, field, reason));
     let mut types = headers.get_all(CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default().to_ascii_lowercase());
     let (Some(declared), None) = (types.next(), types.next()) else {
         return unsupported("Content-Type", "must be application/json");
@@ -22,9 +26,9 @@ pub fn check_type(headers: &HeaderMap) -> Result<(), Refusal> {
     if parts.next() != Some("application/json") {
         return unsupported("Content-Type", "must be application/json");
     }
-    let foreign =
+    let other_charset =
         |part: &str| matches!(part.split_once('='), Some(("charset", charset)) if charset.trim_matches('"') != "utf-8");
-    if parts.any(foreign) {
+    if parts.any(other_charset) {
         return unsupported("Content-Type", "must be in UTF-8");
     }
     if headers.get_all(CONTENT_ENCODING).any(|value| value != "identity") {
@@ -33,19 +37,23 @@ pub fn check_type(headers: &HeaderMap) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The bytes, refused as soon as there are too many.
-pub async fn read<S, E>(headers: &HeaderMap, mut chunks: S, limit: usize) -> Result<Bytes, Refusal>
+/// Reads the whole body.
+///
+/// # Errors
+/// 413 `LIMIT_EXCEEDED` as soon as the declared or received length exceeds `limit` bytes; 400 when the body ends early.
+pub async fn read<S, E>(headers: &HeaderMap, mut chunks: S, limit: usize) -> Result<Bytes, HttpError>
 where
     S: Stream<Item = Result<Bytes, E>> + Unpin,
 {
-    let too_large = || Refusal::from(Error::LimitExceeded(format!("the body has more than {limit} bytes")));
+    let too_large = || HttpError::from(Error::LimitExceeded(format!("the body has more than {limit} bytes")));
     let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|length| length > limit as u64) {
         return Err(too_large());
     }
     let mut body = BytesMut::new();
     while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "body", "ended early"))?;
+        let chunk =
+            chunk.map_err(|_| HttpError::new(StatusCode::BAD_REQUEST, "body", "ended before it was complete"))?;
         if body.len() + chunk.len() > limit {
             return Err(too_large());
         }
@@ -54,19 +62,20 @@ where
     Ok(body.freeze())
 }
 
-/// Reads on after a refusal, so that the connection can be used again: a refused client that has to connect anew comes at a higher price
-/// than its body. What is longer, or slow to come, is left, and the connection closed.
+/// Reads and drops what is left of a body after its request was refused, so that the connection can be reused: reading
+/// a small body costs less than the new connection that the client would open. When the rest exceeds `limit` bytes or
+/// does not arrive in time, it is left unread and the connection is closed.
 pub async fn discard<S, E>(chunks: S, limit: usize)
 where
     S: Stream<Item = Result<Bytes, E>>,
 {
-    let mut left = limit;
+    let mut remaining = limit;
     let rest = chunks.take_while(|chunk| {
         let read = chunk.as_ref().map_or(usize::MAX, Bytes::len);
-        left = left.saturating_sub(read);
-        std::future::ready(left > 0)
+        remaining = remaining.saturating_sub(read);
+        std::future::ready(remaining > 0)
     });
-    let _ = tokio::time::timeout(DISCARD_WITHIN, rest.for_each(|_| std::future::ready(()))).await;
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, rest.for_each(|_| std::future::ready(()))).await;
 }
 
 #[cfg(test)]
@@ -97,8 +106,8 @@ mod tests {
             "multipart/form-data",
             "",
         ] {
-            let refusal = check_type(&headers(&[(CONTENT_TYPE, bad)])).unwrap_err();
-            assert_eq!(refusal.status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{bad}");
+            let error = check_type(&headers(&[(CONTENT_TYPE, bad)])).unwrap_err();
+            assert_eq!(error.status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{bad}");
         }
         assert!(check_type(&headers(&[])).is_err());
         assert!(check_type(&headers(&[(CONTENT_TYPE, "application/json"), (CONTENT_ENCODING, "gzip")])).is_err());
@@ -112,7 +121,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let chunks = || stream::iter((0..4).map(|_| Ok::<_, ()>(Bytes::from_static(b"12345"))));
         let read = |headers: HeaderMap, limit| {
-            runtime.block_on(read(&headers, chunks(), limit)).map_err(|refusal| refusal.status.as_u16())
+            runtime.block_on(read(&headers, chunks(), limit)).map_err(|error| error.status.as_u16())
         };
         assert_eq!(read(headers(&[]), 20).unwrap().len(), 20);
         assert_eq!(read(headers(&[]), 19), Err(413));

@@ -1,7 +1,8 @@
-//! Compression of answers: gzip, when the client takes it and the answer is large enough to gain.
+//! Compression of responses: gzip, when the client accepts it and the response is large enough to become smaller.
 //!
-//! Compressing secrets beside what an attacker chose (BREACH) needs a browser that sends the victim's credentials with the attacker's request.
-//! Ours are bearer tokens: a browser adds none by itself, and a foreign page is refused before anything is read (`cors`).
+//! The BREACH attack reads secrets from the compressed size of a response that also holds text chosen by the attacker.
+//! It needs a browser that sends the victim's credentials with the attacker's request. Cordon takes bearer tokens only:
+//! a browser adds none by itself, and a request from a foreign origin is refused before anything is read (`cors`).
 
 use actix_web::Error;
 use actix_web::body::MessageBody;
@@ -9,24 +10,26 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, HeaderValue};
 use actix_web::middleware::Next;
 
-/// Bytes below which compressing costs more than it saves: about one packet.
-const WORTH_IT: usize = 1400;
+/// Smaller bodies fit into about one packet, so compressing them costs more than it saves.
+const MIN_COMPRESS_BYTES: usize = 1400;
 
-/// Marks a body that is sent as it is.
-pub fn leave(headers: &mut HeaderMap, length: usize) {
-    if length < WORTH_IT {
+/// Marks a response whose body of `length` bytes is too small to be compressed: actix leaves a body with a content
+/// encoding alone.
+pub fn mark_small_body(headers: &mut HeaderMap, length: usize) {
+    if length < MIN_COMPRESS_BYTES {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("identity"));
     }
 }
 
-/// Around actix's own compression: leaves it gzip or nothing to choose from, and takes the mark off again.
-pub async fn gzip_or_nothing(
+/// Wraps actix's own compression. It lets actix choose only between gzip and no compression, and removes the mark of
+/// `mark_small_body`.
+pub async fn offer_only_gzip(
     mut request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
-    let takes_gzip = takes_gzip(request.headers());
+    let accepts_gzip = accepts_gzip(request.headers());
     request.headers_mut().remove(ACCEPT_ENCODING);
-    if takes_gzip {
+    if accepts_gzip {
         request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
     }
     let mut response = next.call(request).await?;
@@ -36,8 +39,8 @@ pub async fn gzip_or_nothing(
     Ok(response)
 }
 
-/// Whether gzip is named with a weight above nothing.
-fn takes_gzip(headers: &HeaderMap) -> bool {
+/// Whether `Accept-Encoding` names gzip with a weight above zero.
+fn accepts_gzip(headers: &HeaderMap) -> bool {
     let mut values =
         headers.get_all(ACCEPT_ENCODING).filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
     values.any(|coding| {
@@ -54,18 +57,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_who_names_gzip_gets_it() {
-        let takes = |value: &str| {
+    fn gzip_must_be_named_with_a_weight() {
+        let accepts = |value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_str(value).unwrap());
-            takes_gzip(&headers)
+            accepts_gzip(&headers)
         };
         for yes in ["gzip", "GZIP", "deflate, gzip;q=0.1", "br;q=1.0, gzip ; q=0.8, *;q=0.1"] {
-            assert!(takes(yes), "{yes}");
+            assert!(accepts(yes), "{yes}");
         }
         for no in ["", "br", "identity", "*", "gzip;q=0", "gzip; q=0.0, br", "x-gzip2", "gzip;q=x"] {
-            assert!(!takes(no), "{no}");
+            assert!(!accepts(no), "{no}");
         }
-        assert!(!takes_gzip(&HeaderMap::new()));
+        assert!(!accepts_gzip(&HeaderMap::new()));
     }
 }

@@ -1,15 +1,17 @@
-//! Web pages of other origins: which may ask, and which may read the answer. Each tenant has its list in the catalog.
+//! Cross-origin resource sharing (CORS): which origins may send requests from a browser, and which may read the
+//! response. Each tenant's allowed origins are in the catalog.
 //!
-//! A preflight carries no token, so no tenant stands behind it: it is answered for what the tenant of the subdomain allows or, without one, for
-//! what any active tenant allows. That opens nothing. The request itself is refused before anything is read unless the tenant of its
-//! token allows the origin, and only then may the page read the answer. A refusal from before the tenant is known (401) may be read by whom a
-//! preflight would have let ask. Pages of the host they ask need no leave. Never with credentials: a token is a header, and no page sends one it
-//! was not given.
+//! A preflight carries no token, so the tenant is not known yet. It is answered by what the tenant of the subdomain
+//! allows or, without a subdomain, by what any active tenant allows. This grants nothing: the actual request is
+//! refused, before its body is read, unless the tenant of its token allows the origin, and only then may the browser's
+//! page read the response. An error from before the tenant is known (401) may be read by origins whose preflight would
+//! have succeeded. Same-origin requests are always allowed. Responses never allow credentials: the token is a header,
+//! and a page can only send a token that it was given.
 
-use super::Front;
-use super::accept::Format;
-use super::caller::{self, Hint};
-use super::response::{self, Refusal};
+use super::ServerState;
+use super::accept::MediaType;
+use super::caller::{self, OwnedTenantHint};
+use super::response::{self, HttpError};
 use crate::ids::RequestId;
 use crate::tenant::Tenant;
 use actix_web::http::StatusCode;
@@ -20,80 +22,88 @@ use actix_web::http::header::{
 };
 use actix_web::{HttpRequest, HttpResponse, web};
 
-const ASKS_WITH: &str = "authorization, content-type, x-tenant-id, idempotency-key, traceparent";
-const MAY_READ: &str = "x-request-id, retry-after";
-/// Seconds for which a browser need not ask again; the request itself is looked at each time.
-const KEEPS_FOR: &str = "600";
+const ALLOWED_HEADERS: &str = "authorization, content-type, x-tenant-id, idempotency-key, traceparent";
+const EXPOSED_HEADERS: &str = "x-request-id, retry-after";
+/// How long a browser may cache the answer to a preflight. The origin of each actual request is checked all the same.
+const MAX_AGE_SECONDS: &str = "600";
 
-/// The page behind a request.
-pub struct Page {
-    /// None: no page, or one of the host that is asked.
+/// The origin of a request, and whether it may read the response.
+pub struct RequestOrigin {
+    /// `None` for a request without an origin, or of the same origin.
     foreign: Option<String>,
-    may_read: bool,
+    allowed: bool,
 }
 
-impl Page {
-    /// From the request's head. What may be read before the tenant is known is what a preflight would have allowed.
-    pub fn of(front: &Front, request: &HttpRequest) -> Result<Self, Refusal> {
-        let origin = caller::idempotency(request.headers(), ORIGIN.as_str())?;
+impl RequestOrigin {
+    /// Reads the origin from the head of a request. Until `authorize` has been called, it is allowed what a preflight
+    /// would be allowed.
+    ///
+    /// # Errors
+    /// 400 when `Origin`, `Host` or `X-Tenant-ID` appears more than once or is not ASCII.
+    pub fn from_request(state: &ServerState, request: &HttpRequest) -> Result<Self, HttpError> {
+        let origin = caller::single_header(request.headers(), ORIGIN.as_str())?;
         let host = caller::host(request)?;
-        let own =
+        let is_same =
             |origin: &str| origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host));
-        let Some(origin) = origin.filter(|origin| !own(origin)) else { return Ok(Self::none()) };
-        let hint = Hint::of(request, front.app.settings.http.domain.as_deref())?;
-        let may_read = front.app.catalog.allows(origin, hint.as_ref().subdomain);
-        Ok(Self { foreign: Some(origin.to_owned()), may_read })
+        let Some(origin) = origin.filter(|origin| !is_same(origin)) else { return Ok(Self::same()) };
+        let hint = OwnedTenantHint::from_request(request, state.app.settings.http.domain.as_deref())?;
+        let allowed = state.app.catalog.allows(origin, hint.as_ref().subdomain);
+        Ok(Self { foreign: Some(origin.to_owned()), allowed })
     }
 
-    /// No page.
-    pub fn none() -> Self {
-        Self { foreign: None, may_read: false }
+    /// The origin of a request that is not cross-origin.
+    pub fn same() -> Self {
+        Self { foreign: None, allowed: false }
     }
 
-    /// Refuses a page that the tenant does not allow; it will not read the refusal either.
-    pub fn asks(&mut self, tenant: &Tenant) -> Result<(), Refusal> {
+    /// Checks the origin against the tenant's allowed origins.
+    ///
+    /// # Errors
+    /// 403 when the tenant does not allow it; the page cannot read that error either.
+    pub fn authorize(&mut self, tenant: &Tenant) -> Result<(), HttpError> {
         let Some(origin) = &self.foreign else { return Ok(()) };
-        self.may_read = tenant.settings.allow(origin);
-        match self.may_read {
+        self.allowed = tenant.settings.allow(origin);
+        match self.allowed {
             true => Ok(()),
             false => Err(not_allowed()),
         }
     }
 
-    /// Says in an answer's head who may read it.
-    pub fn mark(&self, headers: &mut HeaderMap) {
+    /// Adds the CORS headers to a response: who may read it, and that it varies by origin.
+    pub fn add_headers(&self, headers: &mut HeaderMap) {
         headers.append(VARY, HeaderValue::from_static("origin"));
         let origin =
-            self.foreign.as_deref().filter(|_| self.may_read).and_then(|origin| HeaderValue::from_str(origin).ok());
+            self.foreign.as_deref().filter(|_| self.allowed).and_then(|origin| HeaderValue::from_str(origin).ok());
         if let Some(origin) = origin {
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-            headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(MAY_READ));
+            headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED_HEADERS));
         }
     }
 }
 
-/// Answers `OPTIONS /graphql`: a preflight, or no method of ours.
-pub async fn preflight(request: HttpRequest, front: web::Data<Front>) -> HttpResponse {
+/// Handles `OPTIONS /graphql`: 204 for a preflight of an allowed origin, 403 for another origin, 405 when it is no
+/// preflight.
+pub async fn preflight(request: HttpRequest, state: web::Data<ServerState>) -> HttpResponse {
     if !request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD) || !request.headers().contains_key(ORIGIN) {
-        return response::wrong_method().await;
+        return response::method_not_allowed().await;
     }
-    let (refusal, page) = match Page::of(&front, &request) {
-        Ok(page) if page.may_read => (None, page),
-        Ok(page) => (Some(not_allowed()), page),
-        Err(refusal) => (Some(refusal), Page::none()),
+    let (error, origin) = match RequestOrigin::from_request(&state, &request) {
+        Ok(origin) if origin.allowed => (None, origin),
+        Ok(origin) => (Some(not_allowed()), origin),
+        Err(error) => (Some(error), RequestOrigin::same()),
     };
-    let mut answer = match refusal {
-        Some(refusal) => response::refuse(refusal, Format::Json, RequestId::new()),
+    let mut response = match error {
+        Some(error) => response::from_error(error, MediaType::Json, RequestId::new()),
         None => HttpResponse::NoContent()
             .insert_header((ACCESS_CONTROL_ALLOW_METHODS, "POST"))
-            .insert_header((ACCESS_CONTROL_ALLOW_HEADERS, ASKS_WITH))
-            .insert_header((ACCESS_CONTROL_MAX_AGE, KEEPS_FOR))
+            .insert_header((ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_HEADERS))
+            .insert_header((ACCESS_CONTROL_MAX_AGE, MAX_AGE_SECONDS))
             .finish(),
     };
-    page.mark(answer.headers_mut());
-    answer
+    origin.add_headers(response.headers_mut());
+    response
 }
 
-fn not_allowed() -> Refusal {
-    Refusal::new(StatusCode::FORBIDDEN, "Origin", "is not one that the organisation allows")
+fn not_allowed() -> HttpError {
+    HttpError::new(StatusCode::FORBIDDEN, "Origin", "is not allowed by the organisation")
 }

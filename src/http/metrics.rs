@@ -1,4 +1,5 @@
-//! `/metrics`: a listener of its own, which only operators reach. Says what is counted, in Prometheus' text, and nothing else.
+//! `/metrics` on a listener of its own, which only operators can reach. It serves the process's metrics in Prometheus'
+//! text format and nothing else.
 
 use crate::telemetry::Metrics;
 use actix_web::dev::Server;
@@ -8,7 +9,10 @@ use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
 
-/// Serves until it is told to stop through its handle.
+/// Builds a server with one worker for the listener. It runs until its handle is told to stop.
+///
+/// # Errors
+/// Fails when the listener cannot be registered.
 pub fn serve(metrics: Arc<Metrics>, listener: TcpListener) -> io::Result<Server> {
     let metrics = web::Data::from(metrics);
     let app = move || App::new().app_data(web::Data::clone(&metrics)).route("/metrics", web::get().to(render));

@@ -1,9 +1,9 @@
-//! Answers: the status of each class of failure, and the headers every answer carries. Nothing of the caller or the tenant is in them
-//! but the request's id.
+//! Responses: the status of each class of error, and the headers that every response carries. No header holds anything
+//! of the caller or the tenant except the request id.
 
-use super::accept::Format;
+use super::accept::MediaType;
 use super::compress;
-use super::held::Held;
+use super::permit_body::PermitBody;
 use crate::error::Error;
 use crate::graphql;
 use crate::ids::RequestId;
@@ -14,30 +14,30 @@ use actix_web::http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 
-/// Seconds after which a client may try again.
-const RETRY_SECONDS: &str = "2";
+/// `Retry-After` of a 503.
+const RETRY_AFTER_SECONDS: &str = "2";
 
-/// A request that is answered by a status and one error.
+/// A request that is answered with a status and one error instead of data.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// The status.
+pub struct HttpError {
+    /// The status of the response.
     pub status: StatusCode,
-    /// What is said.
+    /// The error that the body holds, with its code.
     pub error: Error,
 }
 
-impl Refusal {
-    /// Bad input that has a status of its own.
+impl HttpError {
+    /// An `INVALID_INPUT` about a header, the method or the body, with the status that HTTP has for it.
     pub fn new(status: StatusCode, field: &'static str, reason: &'static str) -> Self {
         Self { status, error: Error::invalid(field, reason) }
     }
 }
 
-impl From<Error> for Refusal {
+impl From<Error> for HttpError {
     fn from(error: Error) -> Self {
         let status = match &error {
             Error::Unauthenticated => StatusCode::UNAUTHORIZED,
-            Error::Forbidden | Error::SwitchedOff | Error::TenantSuspended | Error::TenantMismatch => {
+            Error::Forbidden | Error::FeatureDisabled | Error::TenantSuspended | Error::TenantMismatch => {
                 StatusCode::FORBIDDEN
             }
             Error::NotFound => StatusCode::NOT_FOUND,
@@ -53,53 +53,62 @@ impl From<Error> for Refusal {
     }
 }
 
-/// A body that GraphQL made.
-pub fn said(status: StatusCode, format: Format, request: RequestId, body: Held) -> HttpResponse {
-    json(status, format, request, body)
+/// A response whose body GraphQL produced.
+pub fn rendered(status: StatusCode, media_type: MediaType, request: RequestId, body: PermitBody) -> HttpResponse {
+    json(status, media_type, request, body)
 }
 
-fn json(status: StatusCode, format: Format, request: RequestId, body: impl MessageBody + 'static) -> HttpResponse {
+fn json(
+    status: StatusCode,
+    media_type: MediaType,
+    request: RequestId,
+    body: impl MessageBody + 'static,
+) -> HttpResponse {
     let length = match body.size() {
         BodySize::Sized(length) => length.try_into().unwrap_or(usize::MAX),
         _ => 0,
     };
-    let mut answer = HttpResponse::build(status)
-        .insert_header((CONTENT_TYPE, format.content_type()))
+    let mut response = HttpResponse::build(status)
+        .insert_header((CONTENT_TYPE, media_type.content_type()))
         .insert_header((CACHE_CONTROL, "no-store"))
         .insert_header((X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .insert_header(("x-request-id", request.to_string()))
         .body(body);
-    compress::leave(answer.headers_mut(), length);
-    answer
+    compress::mark_small_body(response.headers_mut(), length);
+    response
 }
 
-/// A refusal. What is our own fault is logged here, once.
-pub fn refuse(refusal: Refusal, format: Format, request: RequestId) -> HttpResponse {
-    let Refusal { status, error } = refusal;
+/// A response with one error and the headers that belong to its status. Server errors are logged here, once.
+pub fn from_error(error: HttpError, media_type: MediaType, request: RequestId) -> HttpResponse {
+    let HttpError { status, error } = error;
     if status.is_server_error() {
-        tracing::warn!(request.id = %request, code = error.code(), http.status = status.as_u16(), "Request {request} failed");
+        let (code, status) = (error.code(), status.as_u16());
+        tracing::warn!(request.id = %request, code, http.status = status, "Request {request} failed");
     }
-    let extra = match (&error, status) {
+    let header = match (&error, status) {
         (Error::RateLimited { retry_after }, _) => Some((RETRY_AFTER, HeaderValue::from(*retry_after))),
         (_, StatusCode::UNAUTHORIZED) => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
         (_, StatusCode::METHOD_NOT_ALLOWED) => Some((ALLOW, HeaderValue::from_static("POST"))),
-        (_, StatusCode::SERVICE_UNAVAILABLE) => Some((RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS))),
+        (_, StatusCode::SERVICE_UNAVAILABLE) => Some((RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS))),
         _ => None,
     };
-    let body = graphql::failure(error);
-    let mut answer = json(status, format, request, body);
-    if let Some((name, value)) = extra {
-        answer.headers_mut().insert(name, value);
+    let mut response = json(status, media_type, request, graphql::error_body(error));
+    if let Some((name, value)) = header {
+        response.headers_mut().insert(name, value);
     }
-    answer
+    response
 }
 
-/// 405 for anything but POST.
-pub async fn wrong_method() -> HttpResponse {
-    refuse(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method", "must be POST"), Format::Json, RequestId::new())
+/// 405: the handler for any method of `/graphql` but POST and a CORS preflight.
+pub async fn method_not_allowed() -> HttpResponse {
+    from_error(
+        HttpError::new(StatusCode::METHOD_NOT_ALLOWED, "method", "must be POST"),
+        MediaType::Json,
+        RequestId::new(),
+    )
 }
 
-/// 404 for any other path.
-pub async fn nothing_here() -> HttpResponse {
-    refuse(Error::NotFound.into(), Format::Json, RequestId::new())
+/// 404: the handler for any other path.
+pub async fn not_found() -> HttpResponse {
+    from_error(Error::NotFound.into(), MediaType::Json, RequestId::new())
 }

@@ -1,92 +1,93 @@
-//! The files of an import: which ones are meant, and the resources in them one after another.
-//! A file may be read any number of times; standard input is spooled first.
+//! The files of an import, and the resources in them one after another.
+//! A file can be read any number of times. Standard input is spooled first.
 
 use super::rejects::Reason;
 use super::split::{self, Layout, Piece};
 use super::spool::Spool;
-use crate::fhir::{Defect, Entry, Method, type_name};
+use crate::fhir::{BundleEntry, EntryMethod, FhirError, type_name};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// An input that cannot be read, found out before anything is written.
+/// An input that cannot be read. It is reported before anything is stored.
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
-    /// It is not there, or not ours to read.
+    /// The file or directory does not exist or cannot be read.
     #[error("{path}: {cause}")]
     Unreadable {
-        /// As it was named.
+        /// The path as the caller gave it.
         path: String,
-        /// What the system says.
+        /// The error of the operating system.
         cause: io::Error,
     },
-    /// A directory without a `.json` or `.ndjson` file.
+    /// The directory contains no `.json` or `.ndjson` file.
     #[error("{path}: no .json or .ndjson file in it")]
     Empty {
-        /// As it was named.
+        /// The path as the caller gave it.
         path: String,
     },
 }
 
-/// One file.
+/// A file or standard input.
 pub(super) struct Input {
-    /// As it was named; `-` is standard input.
+    /// The path of the file, or `-` for standard input.
     pub(super) name: Arc<str>,
-    bytes: Bytes,
+    data: InputData,
 }
 
-enum Bytes {
+enum InputData {
     File(PathBuf),
     Spool(Spool),
 }
 
-/// One resource of a file, or what stands in the place of one.
+/// A line of a file or an entry of a Bundle.
 #[derive(Clone, Copy)]
-pub(super) struct Seen<'a> {
-    /// Line, or place among the entries.
+pub(super) struct InputItem<'a> {
+    /// The number of the line, or of the entry in its Bundle, from 1.
     pub(super) line: u64,
-    /// Whether it stood in an entry of a Bundle.
+    /// Whether the item is an entry of a Bundle.
     pub(super) in_bundle: bool,
-    pub(super) what: What<'a>,
+    pub(super) content: ItemContent<'a>,
 }
 
 #[derive(Clone, Copy)]
-pub(super) enum What<'a> {
-    /// A resource, unread, and the address its Bundle gives it.
+pub(super) enum ItemContent<'a> {
+    /// A resource as JSON text, and its address within its Bundle.
     Resource { text: &'a str, address: Option<&'a str> },
-    /// The wish to delete the resource at this address.
+    /// A request to delete the resource at this address.
     Deletion { target: Option<&'a str> },
-    /// Nothing that could be read.
-    Nothing(Reason),
+    /// Content that cannot be read.
+    Unreadable(Reason),
 }
 
-type Visitor<'v> = dyn FnMut(Seen<'_>) -> io::Result<()> + 'v;
+type Visitor<'v> = dyn FnMut(InputItem<'_>) -> io::Result<()> + 'v;
 
-/// The files meant by these paths: files as they are, directories by the `.json` and `.ndjson` files below them, `-` standard input.
+/// Opens the inputs that paths name: a file, all `.json` and `.ndjson` files below a directory, or standard input for
+/// `-`.
 pub(super) fn open(paths: &[PathBuf]) -> Result<Vec<Input>, InputError> {
     let mut inputs = Vec::new();
     for path in paths {
-        let named = |cause| InputError::Unreadable { path: path.display().to_string(), cause };
+        let unreadable = |cause| InputError::Unreadable { path: path.display().to_string(), cause };
         if path.as_os_str() == "-" {
-            let spool = Spool::fill(io::stdin().lock()).map_err(named)?;
-            inputs.push(Input { name: "-".into(), bytes: Bytes::Spool(spool) });
-        } else if std::fs::metadata(path).map_err(named)?.is_dir() {
+            let spool = Spool::fill(io::stdin().lock()).map_err(unreadable)?;
+            inputs.push(Input { name: "-".into(), data: InputData::Spool(spool) });
+        } else if std::fs::metadata(path).map_err(unreadable)?.is_dir() {
             let before = inputs.len();
-            walk(path, &mut inputs).map_err(named)?;
+            add_directory(path, &mut inputs).map_err(unreadable)?;
             if inputs.len() == before {
                 return Err(InputError::Empty { path: path.display().to_string() });
             }
         } else {
-            File::open(path).map_err(named)?;
+            File::open(path).map_err(unreadable)?;
             inputs.push(Input::file(path.clone()));
         }
     }
     Ok(inputs)
 }
 
-/// Files below a directory, in the order of their names; links to directories are not followed, hidden files not read.
-fn walk(directory: &Path, inputs: &mut Vec<Input>) -> io::Result<()> {
+/// Adds the files below a directory in the order of their names. Links to directories and hidden files are ignored.
+fn add_directory(directory: &Path, inputs: &mut Vec<Input>) -> io::Result<()> {
     let mut entries = std::fs::read_dir(directory)?.collect::<io::Result<Vec<_>>>()?;
     entries.sort_by_key(std::fs::DirEntry::file_name);
     for entry in entries {
@@ -95,7 +96,7 @@ fn walk(directory: &Path, inputs: &mut Vec<Input>) -> io::Result<()> {
             continue;
         }
         if entry.file_type()?.is_dir() {
-            walk(&path, inputs)?;
+            add_directory(&path, inputs)?;
         } else if path.extension().is_some_and(|extension| extension == "json" || extension == "ndjson")
             && path.is_file()
         {
@@ -108,39 +109,43 @@ fn walk(directory: &Path, inputs: &mut Vec<Input>) -> io::Result<()> {
 
 impl Input {
     fn file(path: PathBuf) -> Self {
-        Self { name: path.display().to_string().into(), bytes: Bytes::File(path) }
+        Self { name: path.display().to_string().into(), data: InputData::File(path) }
     }
 
     #[cfg(test)]
     pub(super) fn spooled(bytes: &[u8]) -> Self {
-        Self { name: "-".into(), bytes: Bytes::Spool(Spool::fill(bytes).unwrap()) }
+        Self { name: "-".into(), data: InputData::Spool(Spool::fill(bytes).unwrap()) }
     }
 
     fn read(&self) -> io::Result<Box<dyn BufRead + '_>> {
-        const BUFFER: usize = 256 << 10;
-        Ok(match &self.bytes {
-            Bytes::File(path) => Box::new(BufReader::with_capacity(BUFFER, File::open(path)?)),
-            Bytes::Spool(spool) => Box::new(BufReader::with_capacity(BUFFER, spool.read())),
+        const BUFFER_BYTES: usize = 256 << 10;
+        Ok(match &self.data {
+            InputData::File(path) => Box::new(BufReader::with_capacity(BUFFER_BYTES, File::open(path)?)),
+            InputData::Spool(spool) => Box::new(BufReader::with_capacity(BUFFER_BYTES, spool.read())),
         })
     }
 
-    /// By its name where that is `.ndjson`, else by its content.
+    /// Returns the layout of the file: lines if its name ends in `.ndjson`, or else the layout that its content has.
     pub(super) fn layout(&self) -> io::Result<Layout> {
-        match &self.bytes {
-            Bytes::File(path) if path.extension().is_some_and(|extension| extension == "ndjson") => Ok(Layout::Lines),
-            _ => split::layout(self.read()?),
+        match &self.data {
+            InputData::File(path) if path.extension().is_some_and(|extension| extension == "ndjson") => {
+                Ok(Layout::Lines)
+            }
+            _ => split::detect_layout(self.read()?),
         }
     }
 
-    /// Shows every resource of the file to `visitor`.
+    /// Calls `visitor` with every item of the file, in order.
     pub(super) fn visit(&self, layout: Layout, visitor: &mut Visitor<'_>) -> io::Result<()> {
         match layout {
-            Layout::Object => split::object(self.read()?, &mut |number, piece| show(number, piece, visitor)),
-            Layout::Lines => split::lines(self.read()?, &mut |line, piece| match piece {
+            Layout::Object => {
+                split::split_object(self.read()?, &mut |number, piece| visit_piece(number, piece, visitor))
+            }
+            Layout::Lines => split::split_lines(self.read()?, &mut |line, piece| match piece {
                 Piece::Resource(bytes) if is_bundle(bytes) => {
-                    split::object(bytes, &mut |_, piece| show(line, piece, visitor))
+                    split::split_object(bytes, &mut |_, piece| visit_piece(line, piece, visitor))
                 }
-                piece => show(line, piece, visitor),
+                piece => visit_piece(line, piece, visitor),
             }),
         }
     }
@@ -150,31 +155,28 @@ fn is_bundle(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok_and(|text| type_name(text).as_deref() == Some("Bundle"))
 }
 
-fn show(line: u64, piece: Piece<'_>, visitor: &mut Visitor<'_>) -> io::Result<()> {
+fn visit_piece(line: u64, piece: Piece<'_>, visitor: &mut Visitor<'_>) -> io::Result<()> {
+    let mut visit = |in_bundle, content| visitor(InputItem { line, in_bundle, content });
     let (bytes, in_bundle) = match piece {
         Piece::Resource(bytes) => (bytes, false),
         Piece::Entry(bytes) => (bytes, true),
-        Piece::TooLong => return visitor(Seen { line, in_bundle: false, what: What::Nothing(Reason::TooLarge) }),
-        Piece::NoObject => {
-            return visitor(Seen { line, in_bundle: false, what: What::Nothing(Defect::NotFhir.into()) });
-        }
-        Piece::Broken => {
-            return visitor(Seen { line, in_bundle: false, what: What::Nothing(Defect::MalformedJson.into()) });
-        }
+        Piece::TooLong => return visit(false, ItemContent::Unreadable(Reason::TooLarge)),
+        Piece::NoObject => return visit(false, ItemContent::Unreadable(FhirError::NotFhir.into())),
+        Piece::Broken => return visit(false, ItemContent::Unreadable(FhirError::MalformedJson.into())),
     };
     let Ok(text) = std::str::from_utf8(bytes) else {
-        return visitor(Seen { line, in_bundle, what: What::Nothing(Defect::InvalidUtf8.into()) });
+        return visit(in_bundle, ItemContent::Unreadable(FhirError::InvalidUtf8.into()));
     };
     if !in_bundle {
-        return visitor(Seen { line, in_bundle, what: What::Resource { text, address: None } });
+        return visit(in_bundle, ItemContent::Resource { text, address: None });
     }
-    match Entry::read(text) {
-        Err(defect) => visitor(Seen { line, in_bundle, what: What::Nothing(defect.into()) }),
-        Ok(Entry { method: Method::Delete, full_url, target, .. }) => {
-            visitor(Seen { line, in_bundle, what: What::Deletion { target: target.or(full_url).as_deref() } })
+    match BundleEntry::read(text) {
+        Err(error) => visit(in_bundle, ItemContent::Unreadable(error.into())),
+        Ok(BundleEntry { method: EntryMethod::Delete, full_url, target, .. }) => {
+            visit(in_bundle, ItemContent::Deletion { target: target.or(full_url).as_deref() })
         }
         Ok(entry) => match entry.resource {
-            Some(text) => visitor(Seen { line, in_bundle, what: What::Resource { text, address: entry.address() } }),
+            Some(text) => visit(in_bundle, ItemContent::Resource { text, address: entry.address() }),
             None => Ok(()),
         },
     }
@@ -185,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn directories_are_read_in_order_and_only_what_is_meant() {
+    fn directories_are_read_in_order_without_hidden_and_other_files() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("b")).unwrap();
         for name in ["c.ndjson", "a.json", "b/d.json", "notes.txt", ".hidden.json"] {

@@ -1,6 +1,6 @@
-//! Import: charts from FHIR files into one tenant, however large, in whatever order.
-//! `source` reads the input in passes so that what is referred to comes before what refers to it, `store` makes rows of it, `run` joins the
-//! two, and `rejects` says what was not taken.
+//! Imports charts from FHIR files of any size and order into one tenant. `source` reads the input in passes, so that a
+//! resource comes after those that it refers to. `store` turns resources into rows, `run` connects the two, and
+//! `rejects` lists what was not stored.
 
 mod input;
 pub mod rejects;
@@ -13,51 +13,67 @@ mod store;
 pub use run::{Progress, run};
 pub use store::Store;
 
+use crate::error::Error;
 use crate::fhir::ResourceKind;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// What an import did. `cordon import --json` prints it.
+/// Why an import ended early. What was stored before remains, and running the same import again continues from there.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The database or the keys failed.
+    #[error(transparent)]
+    Store(#[from] Error),
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] std::io::Error),
+    /// The reader stopped before the end of the input.
+    #[error("the input could not be read to its end; what was read is stored, run it again")]
+    Incomplete,
+}
+
+/// The result of an import, which `cordon import --json` prints.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// Slug of the tenant.
+    /// The slug of the tenant.
     pub tenant: String,
-    /// Files read; standard input is one.
+    /// The number of files that were read. Standard input counts as one.
     pub files: u64,
-    /// Patients.
+    /// The patients.
     pub patients: Counts,
-    /// Encounters.
+    /// The encounters.
     pub encounters: Counts,
-    /// Notes: documents, and reports with a text of their own.
+    /// The notes: documents, and reports whose text no document repeats.
     pub notes: Counts,
-    /// Practitioners.
+    /// The practitioners.
     pub practitioners: Counts,
-    /// Resources that were not read, by type.
+    /// The number of resources that were skipped, by type.
     pub skipped: BTreeMap<String, u64>,
-    /// Lines of the file of rejects, those without a known type included.
+    /// The number of lines in the file of rejects. It includes rejects without a known type, which no other count
+    /// includes.
     pub rejects: u64,
-    /// How long it took, to the millisecond.
+    /// The duration in seconds, with a precision of a millisecond.
     pub seconds: f64,
-    /// Notes read, new or not, by the time it took.
+    /// Stored and unchanged notes per second, rounded to a whole number.
     pub notes_per_second: f64,
 }
 
-/// What became of the resources of one kind.
+/// The outcomes of the resources of one kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
-    /// Not known before.
+    /// Resources that were not stored before.
     pub new: u64,
-    /// Known, and changed since.
+    /// Stored resources whose content had changed.
     pub updated: u64,
-    /// Known, and the same.
+    /// Stored resources with the same content.
     pub unchanged: u64,
-    /// Not taken.
+    /// Resources that were not stored.
     pub rejected: u64,
 }
 
 impl Counts {
-    /// What was added to what there was.
+    /// Returns the difference from earlier counts.
     fn since(self, before: Self) -> Self {
         Self {
             new: self.new - before.new,
@@ -69,7 +85,7 @@ impl Counts {
 }
 
 impl Report {
-    /// The counts that resources of this kind belong to.
+    /// Returns the counts for resources of this kind.
     pub fn counts(&mut self, kind: ResourceKind) -> &mut Counts {
         match kind {
             ResourceKind::Practitioner => &mut self.practitioners,
@@ -79,10 +95,10 @@ impl Report {
         }
     }
 
-    /// Counts a reject under its kind, if it has one.
+    /// Counts a reject in total, and under its kind if that is known.
     pub fn reject(&mut self, reject: &rejects::Reject) {
         self.rejects += 1;
-        if let Some(kind) = reject.type_name.as_deref().and_then(ResourceKind::named) {
+        if let Some(kind) = reject.type_name.as_deref().and_then(ResourceKind::from_name) {
             self.counts(kind).rejected += 1;
         }
     }
@@ -94,14 +110,16 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn the_report_has_the_shape_that_is_promised() {
+    fn the_report_serialises_to_the_documented_json() {
         let mut report =
             Report { tenant: "lakeside".into(), files: 2, seconds: 0.5, notes_per_second: 2.0, ..Report::default() };
         report.counts(ResourceKind::DiagnosticReport).new = 1;
         report.skipped.insert("Observation".into(), 3);
         let zero = json!({ "new": 0, "updated": 0, "unchanged": 0, "rejected": 0 });
-        let expected = json!({ "tenant": "lakeside", "files": 2, "patients": zero, "encounters": zero, "practitioners": zero,
-            "notes": { "new": 1, "updated": 0, "unchanged": 0, "rejected": 0 }, "skipped": { "Observation": 3 }, "rejects": 0,
+        let expected = json!({ "tenant": "lakeside", "files": 2, "patients": zero, "encounters": zero,
+            "practitioners": zero,
+            "notes": { "new": 1, "updated": 0, "unchanged": 0, "rejected": 0 }, "skipped": { "Observation": 3 },
+                "rejects": 0,
             "seconds": 0.5, "notesPerSecond": 2.0 });
         assert_eq!(serde_json::to_value(report).unwrap(), expected);
     }

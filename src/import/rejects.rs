@@ -1,7 +1,8 @@
-//! Rejects: what an import could not take, where it stood and why.
-//! Never holds content. Ids may be medical record numbers: they go into this file, which only its owner can read, and into no log.
+//! Rejects: resources that an import did not store, with their position in the input and the reason.
+//! A reject never holds content. Ids may be medical record numbers, so they are written to this file, which only its
+//! owner can read, and to no log.
 
-use crate::fhir::Defect;
+use crate::fhir::FhirError;
 use serde::{Serialize, Serializer};
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, BufWriter, Write};
@@ -9,80 +10,80 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Why something was not taken. Stable codes.
+/// Why something was not stored. The codes are stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// The resource itself is at fault.
-    Defect(Defect),
-    /// Longer than 64 MiB.
+    /// The resource cannot be read.
+    Fhir(FhirError),
+    /// The line, entry or single resource is longer than 64 MiB.
     TooLarge,
-    /// The file cannot be read (to its end).
+    /// The file cannot be read to its end.
     Unreadable,
-    /// A deletion: clinical rows are never deleted.
+    /// The entry requests a deletion. Clinical rows are never deleted.
     DeleteNotSupported,
-    /// Sound by itself, but there is no place for it among the tenant's rows: `patient_not_found`, `duplicate_identifier`, …; or it would
-    /// undo what was changed here since the last import: `changed_here`.
-    NoPlace(&'static str),
+    /// The resource is valid but conflicts with the tenant's rows (`patient_not_found`, `duplicate_identifier`, …), or
+    /// storing it would revert a change that was made in Cordon since the last import (`changed_here`).
+    Conflict(&'static str),
 }
 
 impl Reason {
-    /// The code that stands in the file of rejects.
+    /// Returns the code that the file of rejects shows.
     pub fn code(self) -> &'static str {
         match self {
-            Self::Defect(defect) => defect.code(),
+            Self::Fhir(error) => error.code(),
             Self::TooLarge => "too_large",
             Self::Unreadable => "unreadable",
             Self::DeleteNotSupported => "delete_not_supported",
-            Self::NoPlace(code) => code,
+            Self::Conflict(code) => code,
         }
     }
 }
 
-impl From<Defect> for Reason {
-    fn from(defect: Defect) -> Self {
-        Self::Defect(defect)
+impl From<FhirError> for Reason {
+    fn from(error: FhirError) -> Self {
+        Self::Fhir(error)
     }
 }
 
 /// One line of the file of rejects.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Reject {
-    /// The file as it was named, or `-`.
+    /// The path of the file as the caller gave it, or `-` for standard input.
     #[serde(serialize_with = "as_text")]
     pub source: Arc<str>,
-    /// The line, or the place among a Bundle's entries, from 1; none for a whole file.
+    /// The number of the line, or of the entry in its Bundle, from 1; `None` for a whole file.
     pub line: Option<u64>,
-    /// Its type, where that could be seen.
+    /// The `resourceType`, if it could be read.
     #[serde(rename = "type")]
     pub type_name: Option<String>,
-    /// Its id in the source, where that could be seen.
+    /// The id in the source, if it could be read.
     pub id: Option<String>,
-    /// Why.
+    /// The reason.
     #[serde(serialize_with = "as_code")]
     pub reason: Reason,
 }
 
-/// The file of rejects.
-pub struct Rejects(BufWriter<File>);
+/// The file of rejects, in NDJSON.
+pub struct RejectFile(BufWriter<File>);
 
-impl Rejects {
-    /// Starts an empty file; one that is there becomes its owner's alone.
+impl RejectFile {
+    /// Creates the file, or empties an existing one. Only its owner can read and write it.
     pub fn create(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-        // A terminal or a pipe is not ours to close to others.
+        // The permissions of a terminal or a pipe are not changed.
         if file.metadata()?.is_file() {
             file.set_permissions(Permissions::from_mode(0o600))?;
         }
         Ok(Self(BufWriter::new(file)))
     }
 
-    /// Adds a line.
+    /// Appends a line. It may stay in a buffer until `finish`.
     pub fn add(&mut self, reject: &Reject) -> io::Result<()> {
         serde_json::to_writer(&mut self.0, reject)?;
         self.0.write_all(b"\n")
     }
 
-    /// Writes out what is still held back.
+    /// Writes the buffered lines to the file.
     pub fn finish(mut self) -> io::Result<()> {
         self.0.flush()
     }
@@ -101,18 +102,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_a_reject_for_the_owner_only() {
+    fn each_reject_is_one_line_of_a_file_for_its_owner_only() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rejects.ndjson");
         std::fs::write(&path, "of an earlier run").unwrap();
         std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-        let mut rejects = Rejects::create(&path).unwrap();
+        let mut rejects = RejectFile::create(&path).unwrap();
         let reject = Reject {
             source: "a.json".into(),
             line: Some(3),
             type_name: Some("Patient".into()),
             id: None,
-            reason: Defect::NoId.into(),
+            reason: FhirError::NoId.into(),
         };
         rejects.add(&reject).unwrap();
         rejects.add(&Reject { line: None, type_name: None, reason: Reason::Unreadable, ..reject }).unwrap();

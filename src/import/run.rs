@@ -1,130 +1,132 @@
-//! One run of an import: readings in, rows and a report out.
+//! One run of an import: stores the batches that the reader sends, writes the rejects, and returns a report.
 
-use super::rejects::{Reason, Reject, Rejects};
-use super::source::{Batch, Reading, Source, Sourced};
+use super::rejects::{Reason, Reject, RejectFile};
+use super::source::{Batch, Located, ReaderMessage, Source};
 use super::store::{Store, Stored};
-use super::{Counts, Report};
-use crate::fhir::ResourceKind;
-use crate::ops::{OpsError, Result};
+use super::{Counts, ImportError, Report};
+use crate::fhir::{ImportedResource, ResourceKind};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// Batches that wait for the database: enough to keep the reading thread busy, few enough to be small.
-const AHEAD: usize = 3;
+type Result<T> = std::result::Result<T, ImportError>;
 
-/// How far a run has come.
+/// Maximum number of messages that wait for the database. It keeps the reading thread busy and bounds memory.
+const MAX_QUEUED_MESSAGES: usize = 3;
+
+/// The progress of a run with the resources of one kind.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress {
-    /// What is being stored.
+    /// The kind of the resources.
     pub kind: ResourceKind,
-    /// How many have been taken or refused.
+    /// The number of resources that have been stored or rejected.
     pub done: u64,
-    /// How many there are in the input.
-    pub of: u64,
-    /// What became of those since the last time.
-    pub latest: Counts,
+    /// The number of resources in the input.
+    pub total: u64,
+    /// The outcomes since the previous progress of this kind.
+    pub delta: Counts,
 }
 
-/// Stores everything that `source` reads. What was stored before an error stays; the same run goes on from there.
+/// Stores everything that `source` reads and calls `on_progress` after each batch.
+///
+/// After an error, what was stored before remains, and running the same import again continues from there.
 pub async fn run(
     source: Source,
     mut store: Store,
-    mut rejects: Option<Rejects>,
-    tell: impl Fn(Progress),
+    rejects: Option<RejectFile>,
+    on_progress: impl Fn(Progress),
 ) -> Result<Report> {
     let begun = Instant::now();
-    let mut report = Report::default();
-    let mut expected: BTreeMap<ResourceKind, u64> = BTreeMap::new();
+    let mut totals: BTreeMap<ResourceKind, u64> = BTreeMap::new();
+    let mut run = Run { report: Report::default(), rejects, reported: BTreeMap::new() };
     let kinds =
         [ResourceKind::Practitioner, ResourceKind::Patient, ResourceKind::Encounter, ResourceKind::DocumentReference];
     let mut done = BTreeMap::from(kinds.map(|kind| (kind, 0)));
-    let mut told: BTreeMap<ResourceKind, Counts> = BTreeMap::new();
-    let mut readings = source.read(AHEAD)?;
+    let mut messages = source.read(MAX_QUEUED_MESSAGES)?;
     let mut finished = false;
-    while let Some(reading) = readings.recv().await {
-        match reading {
-            Reading::Surveyed(counts) => expected = counts,
-            Reading::Rejected(reject) => refuse(&mut report, &mut rejects, &reject)?,
-            Reading::Finished(tally) => {
-                (report.files, report.skipped, finished) = (tally.files, tally.skipped, true);
+    while let Some(message) = messages.recv().await {
+        match message {
+            ReaderMessage::Counted(counts) => totals = counts,
+            ReaderMessage::Rejected(reject) => run.reject(&reject)?,
+            ReaderMessage::Finished(summary) => {
+                (run.report.files, run.report.skipped, finished) = (summary.files, summary.skipped, true);
             }
-            Reading::Batch(batch) => {
-                let (kind, count, refused) = match batch {
-                    Batch::Practitioners(batch) => {
-                        let stored = store.practitioners(&resources(&batch)).await?;
-                        add(&mut report, ResourceKind::Practitioner, &batch, stored, |resource| &resource.key)
-                    }
-                    Batch::Patients(batch) => {
-                        let stored = store.patients(&resources(&batch)).await?;
-                        add(&mut report, ResourceKind::Patient, &batch, stored, |resource| &resource.key)
-                    }
-                    Batch::Encounters(batch) => {
-                        let stored = store.encounters(&resources(&batch)).await?;
-                        add(&mut report, ResourceKind::Encounter, &batch, stored, |resource| &resource.key)
-                    }
-                    Batch::Notes(batch) => {
-                        let stored = store.notes(&resources(&batch)).await?;
-                        add(&mut report, ResourceKind::DocumentReference, &batch, stored, |resource| &resource.key)
-                    }
-                };
-                for reject in refused {
-                    refuse(&mut report, &mut rejects, &reject)?;
-                }
-                let so_far = done.entry(kind).or_default();
-                *so_far += count;
-                let of = expected.get(&kind).copied().unwrap_or(0).max(*so_far);
-                tell(Progress { kind, done: *so_far, of, latest: latest(&mut report, &mut told, kind) });
+            ReaderMessage::Batch(batch) => {
+                let (kind, count) = run.store(&mut store, batch).await?;
+                let done = done.entry(kind).or_default();
+                *done += count;
+                let total = totals.get(&kind).copied().unwrap_or(0).max(*done);
+                on_progress(Progress { kind, done: *done, total, delta: run.delta(kind) });
             }
         }
     }
     if !finished {
-        return Err(OpsError::Failed(
-            "the input could not be read to its end; what was read is stored, run it again".into(),
-        ));
+        return Err(ImportError::Incomplete);
     }
-    // What was rejected after the last batch of its kind.
+    // Resources may have been rejected after the last batch of their kind.
     for (kind, done) in done {
-        tell(Progress { kind, done, of: done, latest: latest(&mut report, &mut told, kind) });
+        on_progress(Progress { kind, done, total: done, delta: run.delta(kind) });
     }
-    if let Some(rejects) = rejects {
-        rejects.finish()?;
+    run.finish(begun)
+}
+
+/// The report and the rejects of a run, and the counts that were last reported as progress.
+struct Run {
+    report: Report,
+    rejects: Option<RejectFile>,
+    reported: BTreeMap<ResourceKind, Counts>,
+}
+
+impl Run {
+    /// Stores a batch. Returns the kind and the number of its resources.
+    async fn store(&mut self, store: &mut Store, batch: Batch) -> Result<(ResourceKind, u64)> {
+        match batch {
+            Batch::Practitioners(batch) => self.add(&batch, store.practitioners(&resources(&batch)).await?),
+            Batch::Patients(batch) => self.add(&batch, store.patients(&resources(&batch)).await?),
+            Batch::Encounters(batch) => self.add(&batch, store.encounters(&resources(&batch)).await?),
+            Batch::Notes(batch) => self.add(&batch, store.notes(&resources(&batch)).await?),
+        }
     }
-    report.seconds = begun.elapsed().as_millis() as f64 / 1000.0;
-    let notes = report.notes.new + report.notes.updated + report.notes.unchanged;
-    report.notes_per_second = (notes as f64 / report.seconds.max(0.001)).round();
-    Ok(report)
-}
 
-fn latest(report: &mut Report, told: &mut BTreeMap<ResourceKind, Counts>, kind: ResourceKind) -> Counts {
-    let counts = *report.counts(kind);
-    counts.since(told.insert(kind, counts).unwrap_or_default())
-}
-
-fn resources<T>(batch: &[Sourced<T>]) -> Vec<&T> {
-    batch.iter().map(|sourced| &sourced.resource).collect()
-}
-
-fn add<T>(
-    report: &mut Report,
-    kind: ResourceKind,
-    batch: &[Sourced<T>],
-    stored: Stored,
-    key: impl Fn(&T) -> &str,
-) -> (ResourceKind, u64, Vec<Reject>) {
-    let counts = report.counts(kind);
-    counts.new += stored.new;
-    counts.updated += stored.updated;
-    counts.unchanged += stored.unchanged;
-    let refused = stored.refused.into_iter().filter_map(|(index, reason)| Some((batch.get(index)?, reason)));
-    let refused =
-        refused.map(|(sourced, reason)| sourced.reject(key(&sourced.resource), Reason::NoPlace(reason))).collect();
-    (kind, batch.len() as u64, refused)
-}
-
-fn refuse(report: &mut Report, rejects: &mut Option<Rejects>, reject: &Reject) -> Result<()> {
-    report.reject(reject);
-    match rejects {
-        Some(file) => Ok(file.add(reject)?),
-        None => Ok(()),
+    /// Adds the outcome of a batch to the report.
+    fn add<T: ImportedResource>(&mut self, batch: &[Located<T>], stored: Stored) -> Result<(ResourceKind, u64)> {
+        let counts = self.report.counts(T::KIND);
+        counts.new += stored.new;
+        counts.updated += stored.updated;
+        counts.unchanged += stored.unchanged;
+        for (index, code) in stored.refused {
+            if let Some(located) = batch.get(index) {
+                self.reject(&located.reject(Reason::Conflict(code)))?;
+            }
+        }
+        Ok((T::KIND, batch.len() as u64))
     }
+
+    fn reject(&mut self, reject: &Reject) -> Result<()> {
+        self.report.reject(reject);
+        match &mut self.rejects {
+            Some(file) => Ok(file.add(reject)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the outcomes of a kind since the previous call.
+    fn delta(&mut self, kind: ResourceKind) -> Counts {
+        let counts = *self.report.counts(kind);
+        counts.since(self.reported.insert(kind, counts).unwrap_or_default())
+    }
+
+    fn finish(self, begun: Instant) -> Result<Report> {
+        let Self { mut report, rejects, .. } = self;
+        if let Some(rejects) = rejects {
+            rejects.finish()?;
+        }
+        report.seconds = begun.elapsed().as_millis() as f64 / 1000.0;
+        let notes = report.notes.new + report.notes.updated + report.notes.unchanged;
+        report.notes_per_second = (notes as f64 / report.seconds.max(0.001)).round();
+        Ok(report)
+    }
+}
+
+fn resources<T>(batch: &[Located<T>]) -> Vec<&T> {
+    batch.iter().map(|located| &located.resource).collect()
 }

@@ -1,40 +1,46 @@
-//! Resources out of bytes: lines of NDJSON, or the entries of a Bundle as they stream by, so that no file is ever held whole.
-//! Looks at quotes and brackets only; whether a piece is JSON, let alone FHIR, is for the reader of the piece to find out.
+//! Splits a file into resources, the lines of NDJSON or the entries of a Bundle, as a stream: no file is held in memory
+//! as a whole. Only quotes and brackets are examined. Whoever reads a piece checks whether it is JSON and FHIR.
 
 use std::io::{self, BufRead};
 
-/// Longest line, entry or single resource.
-pub(super) const LONGEST: usize = 64 << 20;
+/// Maximum length of a line, an entry or a single resource.
+pub(super) const MAX_PIECE_BYTES: usize = 64 << 20;
+/// Capacity that a buffer keeps between pieces, so that one long piece does not occupy its memory for the rest of the
+/// file.
+const KEPT_CAPACITY_BYTES: usize = 1 << 20;
+/// Maximum length of a key at the top level; of those, only `entry` is of interest.
+const MAX_KEY_BYTES: usize = 64;
 
 /// How a file holds its resources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Layout {
-    /// One resource (or Bundle) a line.
+    /// Each line is a resource or a Bundle.
     Lines,
-    /// One JSON object: a Bundle or a single resource.
+    /// The file is one JSON object: a Bundle or a single resource.
     Object,
 }
 
 /// A piece of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Piece<'a> {
-    /// A resource; of a Bundle, what is around its entries.
+    /// A resource, or a Bundle without its entries.
     Resource(&'a [u8]),
     /// An entry of a Bundle.
     Entry(&'a [u8]),
-    /// A piece longer than [`LONGEST`].
+    /// A piece longer than [`MAX_PIECE_BYTES`].
     TooLong,
-    /// Where the file stops making sense, or ends too early.
+    /// The position from which the file is malformed or cut short.
     Broken,
-    /// All of the file: not one JSON object is in it.
+    /// The file does not contain a JSON object.
     NoObject,
 }
 
-/// Where pieces go, each with its number: of the line, or of the entry, from 1.
-pub(super) type Sink<'s> = dyn FnMut(u64, Piece<'_>) -> io::Result<()> + 's;
+/// Receives each piece with the number of its line or entry, from 1.
+pub(super) type PieceVisitor<'v> = dyn FnMut(u64, Piece<'_>) -> io::Result<()> + 'v;
 
-/// Several objects one after another are lines; so is a first line that is whole. Everything else is one object.
-pub(super) fn layout(mut input: impl BufRead) -> io::Result<Layout> {
+/// Detects the layout: lines if anything but white space follows a first object that contains no line break, or else
+/// one object.
+pub(super) fn detect_layout(mut input: impl BufRead) -> io::Result<Layout> {
     let mut nesting = Nesting::default();
     let mut begun = false;
     let mut ended = false;
@@ -59,51 +65,50 @@ pub(super) fn layout(mut input: impl BufRead) -> io::Result<Layout> {
     }
 }
 
-/// Every line that is not blank.
-pub(super) fn lines(mut input: impl BufRead, sink: &mut Sink<'_>) -> io::Result<()> {
+/// Calls `visitor` with every line that is not blank.
+pub(super) fn split_lines(mut input: impl BufRead, visitor: &mut PieceVisitor<'_>) -> io::Result<()> {
     let mut line = Vec::new();
     let mut number = 0;
     loop {
         line.clear();
         number += 1;
-        let limit = LONGEST as u64 + 1;
+        let limit = MAX_PIECE_BYTES as u64 + 1;
         if io::Read::take(&mut input, limit).read_until(b'\n', &mut line)? == 0 {
             return Ok(());
         }
-        if line.len() > LONGEST && !line.ends_with(b"\n") {
+        if line.len() > MAX_PIECE_BYTES && !line.ends_with(b"\n") {
             input.skip_until(b'\n')?;
-            sink(number, Piece::TooLong)?;
+            visitor(number, Piece::TooLong)?;
             continue;
         }
-        let text = without_mark(&line).trim_ascii();
+        let text = without_byte_order_mark(&line).trim_ascii();
         if !text.is_empty() {
-            sink(number, Piece::Resource(text))?;
+            visitor(number, Piece::Resource(text))?;
         }
-        // One long line must not cost its memory for the rest of the file.
-        line.shrink_to(1 << 20);
+        line.shrink_to(KEPT_CAPACITY_BYTES);
     }
 }
 
-/// The entries of a Bundle one by one, then what was around them; or a single resource.
-pub(super) fn object(mut input: impl BufRead, sink: &mut Sink<'_>) -> io::Result<()> {
-    let mut scan = Scan::default();
+/// Calls `visitor` with the entries of a Bundle, one by one, and then with the Bundle without them; or with a single
+/// resource.
+pub(super) fn split_object(mut input: impl BufRead, visitor: &mut PieceVisitor<'_>) -> io::Result<()> {
+    let mut splitter = ObjectSplitter::default();
     loop {
         let bytes = input.fill_buf()?;
         if bytes.is_empty() {
-            return scan.finish(sink);
+            return splitter.finish(visitor);
         }
-        scan.feed(bytes, sink)?;
+        splitter.feed(bytes, visitor)?;
         let read = bytes.len();
         input.consume(read);
     }
 }
 
-/// The text behind a byte order mark.
-fn without_mark(bytes: &[u8]) -> &[u8] {
+fn without_byte_order_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
 }
 
-/// Depth of brackets, strings left out.
+/// The depth of brackets outside strings.
 #[derive(Debug, Default)]
 struct Nesting {
     depth: usize,
@@ -131,35 +136,36 @@ impl Nesting {
     }
 }
 
-/// A pass over one object: where it is, and the bytes of what it is in.
+/// Splits one object: the position in it, and the bytes of the pieces that are not complete yet.
 #[derive(Debug, Default)]
-struct Scan {
+struct ObjectSplitter {
     nesting: Nesting,
-    /// All but the entries.
-    around: Collected,
-    /// The entry being read.
-    entry: Collected,
-    /// The last string at the top level: a key when a colon follows.
-    word: Vec<u8>,
+    /// The object without the entries.
+    envelope: PieceBuffer,
+    /// The entry that is being read.
+    entry: PieceBuffer,
+    /// The last string at the top level. It is a key if a colon follows.
+    last_string: Vec<u8>,
     /// The key whose value is being read.
     key: Vec<u8>,
     within_entries: bool,
+    /// The number of complete entries.
     entries: u64,
-    /// Something that is not an object stood among the entries, or after the end.
+    /// Whether something that is not an object was found among the entries, or anything after the end.
     stray: bool,
     begun: bool,
     done: bool,
 }
 
 #[derive(Debug, Default)]
-struct Collected {
+struct PieceBuffer {
     bytes: Vec<u8>,
     too_long: bool,
 }
 
-impl Collected {
+impl PieceBuffer {
     fn push(&mut self, byte: u8) {
-        if self.bytes.len() < LONGEST {
+        if self.bytes.len() < MAX_PIECE_BYTES {
             self.bytes.push(byte);
         } else {
             self.too_long = true;
@@ -167,7 +173,7 @@ impl Collected {
     }
 
     fn extend(&mut self, bytes: &[u8]) {
-        if self.bytes.len() + bytes.len() <= LONGEST {
+        if self.bytes.len() + bytes.len() <= MAX_PIECE_BYTES {
             self.bytes.extend_from_slice(bytes);
         } else {
             self.too_long = true;
@@ -176,36 +182,36 @@ impl Collected {
 
     fn clear(&mut self) {
         self.bytes.clear();
-        self.bytes.shrink_to(1 << 20);
+        self.bytes.shrink_to(KEPT_CAPACITY_BYTES);
         self.too_long = false;
     }
 }
 
-impl Scan {
-    fn feed(&mut self, mut bytes: &[u8], sink: &mut Sink<'_>) -> io::Result<()> {
+impl ObjectSplitter {
+    fn feed(&mut self, mut bytes: &[u8], visitor: &mut PieceVisitor<'_>) -> io::Result<()> {
         while let Some((&byte, rest)) = bytes.split_first() {
-            // Most bytes stand in strings: take all up to the next quote or backslash at once.
+            // Most bytes are in strings, so everything up to the next quote or backslash is taken at once.
             if self.nesting.in_string && !self.nesting.escaped {
                 let run = bytes.iter().position(|&byte| byte == b'"' || byte == b'\\').unwrap_or(bytes.len());
                 if run > 0 {
                     let (text, rest) = bytes.split_at(run);
-                    self.take(text);
+                    self.extend(text);
                     bytes = rest;
                     continue;
                 }
             }
-            self.step(byte, sink)?;
+            self.step(byte, visitor)?;
             bytes = rest;
         }
         Ok(())
     }
 
-    fn step(&mut self, byte: u8, sink: &mut Sink<'_>) -> io::Result<()> {
+    fn step(&mut self, byte: u8, visitor: &mut PieceVisitor<'_>) -> io::Result<()> {
         let (before, was_string) = (self.nesting.depth, self.nesting.in_string);
         self.nesting.step(byte);
         let after = self.nesting.depth;
         if before == 0 && after == 0 {
-            // Around the object: white space, a byte order mark, or nothing that belongs there.
+            // Outside the object, only white space and a byte order mark are allowed.
             self.stray |= !byte.is_ascii_whitespace() && !matches!(byte, 0xef | 0xbb | 0xbf);
             return Ok(());
         }
@@ -216,53 +222,53 @@ impl Scan {
         }
         if before == 1 && !was_string {
             match byte {
-                b'"' => self.word.clear(),
-                b':' => self.key = std::mem::take(&mut self.word),
+                b'"' => self.last_string.clear(),
+                b':' => self.key = std::mem::take(&mut self.last_string),
                 b'[' if self.key == b"entry" => self.within_entries = true,
                 _ => {}
             }
         }
         if !self.within_entries {
-            self.around.push(byte);
+            self.envelope.push(byte);
         } else if before >= 3 || after >= 3 {
             self.entry.push(byte);
         } else if before == 2 && after == 2 {
             self.stray |= !byte.is_ascii_whitespace() && byte != b',';
         } else {
-            // The bracket that opens the entries, or the one that closes them.
-            self.around.push(byte);
+            // The byte opens or closes the list of entries.
+            self.envelope.push(byte);
             self.within_entries = after == 2;
         }
         if self.within_entries && before == 3 && after == 2 {
             self.entries += 1;
-            sink(self.entries, if self.entry.too_long { Piece::TooLong } else { Piece::Entry(&self.entry.bytes) })?;
+            visitor(self.entries, if self.entry.too_long { Piece::TooLong } else { Piece::Entry(&self.entry.bytes) })?;
             self.entry.clear();
         }
         self.done = after == 0;
         Ok(())
     }
 
-    /// Text of a string.
-    fn take(&mut self, text: &[u8]) {
+    /// Adds the content of a string to the piece that is being read.
+    fn extend(&mut self, text: &[u8]) {
         if self.within_entries && self.nesting.depth >= 3 {
             self.entry.extend(text);
         } else if !self.within_entries && self.nesting.depth > 0 {
-            if self.nesting.depth == 1 && self.word.len() + text.len() <= 64 {
-                self.word.extend_from_slice(text);
+            if self.nesting.depth == 1 && self.last_string.len() + text.len() <= MAX_KEY_BYTES {
+                self.last_string.extend_from_slice(text);
             }
-            self.around.extend(text);
+            self.envelope.extend(text);
         }
     }
 
-    fn finish(self, sink: &mut Sink<'_>) -> io::Result<()> {
+    fn finish(self, visitor: &mut PieceVisitor<'_>) -> io::Result<()> {
         let next = self.entries + 1;
         if !self.begun {
-            return sink(next, Piece::NoObject);
+            return visitor(next, Piece::NoObject);
         }
         if !self.done || self.stray {
-            return sink(next, Piece::Broken);
+            return visitor(next, Piece::Broken);
         }
-        sink(1, if self.around.too_long { Piece::TooLong } else { Piece::Resource(&self.around.bytes) })
+        visitor(1, if self.envelope.too_long { Piece::TooLong } else { Piece::Resource(&self.envelope.bytes) })
     }
 }
 
@@ -272,10 +278,10 @@ mod tests {
     use std::io::BufReader;
 
     fn split(layout: Layout, text: &str) -> Vec<String> {
-        // A buffer of five bytes puts a border everywhere.
+        // A buffer of five bytes splits the text at every position of interest.
         let input = BufReader::with_capacity(5, text.as_bytes());
         let mut found = Vec::new();
-        let mut sink = |number, piece: Piece<'_>| {
+        let mut visitor = |number, piece: Piece<'_>| {
             found.push(match piece {
                 Piece::Resource(bytes) => format!("{number} R {}", String::from_utf8_lossy(bytes)),
                 Piece::Entry(bytes) => format!("{number} E {}", String::from_utf8_lossy(bytes)),
@@ -286,34 +292,35 @@ mod tests {
             Ok(())
         };
         match layout {
-            Layout::Lines => lines(input, &mut sink).unwrap(),
-            Layout::Object => object(input, &mut sink).unwrap(),
+            Layout::Lines => split_lines(input, &mut visitor).unwrap(),
+            Layout::Object => split_object(input, &mut visitor).unwrap(),
         }
         found
     }
 
     #[test]
-    fn lines_of_all_sorts() {
+    fn blank_lines_are_skipped_and_the_others_numbered() {
         let found = split(Layout::Lines, "\u{feff}{\"a\":1}\r\n\n  \n{\"b\":2}\n{\"cut");
         assert_eq!(found, ["1 R {\"a\":1}", "4 R {\"b\":2}", "5 R {\"cut"]);
     }
 
     #[test]
-    fn entries_stream_out_of_a_bundle() {
-        let text = "\u{feff} {\"resourceType\" : \"Bundle\", \"entry\" : [ {\"x\":\"}]\\\"\"} ,\n{\"resource\":{\"entry\":[{}]}}], \"type\":\"batch\"}\n";
-        let around = "{\"resourceType\" : \"Bundle\", \"entry\" : [], \"type\":\"batch\"}";
-        let expected = ["1 E {\"x\":\"}]\\\"\"}", "2 E {\"resource\":{\"entry\":[{}]}}", &format!("1 R {around}")];
+    fn a_bundle_is_split_into_its_entries() {
+        let text = "\u{feff} {\"resourceType\" : \"Bundle\", \"entry\" : [ {\"x\":\"}]\\\"\"} ,\n\
+                    {\"resource\":{\"entry\":[{}]}}], \"type\":\"batch\"}\n";
+        let envelope = "{\"resourceType\" : \"Bundle\", \"entry\" : [], \"type\":\"batch\"}";
+        let expected = ["1 E {\"x\":\"}]\\\"\"}", "2 E {\"resource\":{\"entry\":[{}]}}", &format!("1 R {envelope}")];
         assert_eq!(split(Layout::Object, text), expected);
     }
 
     #[test]
-    fn a_single_resource_comes_out_whole() {
+    fn a_single_resource_is_one_piece() {
         let text = "{\n \"resourceType\": \"Patient\", \"a\": {\"entry\": [1]}, \"b\": \"entry\"\n}\n";
         assert_eq!(split(Layout::Object, text), [format!("1 R {}", text.trim())]);
     }
 
     #[test]
-    fn what_is_cut_short_is_told_where() {
+    fn malformed_objects_are_reported_at_their_position() {
         let text = "{\"resourceType\":\"Bundle\",\"entry\":[{\"a\":1},{\"b\":";
         assert_eq!(split(Layout::Object, text), ["1 E {\"a\":1}", "2 broken"]);
         assert_eq!(split(Layout::Object, "{} x"), ["1 broken"]);
@@ -324,10 +331,10 @@ mod tests {
     }
 
     #[test]
-    fn a_line_too_long_does_not_stop_the_next() {
-        let text = format!("{{\"a\":\"{}\"}}\n{{\"b\":2}}\n", "x".repeat(LONGEST));
+    fn a_line_that_is_too_long_does_not_affect_the_next() {
+        let text = format!("{{\"a\":\"{}\"}}\n{{\"b\":2}}\n", "x".repeat(MAX_PIECE_BYTES));
         let mut found = Vec::new();
-        lines(BufReader::new(text.as_bytes()), &mut |number, piece| {
+        split_lines(BufReader::new(text.as_bytes()), &mut |number, piece| {
             found.push((number, piece == Piece::TooLong));
             Ok(())
         })
@@ -336,8 +343,8 @@ mod tests {
     }
 
     #[test]
-    fn layouts_are_told_apart() {
-        let found = |text: &str| layout(BufReader::with_capacity(5, text.as_bytes())).unwrap();
+    fn layouts_are_detected() {
+        let found = |text: &str| detect_layout(BufReader::with_capacity(5, text.as_bytes())).unwrap();
         assert_eq!(found("{\"a\":1}\n{\"b\":2}\n"), Layout::Lines);
         assert_eq!(found("\u{feff}{\"a\":1}\r\n\r\n{\"b\":2}"), Layout::Lines);
         assert_eq!(found("{\"a\":1}\n"), Layout::Object);

@@ -1,5 +1,5 @@
-//! Standard input, kept for as long as the passes over it take: on disk, and sealed under a key that only this process has.
-//! The file has no name, so nothing is left of it when the process ends, however it ends.
+//! Keeps standard input for several passes: on disk, encrypted with a key that only this process has.
+//! The file has no name, so the operating system removes it when the process ends for any reason.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use std::fs::{File, OpenOptions};
@@ -8,10 +8,10 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-const CHUNK: usize = 64 << 10;
-const TAG: usize = 16;
+const CHUNK_BYTES: usize = 64 << 10;
+const TAG_BYTES: usize = 16;
 
-/// Sealed chunks in a file without a name.
+/// The input in encrypted chunks of `CHUNK_BYTES`, each followed by its tag.
 pub(super) struct Spool {
     file: File,
     key: LessSafeKey,
@@ -19,16 +19,16 @@ pub(super) struct Spool {
 }
 
 impl Spool {
-    /// Takes in everything `input` has.
+    /// Reads `input` to its end.
     pub(super) fn fill(mut input: impl Read) -> io::Result<Self> {
         let mut secret = Zeroizing::new([0; 32]);
         aws_lc_rs::rand::fill(secret.as_mut_slice()).map_err(|_| io::Error::other("no randomness"))?;
         let key = UnboundKey::new(&AES_256_GCM, secret.as_slice()).map_err(|_| io::Error::other("no cipher"))?;
-        let mut spool = Self { file: nameless()?, key: LessSafeKey::new(key), length: 0 };
-        let mut chunk = Zeroizing::new(Vec::with_capacity(CHUNK + TAG));
+        let mut spool = Self { file: unnamed_file()?, key: LessSafeKey::new(key), length: 0 };
+        let mut chunk = Zeroizing::new(Vec::with_capacity(CHUNK_BYTES + TAG_BYTES));
         for number in 0.. {
             chunk.clear();
-            let read = input.by_ref().take(CHUNK as u64).read_to_end(&mut chunk)?;
+            let read = input.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut chunk)?;
             if read == 0 {
                 break;
             }
@@ -42,19 +42,20 @@ impl Spool {
         Ok(spool)
     }
 
-    /// Reads it from the beginning, as often as wanted.
+    /// Returns a reader at the beginning of the input. Any number of readers may be used.
     pub(super) fn read(&self) -> SpoolReader<'_> {
-        SpoolReader { spool: self, number: 0, chunk: Zeroizing::new(Vec::new()), at: 0 }
+        SpoolReader { spool: self, number: 0, chunk: Zeroizing::new(Vec::new()), position: 0 }
     }
 
-    /// Opens the chunk of this number; an empty one is the end.
+    /// Decrypts the chunk with this number into `chunk`, which stays empty after the last chunk. A modified chunk is an
+    /// error.
     fn open(&self, number: u64, chunk: &mut Vec<u8>) -> io::Result<()> {
-        let plain = self.length.saturating_sub(number.saturating_mul(CHUNK as u64)).min(CHUNK as u64);
+        let plain_bytes = self.length.saturating_sub(number.saturating_mul(CHUNK_BYTES as u64)).min(CHUNK_BYTES as u64);
         chunk.clear();
-        if plain == 0 {
+        if plain_bytes == 0 {
             return Ok(());
         }
-        chunk.resize(usize::try_from(plain).map_err(io::Error::other)? + TAG, 0);
+        chunk.resize(usize::try_from(plain_bytes).map_err(io::Error::other)? + TAG_BYTES, 0);
         self.file.read_exact_at(chunk, offset(number))?;
         let opened = self
             .key
@@ -66,42 +67,42 @@ impl Spool {
     }
 }
 
-/// One reading of a spool.
+/// Reads a spool from the beginning.
 pub(super) struct SpoolReader<'s> {
     spool: &'s Spool,
     number: u64,
     chunk: Zeroizing<Vec<u8>>,
-    at: usize,
+    position: usize,
 }
 
 impl Read for SpoolReader<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if self.at == self.chunk.len() {
+        if self.position == self.chunk.len() {
             self.spool.open(self.number, &mut self.chunk)?;
             self.number += 1;
-            self.at = 0;
+            self.position = 0;
         }
-        let mut rest = self.chunk.get(self.at..).unwrap_or_default();
+        let mut rest = self.chunk.get(self.position..).unwrap_or_default();
         let read = rest.read(out)?;
-        self.at += read;
+        self.position += read;
         Ok(read)
     }
 }
 
-/// The key seals one spool, so the number of a chunk is used once.
+/// Returns the nonce of a chunk. A key encrypts one spool, so each chunk number is used once.
 fn nonce(number: u64) -> Nonce {
     let mut bytes = [0; NONCE_LEN];
-    for (place, byte) in bytes.iter_mut().zip(number.to_be_bytes()) {
-        *place = byte;
+    for (target, byte) in bytes.iter_mut().zip(number.to_be_bytes()) {
+        *target = byte;
     }
     Nonce::assume_unique_for_key(bytes)
 }
 
 fn offset(number: u64) -> u64 {
-    number * (CHUNK + TAG) as u64
+    number * (CHUNK_BYTES + TAG_BYTES) as u64
 }
 
-fn nameless() -> io::Result<File> {
+fn unnamed_file() -> io::Result<File> {
     let path = std::env::temp_dir().join(format!("cordon-{}", Uuid::now_v7()));
     let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
     std::fs::remove_file(&path)?;
@@ -113,20 +114,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_goes_in_comes_out_as_often_as_wanted() {
-        for length in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5] {
-            let text: Vec<u8> = (0..length).map(|at| u8::try_from(at % 251).unwrap()).collect();
-            let spool = Spool::fill(text.as_slice()).unwrap();
+    fn the_input_can_be_read_several_times() {
+        for length in [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES + 5] {
+            let content: Vec<u8> = (0..length).map(|at| u8::try_from(at % 251).unwrap()).collect();
+            let spool = Spool::fill(content.as_slice()).unwrap();
             for _ in 0..2 {
                 let mut again = Vec::new();
                 spool.read().read_to_end(&mut again).unwrap();
-                assert!(again == text, "{length}");
+                assert!(again == content, "{length}");
             }
         }
     }
 
     #[test]
-    fn nothing_lies_on_disk_in_clear_and_changes_are_seen() {
+    fn the_file_holds_no_plaintext_and_modifications_are_detected() {
         let words = b"planted name ".repeat(9000);
         let spool = Spool::fill(words.as_slice()).unwrap();
         let mut stored = vec![0; usize::try_from(spool.file.metadata().unwrap().len()).unwrap()];

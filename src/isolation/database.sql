@@ -1,68 +1,94 @@
--- Walls that all tenants of a database stand behind, as the server's own login sees them; $1 is the text of the database's migrations.
--- A row is a wall that is down. What the login may, PUBLIC's rights among it, is asked of the login.
+-- Checks the walls that all tenants of a database share, with the privileges of the server's own login. $1 is the text
+-- of the database's migrations. Each row of the result names a wall that is down. Privileges are checked for the login,
+-- which includes those of PUBLIC.
 with me as (select r.* from pg_roles r where r.rolname = session_user),
-public_function(name) as (values ('pg_stat_get_activity'), ('pg_stat_get_backend_activity'), ('pg_stat_get_backend_client_addr'),
-  ('pg_stat_get_backend_client_port'), ('pg_prepared_statement'), ('pg_cursor'), ('pg_notify'), ('loread'), ('lowrite')),
+public_function(name) as (values ('pg_stat_get_activity'), ('pg_stat_get_backend_activity'),
+  ('pg_stat_get_backend_client_addr'), ('pg_stat_get_backend_client_port'), ('pg_prepared_statement'),
+  ('pg_cursor'), ('pg_notify'), ('loread'), ('lowrite')),
 public_view(name) as (values ('pg_stat_activity'), ('pg_stat_replication'), ('pg_stat_ssl'), ('pg_stat_gssapi'),
   ('pg_prepared_statements'), ('pg_cursors'), ('pg_stats'), ('pg_stats_ext'), ('pg_stats_ext_exprs')),
-guarded(name, definer, volatility) as (values ('bind', true, 'v'), ('claims', true, 's'), ('current_tenant', true, 's'), ('writing_tenant', true, 's'),
-  ('purpose', true, 's'), ('has_role', true, 's'), ('audit_write', true, 'v'), ('audit_roles', true, 'v')),
+guarded(name, definer, volatility) as (values ('bind', true, 'v'), ('claims', true, 's'), ('current_tenant', true, 's'),
+  ('writing_tenant', true, 's'), ('purpose', true, 's'), ('has_role', true, 's'), ('audit_write', true, 'v'),
+  ('audit_roles', true, 'v')),
 defined(text) as (select regexp_split_to_table($1, '\ncreate (or replace )?(function|procedure) cordon\.'))
 select format('login %s is a superuser, bypasses row security or can make roles or databases', rolname) as wall
   from me where rolsuper or rolbypassrls or rolcreaterole or rolcreatedb or rolreplication
-union all select format('login %s is a member of %s', me.rolname, m.roleid::regrole) from me join pg_auth_members m on m.member = me.oid
-union all select format('role %s is a member of %s', m.member::regrole, m.roleid::regrole) from pg_auth_members m join pg_roles r on r.oid = m.member
+union all select format('login %s is a member of %s', me.rolname, m.roleid::regrole)
+  from me join pg_auth_members m on m.member = me.oid
+union all select format('role %s is a member of %s', m.member::regrole, m.roleid::regrole)
+  from pg_auth_members m join pg_roles r on r.oid = m.member
   where r.rolname in ('cordon_owner', 'cordon_guard', 'cordon_search', 'cordon_keeper', 'cordon_catalog_reader')
 union all select format('login %s may connect to database %s', session_user, d.datname) from pg_database d
   where d.datallowconn and d.datname <> current_database() and has_database_privilege(session_user, d.oid, 'CONNECT')
-union all select format('login %s has %s on database %s', session_user, p, current_database()) from unnest('{CREATE,TEMPORARY}'::text[]) p
+union all select format('login %s has %s on database %s', session_user, p, current_database())
+  from unnest('{CREATE,TEMPORARY}'::text[]) p
   where has_database_privilege(session_user, current_database(), p)
-union all select format('login %s is given setting %s', me.rolname, s) from me join pg_db_role_setting d on d.setrole = me.oid, unnest(d.setconfig) s
-  where s !~ '^(statement_timeout|idle_in_transaction_session_timeout)=' and s not in ('search_path=""', 'lc_messages=C')
-union all select format('login %s owns %s', me.rolname, c.oid::regclass) from me join pg_class c on c.relowner = me.oid where c.relpersistence <> 't'
-union all select format('login %s owns function %s', me.rolname, p.oid::regprocedure) from me join pg_proc p on p.proowner = me.oid
-union all select format('login %s owns schema %s', me.rolname, n.nspname) from me join pg_namespace n on n.nspowner = me.oid
+union all select format('login %s is given setting %s', me.rolname, s)
+  from me join pg_db_role_setting d on d.setrole = me.oid, unnest(d.setconfig) s
+  where s !~ '^(statement_timeout|idle_in_transaction_session_timeout)='
+    and s not in ('search_path=""', 'lc_messages=C')
+union all select format('login %s owns %s', me.rolname, c.oid::regclass) from me join pg_class c on c.relowner = me.oid
+  where c.relpersistence <> 't'
+union all select format('login %s owns function %s', me.rolname, p.oid::regprocedure)
+  from me join pg_proc p on p.proowner = me.oid
+union all select format('login %s owns schema %s', me.rolname, n.nspname)
+  from me join pg_namespace n on n.nspowner = me.oid
   where n.nspname !~ '^pg_(toast_)?temp_'
-union all select format('login %s owns database %s', me.rolname, d.datname) from me join pg_database d on d.datdba = me.oid
+union all select format('login %s owns database %s', me.rolname, d.datname)
+  from me join pg_database d on d.datdba = me.oid
 union all select format('login %s may create in schema %s', session_user, n.nspname) from pg_namespace n
   where has_schema_privilege(session_user, n.oid, 'CREATE') and n.nspname !~ '^pg_(toast_)?temp_'
 union all select format('role %s can log in, is a superuser or bypasses row security', rolname) from pg_roles
   where rolname in ('cordon_owner', 'cordon_guard', 'cordon_search') and (rolcanlogin or rolsuper or rolbypassrls)
 union all select format('role %s can make roles or databases, or replicates', rolname) from pg_roles
-  where rolname in ('cordon_owner', 'cordon_guard', 'cordon_search', 'cordon_keeper', 'cordon_catalog_reader') and (rolcreaterole or rolcreatedb or rolreplication)
+  where rolname in ('cordon_owner', 'cordon_guard', 'cordon_search', 'cordon_keeper', 'cordon_catalog_reader')
+    and (rolcreaterole or rolcreatedb or rolreplication)
 union all select format('role %s is a superuser or bypasses row security', rolname) from pg_roles
-  where rolname in ('cordon_keeper', 'cordon_app', 'cordon_operator', 'cordon_catalog_reader') and (rolsuper or rolbypassrls)
-union all select format('PUBLIC has %s on database %s', p, current_database()) from unnest('{CONNECT,TEMPORARY}'::text[]) p
+  where rolname in ('cordon_keeper', 'cordon_app', 'cordon_operator', 'cordon_catalog_reader')
+    and (rolsuper or rolbypassrls)
+union all select format('PUBLIC has %s on database %s', p, current_database())
+  from unnest('{CONNECT,TEMPORARY}'::text[]) p
   where has_database_privilege('public', current_database(), p)
 union all select format('PUBLIC has %s on schema public', p) from unnest('{USAGE,CREATE}'::text[]) p
   where to_regnamespace('public') is not null and has_schema_privilege('public', 'public', p)
-union all select format('login %s may use language %s', session_user, lanname) from pg_language where lanpltrusted and has_language_privilege(session_user, oid, 'USAGE')
-union all select format('login %s may read %s', session_user, v.name) from public_view v where has_any_column_privilege(session_user, 'pg_catalog.' || v.name, 'SELECT')
+union all select format('login %s may use language %s', session_user, lanname) from pg_language
+  where lanpltrusted and has_language_privilege(session_user, oid, 'USAGE')
+union all select format('login %s may read %s', session_user, v.name) from public_view v
+  where has_any_column_privilege(session_user, 'pg_catalog.' || v.name, 'SELECT')
 union all select format('login %s may call %s', session_user, p.oid::regprocedure) from pg_proc p
-  where p.pronamespace = 'pg_catalog'::regnamespace and (p.proname in (select name from public_function) or p.proname like 'lo\_%' or p.proname ~ '^pg_(try_)?advisory_')
+  where p.pronamespace = 'pg_catalog'::regnamespace
+    and (p.proname in (select name from public_function) or p.proname like 'lo\_%'
+      or p.proname ~ '^pg_(try_)?advisory_')
     and has_function_privilege(session_user, p.oid, 'EXECUTE')
 union all select format('function cordon.%s is missing', g.name) from guarded g
   where not exists (select from pg_proc p where p.pronamespace = 'cordon'::regnamespace and p.proname = g.name)
-union all select format('function %s is not as it should be: owner %s, definer %s, volatility %s, settings %s', p.oid::regprocedure,
-    p.proowner::regrole, p.prosecdef, p.provolatile, p.proconfig) from pg_proc p join guarded g on g.name = p.proname
-  where p.pronamespace = 'cordon'::regnamespace and (p.proowner <> 'cordon_guard'::regrole or p.prosecdef <> g.definer or p.provolatile <> g.volatility::"char"
+union all select format('function %s is not as it should be: owner %s, definer %s, volatility %s, settings %s',
+    p.oid::regprocedure, p.proowner::regrole, p.prosecdef, p.provolatile, p.proconfig)
+  from pg_proc p join guarded g on g.name = p.proname
+  where p.pronamespace = 'cordon'::regnamespace and (
+    p.proowner <> 'cordon_guard'::regrole or p.prosecdef <> g.definer or p.provolatile <> g.volatility::"char"
     or p.proconfig is null or not 'search_path=pg_catalog, pg_temp' = any (p.proconfig))
-union all select format('function %s runs with its owner''s rights or an open search_path', p.oid::regprocedure) from pg_proc p
+union all select format('function %s runs with its owner''s rights or an open search_path', p.oid::regprocedure)
+  from pg_proc p
   where p.pronamespace = 'cordon'::regnamespace and p.proname not in (select name from guarded)
     and (p.prosecdef or p.proconfig is null or not 'search_path=pg_catalog, pg_temp' = any (p.proconfig))
 union all select format('function %s has another body than its migration', p.oid::regprocedure) from pg_proc p
   where p.pronamespace = 'cordon'::regnamespace and not exists (
     select from defined d where starts_with(d.text, p.proname || '(') and split_part(d.text, '$$', 2) = p.prosrc)
-union all select format('function %s is leakproof', p.oid::regprocedure) from pg_proc p where p.pronamespace = 'cordon'::regnamespace and p.proleakproof
+union all select format('function %s is leakproof', p.oid::regprocedure) from pg_proc p
+  where p.pronamespace = 'cordon'::regnamespace and p.proleakproof
 union all select format('login %s may call %s', session_user, p.oid::regprocedure) from pg_proc p
   where p.pronamespace = 'cordon'::regnamespace and has_function_privilege(session_user, p.oid, 'EXECUTE')
-    and p.proname not in ('bind', 'claims', 'current_tenant', 'writing_tenant', 'purpose', 'has_role', 'audit_days_left')
+    and p.proname not in (
+      'bind', 'claims', 'current_tenant', 'writing_tenant', 'purpose', 'has_role', 'audit_days_left')
 union all select format('PUBLIC may call %s', p.oid::regprocedure) from pg_proc p
   where p.pronamespace = 'cordon'::regnamespace and has_function_privilege('public', p.oid, 'EXECUTE')
 union all select format('login %s may read or write %s', session_user, c.oid::regclass) from pg_class c
   where c.relnamespace = 'cordon'::regnamespace and c.relkind in ('r', 'p', 'v', 'm') and (
-    has_table_privilege(session_user, c.oid, 'DELETE, TRUNCATE, TRIGGER') or has_any_column_privilege(session_user, c.oid, 'SELECT, INSERT, UPDATE, REFERENCES'))
+    has_table_privilege(session_user, c.oid, 'DELETE, TRUNCATE, TRIGGER')
+    or has_any_column_privilege(session_user, c.oid, 'SELECT, INSERT, UPDATE, REFERENCES'))
 union all select 'event trigger cordon_structure is missing or not always on' where not exists (
   select from pg_event_trigger t join pg_proc p on p.oid = t.evtfoid join pg_roles r on r.oid = p.proowner
-  where t.evtname = 'cordon_structure' and t.evtevent = 'ddl_command_start' and t.evttags is null and t.evtenabled = 'A' and r.rolsuper)
+  where t.evtname = 'cordon_structure' and t.evtevent = 'ddl_command_start' and t.evttags is null
+    and t.evtenabled = 'A' and r.rolsuper)
 union all select 'max_prepared_transactions is not 0' where current_setting('max_prepared_transactions')::int <> 0

@@ -1,5 +1,6 @@
-//! The boot check: are the walls up, seen with the eyes of the server's own login?
-//! Reads the system catalogs only. A wall down in something common stops the server; in one schema it stops that placement.
+//! The isolation check: whether the walls are in place, seen with the privileges of the server's own login. It reads
+//! the system catalogs only. A wall that is down in something that tenants share stops the server at its start; one in
+//! a schema stops the placements in that schema.
 
 use crate::db::fault::classify;
 use crate::db::pool::Session;
@@ -13,31 +14,33 @@ use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use parking_lot::Mutex;
 use std::collections::HashSet;
 
-const COMMON: &str = include_str!("database.sql");
-const PLACEMENT: &str = include_str!("schema.sql");
-/// What the bodies of functions are compared with. A migration that replaces a function is added here.
-const DATABASE_SET: &str = include_str!("../../migrations/database/2026-11-22-000001_core/up.sql");
-const TENANT_SET: &str = concat!(
+const DATABASE_CHECK: &str = include_str!("database.sql");
+const SCHEMA_CHECK: &str = include_str!("schema.sql");
+/// The migrations whose function bodies the database's functions are compared with. A migration that replaces a
+/// function has to be added here.
+const DATABASE_MIGRATIONS: &str = include_str!("../../migrations/database/2026-11-22-000001_core/up.sql");
+const TENANT_MIGRATIONS: &str = concat!(
     include_str!("../../migrations/tenant/2026-11-22-000001_chart/up.sql"),
     include_str!("../../migrations/tenant/2026-11-22-000002_audit/up.sql")
 );
 
-/// Lowest minor version of each major one: below, INSERT … ON CONFLICT DO UPDATE reads past row security (CVE-2026-120154).
-const MINIMUM: [(i32, i32); 4] = [(15, 150_020), (16, 160_016), (17, 170_012), (18, 180_007)];
+/// The lowest minor version of each major version. In older ones INSERT … ON CONFLICT DO UPDATE reads rows that row
+/// security hides (CVE-2026-120154).
+const MIN_VERSIONS: [(i32, i32); 4] = [(15, 150_020), (16, 160_016), (17, 170_012), (18, 180_007)];
 
-/// Whether placements are looked at before they are served.
+/// Whether placements are checked before they are served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BootCheck {
-    /// Always, but for development and tests.
+    /// Every wall is checked, and so is the minor version of PostgreSQL. `serve` uses it.
     On,
-    /// The same, but an old minor version of PostgreSQL is not refused: no chart is there.
+    /// As `On`, but an old minor version of PostgreSQL is accepted, because development holds no real charts.
     Dev,
-    /// What is left when a wall is down must hold alone.
+    /// Nothing is checked, for tests that take a wall down to show that the others hold.
     Off,
 }
 
 #[derive(QueryableByName)]
-struct Down {
+struct Finding {
     #[diesel(sql_type = Text)]
     wall: String,
 }
@@ -48,57 +51,69 @@ struct Version {
     number: i32,
 }
 
-/// Walls that are down for every tenant of the session's database, in words.
-pub async fn common(session: &Session, check: BootCheck) -> Result<Vec<String>> {
-    settle(session).await?;
+/// Checks what all tenants of the session's database share. Returns a description of each wall that is down.
+///
+/// # Errors
+/// The check itself failed. The session is then closed and not used again.
+pub async fn check_database(session: &Session, check: BootCheck) -> Result<Vec<String>> {
+    begin_check(session).await?;
     let mut pg = session.pg();
-    let failed = |error| unfit(session, &error);
+    let failed = |error| discard(session, &error);
     let version: Version = sql_query("select current_setting('server_version_num')::int as number")
         .get_result(&mut pg)
         .await
         .map_err(failed)?;
-    let mut down = read(sql_query(COMMON).bind::<Text, _>(DATABASE_SET).load(&mut pg).await.map_err(failed)?);
-    // A private cluster warns of its age when it starts.
-    down.extend(too_old(version.number).filter(|_| check != BootCheck::Dev));
-    leave(session).await?;
-    Ok(down)
+    let mut walls = descriptions(
+        sql_query(DATABASE_CHECK).bind::<Text, _>(DATABASE_MIGRATIONS).load(&mut pg).await.map_err(failed)?,
+    );
+    // A private cluster logs a warning about its version when it starts.
+    walls.extend(too_old(version.number).filter(|_| check != BootCheck::Dev));
+    end_check(session).await?;
+    Ok(walls)
 }
 
-/// Walls that are down around one schema, in words.
-pub async fn around(session: &Session, schema: &SchemaName) -> Result<Vec<String>> {
-    settle(session).await?;
-    let rows =
-        sql_query(PLACEMENT).bind::<Text, _>(schema.as_str()).bind::<Text, _>(TENANT_SET).load(&mut session.pg()).await;
-    let down = read(rows.map_err(|error| unfit(session, &error))?);
-    leave(session).await?;
-    Ok(down)
+/// Checks the walls around one tenant schema. Returns a description of each wall that is down.
+///
+/// # Errors
+/// As `check_database`.
+pub async fn check_schema(session: &Session, schema: &SchemaName) -> Result<Vec<String>> {
+    begin_check(session).await?;
+    let rows = sql_query(SCHEMA_CHECK)
+        .bind::<Text, _>(schema.as_str())
+        .bind::<Text, _>(TENANT_MIGRATIONS)
+        .load(&mut session.pg())
+        .await;
+    let walls = descriptions(rows.map_err(|error| discard(session, &error))?);
+    end_check(session).await?;
+    Ok(walls)
 }
 
-/// The look is taken without what the session's last user may have set: names and literals read differently under it. In a transaction
-/// of its own, which gives the session its settings back.
-async fn settle(session: &Session) -> Result<()> {
+/// Resets what an earlier user of the session may have set, because some settings change how names and literals are
+/// read. The reset is part of a transaction that `end_check` rolls back, so that the session keeps its settings.
+async fn begin_check(session: &Session) -> Result<()> {
     let plain =
         "begin; reset all; set search_path = ''; set standard_conforming_strings = on; set quote_all_identifiers = off";
-    (&mut session.pg()).batch_execute(plain).await.map_err(|error| unfit(session, &error))
+    (&mut session.pg()).batch_execute(plain).await.map_err(|error| discard(session, &error))
 }
 
-async fn leave(session: &Session) -> Result<()> {
-    (&mut session.pg()).batch_execute("rollback").await.map_err(|error| unfit(session, &error))
+async fn end_check(session: &Session) -> Result<()> {
+    (&mut session.pg()).batch_execute("rollback").await.map_err(|error| discard(session, &error))
 }
 
-/// A session that cannot look is not used again: someone may have left something on it.
-fn unfit(session: &Session, error: &diesel::result::Error) -> Error {
-    session.close();
+/// A session in which the check fails is not used again, because an earlier user may have changed it.
+fn discard(session: &Session, error: &diesel::result::Error) -> Error {
+    session.discard();
     classify(error).error
 }
 
-fn read(rows: Vec<Down>) -> Vec<String> {
+fn descriptions(rows: Vec<Finding>) -> Vec<String> {
     rows.into_iter().map(|row| row.wall).collect()
 }
 
-/// A server version that lets rows through, in words.
+/// Describes a version of PostgreSQL that is too old to be safe; `None` where `number`, as `server_version_num` gives
+/// it, is recent enough.
 pub fn too_old(number: i32) -> Option<String> {
-    let minimum = MINIMUM.iter().find(|(major, _)| *major == number / 10_000).map(|(_, minimum)| *minimum);
+    let minimum = MIN_VERSIONS.iter().find(|(major, _)| *major == number / 10_000).map(|(_, minimum)| *minimum);
     match minimum {
         Some(minimum) if number >= minimum => None,
         None if number / 10_000 > 18 => None,
@@ -110,37 +125,38 @@ pub fn too_old(number: i32) -> Option<String> {
     }
 }
 
-/// Placements whose walls were found standing: each is looked at when it is first used, and again until it is sound.
+/// The placements that passed the check. Each placement is checked when it is first used, and again until it passes.
 pub struct CheckedPlacements {
     check: BootCheck,
-    sound: Mutex<HashSet<(ServerId, String, SchemaName)>>,
+    passed: Mutex<HashSet<(ServerId, String, SchemaName)>>,
 }
 
 impl CheckedPlacements {
-    /// Nothing was looked at yet.
+    /// Creates an empty set; `check` says how strict the checks are.
     pub fn new(check: BootCheck) -> Self {
-        Self { check, sound: Mutex::default() }
+        Self { check, passed: Mutex::default() }
     }
 
-    /// Refuses a placement with a wall down.
+    /// Checks a placement unless it has passed before. Fails with `Unavailable` where a wall is down, which is logged
+    /// and counted.
     pub async fn check(&self, session: &Session, placement: &Placement, metrics: &Metrics) -> Result<()> {
         let key = (placement.server, placement.database.clone(), placement.schema.clone());
-        if self.sound.lock().contains(&key) {
+        if self.passed.lock().contains(&key) {
             return Ok(());
         }
-        // Given up half-way, the session is closed: its next user must not wait behind these queries.
-        session.begins();
-        let mut down = common(session, self.check).await?;
-        down.extend(around(session, &placement.schema).await?);
-        session.ended();
-        if down.is_empty() {
-            self.sound.lock().insert(key);
+        // Where the caller is cancelled, the session is closed, so that its next user does not wait for these queries.
+        session.transaction_started();
+        let mut walls = check_database(session, self.check).await?;
+        walls.extend(check_schema(session, &placement.schema).await?);
+        session.transaction_ended();
+        if walls.is_empty() {
+            self.passed.lock().insert(key);
             return Ok(());
         }
-        down.iter().for_each(
+        walls.iter().for_each(
             |wall| tracing::error!(schema = %placement.schema, wall, "A wall is down; this placement is not served"),
         );
-        metrics.wall_down();
+        metrics.count_wall_down();
         Err(Error::Unavailable)
     }
 }

@@ -1,22 +1,23 @@
-//! The sealed columns, one type each. Adding one is adding a line here; changing TABLE or COLUMN of one makes what is stored unreadable.
+//! The sealed columns, one type each. A new one is one line here. TABLE and COLUMN are part of what authenticates a
+//! stored value: changing either makes stored values unreadable.
 
 use crate::crypto::Field;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-/// A person's name, as it is sealed.
+/// A person's name in the form in which it is sealed.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PersonName {
     /// Family name.
     pub family: Option<String>,
-    /// Given names, first one first.
+    /// Given names in their order.
     pub given: Vec<String>,
-    /// The whole name, as it is to be shown.
+    /// The whole name as it is displayed.
     pub text: String,
 }
 
-/// Redacted: a name does not get into a log by accident.
+/// Prints no name, so that none gets into a log by accident.
 impl std::fmt::Debug for PersonName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("PersonName(redacted)")
@@ -45,15 +46,15 @@ macro_rules! field {
 field!(/** A patient's name. */ PatientName, PersonName, "patients", "name_sealed", name_bytes, name);
 field!(/** A patient's birth date: YYYY, YYYY-MM or YYYY-MM-DD. */ PatientBirthDate, String, "patients", "birth_date_sealed", text_bytes, text);
 field!(/** A patient's telephone, e-mail and address. */ PatientContact, Value, "patients", "contact_sealed", json_bytes, json);
-field!(/** What else the source said of a patient. */ PatientSource, Value, "patients", "source_sealed", json_bytes, json);
-field!(/** What else the source said of an encounter. */ EncounterSource, Value, "encounters", "source_sealed", json_bytes, json);
-field!(/** What else the source said of a note. */ NoteSource, Value, "clinical_notes", "source_sealed", json_bytes, json);
-field!(/** Value of a patient's identifier. */ IdentifierValue, String, "patient_identifiers", "value_sealed", text_bytes, text);
-field!(/** Why a patient was seen. */ EncounterReason, String, "encounters", "reason_sealed", text_bytes, text);
-field!(/** Why a visit did not happen. */ EncounterCancelReason, String, "encounters", "cancel_reason_sealed", text_bytes, text);
-field!(/** Salt under the hash of a signature, as hex. */ SignatureSalt, String, "note_signatures", "salt_sealed", text_bytes, text);
-field!(/** Title of a version of a note. */ NoteTitle, String, "note_versions", "title_sealed", text_bytes, text);
-field!(/** Text of a version of a note. */ NoteBody, String, "note_versions", "body_sealed", text_bytes, text);
+field!(/** The rest of the source's Patient resource. */ PatientSource, Value, "patients", "source_sealed", json_bytes, json);
+field!(/** The rest of the source's Encounter resource. */ EncounterSource, Value, "encounters", "source_sealed", json_bytes, json);
+field!(/** The rest of the source's note resource. */ NoteSource, Value, "clinical_notes", "source_sealed", json_bytes, json);
+field!(/** The value of a patient's identifier. */ IdentifierValue, String, "patient_identifiers", "value_sealed", text_bytes, text);
+field!(/** The reason for an encounter. */ EncounterReason, String, "encounters", "reason_sealed", text_bytes, text);
+field!(/** The reason for the cancellation of an encounter. */ EncounterCancelReason, String, "encounters", "cancel_reason_sealed", text_bytes, text);
+field!(/** The salt of a signature's hash, in hexadecimal. */ SignatureSalt, String, "note_signatures", "salt_sealed", text_bytes, text);
+field!(/** The title of a version of a note. */ NoteTitle, String, "note_versions", "title_sealed", text_bytes, text);
+field!(/** The text of a version of a note. */ NoteBody, String, "note_versions", "body_sealed", text_bytes, text);
 field!(/** Search words and reasons in the audit log. */ AuditDetail, Value, "audit_log", "detail_sealed", json_bytes, json);
 
 fn text_bytes(text: &str) -> Zeroizing<Vec<u8>> {

@@ -1,13 +1,13 @@
-//! Signatures under notes: what is hashed, what is signed, and the rows.
+//! Signatures under notes: what is hashed, what is signed, and their rows. Touches `note_signatures`; reads `staff`.
 //!
-//! Hashed with SHA-256, each part behind its length (u32, big endian): `cordon.note.v1`, the salt (32 bytes), tenant, note, number of the
-//! version, patient, encounter, type, when it was authored, author, title, body. Ids are their 16 bytes, what is absent is empty, numbers are
-//! decimal, times RFC 3339 in UTC with microseconds, texts UTF-8 as stored. The salt is sealed, so the hash confirms no guess about a text,
-//! and is gone with the tenant's keys.
-//! Signed with the tenant's Ed25519 key, in the same framing: `cordon.signature.v1`, tenant, note, number of the version, the hash, signer,
-//! meaning, when it was signed.
+//! The hash is SHA-256 over these parts, each preceded by its length (u32, big endian): `cordon.note.v1`, the salt (32
+//! bytes), tenant, note, number of the version, patient, encounter, type, when it was authored, author, title, body.
+//! Ids are their 16 bytes, what is absent is empty, numbers are decimal, times RFC 3339 in UTC with microseconds, texts
+//! UTF-8 as stored. The salt is sealed, so the hash confirms no guess about a text, and is gone with the tenant's keys.
+//! Signed with the tenant's Ed25519 key, in the same framing: `cordon.signature.v1`, tenant, note, number of the
+//! version, the hash, signer, meaning, when it was signed.
 
-use super::sql::text_enum;
+use super::sql::{is_any_of, text_enum};
 use crate::audit::hex;
 use crate::crypto::{TenantKeys, frame, fresh_key};
 use crate::db::schema::tenant::{note_signatures as signatures, staff};
@@ -17,51 +17,56 @@ use crate::ids::{EncounterId, NoteId, PatientId, SignatureId, StaffId, TenantId}
 use crate::model::fields::SignatureSalt;
 use aws_lc_rs::digest;
 use chrono::{DateTime, SecondsFormat, Utc};
+use diesel::pg::Pg;
 use diesel::prelude::*;
 
 text_enum!(
-    /// What a signature says.
+    /// The meaning of a signature, as 21 CFR 11.50 asks for.
     Meaning {
-        /// I wrote this.
+        /// The signer wrote the note.
         Author = "AUTHOR",
-        /// I stand for this, though another wrote it.
+        /// The signer takes responsibility for a note that another person wrote.
         Signer = "SIGNER",
     }
 );
 
-/// A signature, as it is shown.
-#[derive(Debug, Queryable)]
+/// A signature as it is shown to readers.
+#[derive(Debug, Queryable, Selectable)]
+#[diesel(table_name = signatures, check_for_backend(Pg))]
 pub struct Signature {
-    /// Under which note.
+    /// The note that is signed.
+    #[diesel(column_name = note_id)]
     pub note: NoteId,
-    /// Who.
+    /// The person who signed.
+    #[diesel(column_name = signer_id)]
     pub signer: StaffId,
     /// The signer's name.
+    #[diesel(select_expression = staff::name)]
     pub signer_name: Option<String>,
-    /// What it says.
+    /// The meaning of the signature.
     pub meaning: Meaning,
-    /// When.
+    /// When it was made.
     pub signed_at: DateTime<Utc>,
 }
 
-/// What of a note is signed.
+/// The content of a note that a signature covers.
 #[derive(Debug, Clone)]
 pub struct Content<'a> {
-    /// Whose.
+    /// The tenant.
     pub tenant: TenantId,
-    /// Which note.
+    /// The note.
     pub note: NoteId,
-    /// Which version of it.
+    /// The number of the version.
     pub number: i32,
-    /// In whose chart.
+    /// The patient whose chart it is in.
     pub patient: PatientId,
-    /// For which encounter.
+    /// The encounter it was written for.
     pub encounter: Option<EncounterId>,
     /// LOINC document code.
     pub kind: &'a str,
     /// When it was written.
     pub authored_at: DateTime<Utc>,
-    /// Who wrote it.
+    /// The author.
     pub author: Option<StaffId>,
     /// The title.
     pub title: Option<&'a str>,
@@ -69,18 +74,18 @@ pub struct Content<'a> {
     pub body: &'a str,
 }
 
-/// Who signs, and how.
+/// One act of signing.
 #[derive(Debug, Clone, Copy)]
 pub struct Signing {
-    /// Who.
+    /// The person who signs.
     pub signer: StaffId,
-    /// What it says.
+    /// The meaning of the signature.
     pub meaning: Meaning,
-    /// When.
+    /// When it is made, to the microsecond.
     pub at: DateTime<Utc>,
 }
 
-/// Signs a version of a note and keeps the signature.
+/// Signs a version of a note with the tenant's key and stores the signature.
 pub async fn add(tx: &TenantTx, content: &Content<'_>, signing: Signing) -> Result<()> {
     let (id, keys, salt) = (SignatureId::new(), tx.keys(), fresh_key());
     let hash = hash(&salt, content);
@@ -101,14 +106,14 @@ pub async fn add(tx: &TenantTx, content: &Content<'_>, signing: Signing) -> Resu
     tx.execute(diesel::insert_into(signatures::table).values(row)).await.map(|_| ())
 }
 
-/// The signatures under these notes, each note's in the order of their making.
+/// Returns the signatures under these notes, each note's in the order in which they were made.
 pub async fn of_notes(tx: &TenantTx, notes: &[NoteId]) -> Result<Vec<Signature>> {
     let same = staff::tenant_id.eq(signatures::tenant_id).and(staff::id.eq(signatures::signer_id));
     let query = signatures::table
         .inner_join(staff::table.on(same))
-        .filter(signatures::note_id.eq_any(notes))
+        .filter(is_any_of(signatures::note_id, notes.iter().copied()))
         .order((signatures::signed_at, signatures::id))
-        .select((signatures::note_id, signatures::signer_id, staff::name, signatures::meaning, signatures::signed_at));
+        .select(Signature::as_select());
     tx.load(query).await
 }
 

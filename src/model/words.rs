@@ -1,17 +1,18 @@
-//! Words as they are searched for: without accents, case and punctuation, so that "Müller", "MULLER" and "muller" are one word.
-//! Pure text; keys come in at `TenantKeys::term`. What is indexed and what is asked for go through `words` alike.
+//! Normalisation of words for search: without accents, case and punctuation, so that "Müller", "MULLER" and "muller"
+//! are one word. Names that are indexed and words that are searched for are normalised alike. Keys play no part here
+//! (see `TenantKeys::term`).
 
 use std::collections::BTreeSet;
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
 
-const SHORTEST_PREFIX: usize = 2;
-const LONGEST_PREFIX: usize = 12;
+const MIN_PREFIX_LETTERS: usize = 2;
+const MAX_PREFIX_LETTERS: usize = 12;
 
-/// Apostrophes and hyphens: inside a word they join, and the joined and the split forms both count.
+/// Apostrophes and hyphens. A word with one inside is indexed whole and in its parts.
 const JOINERS: [char; 9] = ['\'', '’', '‘', 'ʼ', '`', '-', '\u{2010}', '–', '·'];
 
-/// The normalised words of a text, distinct. "O'Brien" gives `o`, `brien` and `obrien`.
+/// Returns the distinct normalised words of a text. "O'Brien" gives `o`, `brien` and `obrien`.
 pub fn words(text: &str) -> BTreeSet<String> {
     let mut words = BTreeSet::new();
     for joined in normalised(text).split(|letter: char| !letter.is_alphanumeric() && !JOINERS.contains(&letter)) {
@@ -22,8 +23,8 @@ pub fn words(text: &str) -> BTreeSet<String> {
     words
 }
 
-/// The words of a search, each as it is looked up: what a hyphen joins counts apart, unless a part is too short to be found alone.
-/// `None`: a word of it is too short.
+/// Returns the prefixes by which the words of a search are looked up. The parts of a hyphenated word are looked up
+/// apart, unless one of them is too short. Returns `None` where a word is too short.
 pub fn searched(text: &str) -> Option<BTreeSet<String>> {
     let mut wanted = BTreeSet::new();
     for joined in normalised(text).split(|letter: char| !letter.is_alphanumeric() && !JOINERS.contains(&letter)) {
@@ -37,26 +38,27 @@ pub fn searched(text: &str) -> Option<BTreeSet<String>> {
     Some(wanted)
 }
 
-/// By which prefix a word is looked up; none when it is too short.
+/// Returns the prefix by which a word is looked up, or `None` where the word is too short.
 fn longest_prefix(word: &str) -> Option<&str> {
     prefixes(word).last()
 }
 
-/// Without accents and case.
+/// Removes accents and case.
 fn normalised(text: &str) -> String {
     // NFC last: it puts Hangul syllables together again, which are what a reader counts as letters.
     text.nfkd().filter(|letter| !is_combining_mark(*letter)).flat_map(char::to_lowercase).nfc().collect()
 }
 
-/// The prefixes of a normalised word by which it is found: 2 to 12 letters, and from 1 where the script knows no case, as kanji and kana.
+/// Returns the prefixes of a normalised word by which it is found: 2 to 12 letters, or 1 to 12 in scripts without case,
+/// such as kanji.
 pub fn prefixes(word: &str) -> impl Iterator<Item = &str> {
     let caseless = word
         .chars()
         .next()
         .is_some_and(|first| first.is_alphabetic() && !first.is_lowercase() && !first.is_uppercase());
-    let shortest = if caseless { 1 } else { SHORTEST_PREFIX };
+    let shortest = if caseless { 1 } else { MIN_PREFIX_LETTERS };
     let ends = word.char_indices().map(|(at, letter)| at + letter.len_utf8());
-    ends.take(LONGEST_PREFIX).skip(shortest - 1).filter_map(|end| word.get(..end))
+    ends.take(MAX_PREFIX_LETTERS).skip(shortest - 1).filter_map(|end| word.get(..end))
 }
 
 #[cfg(test)]

@@ -1,50 +1,51 @@
-//! Operations on tenants and servers: making them, migrating them, filling them. Each is idempotent, can be resumed after a kill
-//! at any step, and leaves a row in the catalog. They hold the operator's login; the server never does.
+//! Operations on servers and tenants, such as creating and migrating them. Each operation is idempotent, can be
+//! repeated after the process was killed at any step, and is logged in the catalog. Operations use the operator's
+//! login, which the server process never has.
 
 pub mod init;
-pub mod log;
 pub mod migrate;
 pub mod note_types;
+pub mod operation_log;
 pub mod operator;
 pub mod provision;
 pub mod server;
-pub mod terms;
+pub mod settings;
 
 use crate::db::connect::ConnectError;
 use crate::db::migrate::MigrateError;
 use crate::error::Error;
 use std::path::Path;
 
-/// Result of an operation.
+/// The result of an operation.
 pub type Result<T, E = OpsError> = std::result::Result<T, E>;
 
-/// Why an operation ended, by what the shell is told.
+/// Why an operation failed. Each variant has an exit code of its own.
 #[derive(Debug, thiserror::Error)]
 pub enum OpsError {
-    /// It failed; running it again goes on where it stopped.
+    /// The operation failed. Running it again continues where it stopped.
     #[error("{0}")]
     Failed(String),
-    /// The command or the settings are wrong.
+    /// The arguments or the settings are wrong.
     #[error("{0}")]
     Usage(String),
-    /// Not in this state.
+    /// The operation is not possible in the present state.
     #[error("{0}")]
     Refused(String),
     /// A wall between tenants is down.
     #[error("{0}")]
     WallDown(String),
-    /// PostgreSQL or the KMS is away.
+    /// PostgreSQL or the KMS cannot be reached.
     #[error("{0}")]
     Unreachable(String),
 }
 
 impl OpsError {
-    /// A file that the command was told to write cannot be.
+    /// Returns the error for a file that cannot be written.
     pub fn file(path: &Path, error: &std::io::Error) -> Self {
         Self::Usage(format!("{}: {error}", path.display()))
     }
 
-    /// The process's exit code.
+    /// Returns the exit code of the process.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Failed(_) => 1,
@@ -100,7 +101,7 @@ impl From<Error> for OpsError {
     }
 }
 
-/// An error with its causes: `tokio_postgres` says "db error" and keeps the reason below.
+/// Returns the text of an error with its causes. `tokio_postgres` displays "db error" only and has the reason as cause.
 fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

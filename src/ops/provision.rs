@@ -1,43 +1,48 @@
-//! Making tenants, in one call: catalog, keys, placement, tables. And suspending and resuming them.
-//! Every step looks whether it has been done; what was killed half way is finished by the same call.
+//! Creates tenants (catalog row, keys, placement and tables), and suspends and resumes them.
+//! Every step checks whether it has been done, so that the same call completes an operation that was interrupted.
 
-use super::log::Operation;
-use super::migrate::{self, TEMPLATE};
+use super::migrate::{self, TEMPLATE_DATABASE};
 use super::note_types;
+use super::operation_log::OperationRecord;
 use super::operator::{Operator, ServerRow, fresh_password, set_password};
-use super::server::{allow_logins, bind_database, create_database, make_schema, target};
+use super::server::{allow_logins, create_database, create_schema, install_binding_key, target};
 use super::{OpsError, Result};
 use crate::crypto::{KekId, fresh_key};
-use crate::db::migrate::{Direction, Set};
+use crate::db::migrate::{Direction, MigrationSet};
 use crate::db::schema::catalog::{placements, tenants, wrapped_keys};
 use crate::ids::{PlacementId, TenantId};
-use crate::tenant::catalog::{CHANNEL, tenant_rows};
-use crate::tenant::keys::context;
+use crate::tenant::catalog::{CHANNEL, load_tenants};
+use crate::tenant::keys::wrap_context;
 use crate::tenant::{Placement, SchemaName, State, TenancyModel, Tenant, is_slug, own_database_name};
 use diesel::prelude::*;
 use diesel::sql_types::{Array, Integer, Text};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use std::time::Duration;
 use uuid::Uuid;
 
-/// What a tenant has ordered where nothing else is said.
-const PLAN: &str = "standard";
+/// The plan of tenants that are created without one.
+const DEFAULT_PLAN: &str = "standard";
+/// How often copying the template is tried, and the pause between two attempts.
+const COPY_ATTEMPTS: u32 = 50;
+const COPY_RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// What to make.
+/// The properties of a tenant to create.
 #[derive(Debug, Clone)]
 pub struct NewTenant {
-    /// Unique among the living.
+    /// The short name, unique among the tenants that are not destroyed.
     pub slug: String,
-    /// For people.
+    /// The name for people.
     pub name: String,
-    /// How to isolate it.
+    /// How the tenant's data is isolated.
     pub model: TenancyModel,
-    /// On which server; the first one where none is named.
+    /// The name of the server; the oldest one if it is `None`.
     pub server: Option<String>,
-    /// What it has ordered; where none is named, `standard` or what it has.
+    /// The plan. If it is `None`, a new tenant gets `standard` and an existing one keeps its plan.
     pub plan: Option<String>,
 }
 
-/// Makes a tenant, or finishes one whose making was interrupted. Done already: nothing changes.
+/// Creates a tenant, or completes a creation that was interrupted. If the tenant is active already, nothing changes. A
+/// tenant with the same slug and other properties is refused.
 pub async fn create(operator: &Operator, new: &NewTenant) -> Result<Tenant> {
     if !is_slug(&new.slug) {
         return Err(OpsError::Usage("a slug is 2 to 39 characters: a-z, 0-9 and -, letter first".into()));
@@ -48,14 +53,14 @@ pub async fn create(operator: &Operator, new: &NewTenant) -> Result<Tenant> {
     let mut control = operator.control().await?;
     let server = operator.server(new.server.as_deref()).await?;
     let tenant = register(&mut control, new, &server).await?;
-    take_turn(&mut control, tenant.id).await?;
+    lock_tenant(&mut control, tenant.id).await?;
     let tenant = find(&mut control, &new.slug).await?;
-    let placement = placed(&tenant)?.clone();
+    let placement = placement_of(&tenant)?.clone();
     if tenant.state == State::Active {
         return Ok(tenant);
     }
     let server = operator.server_by_id(placement.server).await?;
-    let log = Operation::begin(&mut control, "tenant.create", Some(tenant.id), &new.slug).await?;
+    let log = OperationRecord::begin(&mut control, "tenant.create", Some(tenant.id), &new.slug).await?;
     let outcome = build(operator, &mut control, &log, &tenant, &placement, &server).await;
     log.end(&mut control, outcome).await?;
     find(&mut control, &new.slug).await
@@ -64,22 +69,23 @@ pub async fn create(operator: &Operator, new: &NewTenant) -> Result<Tenant> {
 async fn build(
     operator: &Operator,
     control: &mut AsyncPgConnection,
-    log: &Operation,
+    log: &OperationRecord,
     tenant: &Tenant,
     placement: &Placement,
     server: &ServerRow,
 ) -> Result<()> {
     log.step(control, "keys").await?;
-    make_keys(operator, control, tenant.id).await?;
+    create_keys(operator, control, tenant.id).await?;
     let (database, schema) = (placement.database.as_str(), placement.schema.as_str());
     if placement.model == TenancyModel::Database {
         log.step(control, "database").await?;
-        make_own_database(operator, control, server, tenant.id, placement).await?;
+        create_own_database(operator, control, server, tenant.id, placement).await?;
     }
     log.step(control, "tables").await?;
     let mut session = operator.session(server, database).await?;
     diesel::sql_query(
-        "insert into cordon.tenants (tenant_id, schema_name, generation, state) values ($1, $2, $3, 'provisioning') on conflict do nothing",
+        "insert into cordon.tenants (tenant_id, schema_name, generation, state) \
+         values ($1, $2, $3, 'provisioning') on conflict do nothing",
     )
     .bind::<diesel::sql_types::Uuid, _>(tenant.id)
     .bind::<Text, _>(schema)
@@ -87,8 +93,8 @@ async fn build(
     .execute(&mut session)
     .await?;
     if placement.model != TenancyModel::Shared {
-        make_schema(&mut session, schema).await?;
-        migrate::run(operator, &target(server, database, schema, Set::Tenant), Direction::Up).await?;
+        create_schema(&mut session, schema).await?;
+        migrate::run(operator, &target(server, database, schema, MigrationSet::Tenant), Direction::Up).await?;
     }
     log.step(control, "note types").await?;
     note_types::add(operator, server, tenant).await?;
@@ -97,29 +103,30 @@ async fn build(
     set_state(control, tenant.id, &[State::Provisioning, State::Active], State::Active).await
 }
 
-/// Stops serving a tenant: the fence first, so that it holds from the next transaction on, whoever hears of it.
+/// Stops serving a tenant. The fence in the database is changed first, so that the suspension holds from the next
+/// transaction on, also on replicas that have not received the notification.
 pub async fn suspend(operator: &Operator, slug: &str) -> Result<Tenant> {
-    flip(operator, slug, "tenant.suspend", State::Active, State::Suspended).await
+    change_state(operator, slug, "tenant.suspend", State::Active, State::Suspended).await
 }
 
 /// Serves a suspended tenant again.
 pub async fn resume(operator: &Operator, slug: &str) -> Result<Tenant> {
-    flip(operator, slug, "tenant.resume", State::Suspended, State::Active).await
+    change_state(operator, slug, "tenant.resume", State::Suspended, State::Active).await
 }
 
-async fn flip(operator: &Operator, slug: &str, kind: &str, from: State, to: State) -> Result<Tenant> {
+async fn change_state(operator: &Operator, slug: &str, kind: &str, from: State, to: State) -> Result<Tenant> {
     let mut control = operator.control().await?;
     let tenant = find(&mut control, slug).await?;
-    take_turn(&mut control, tenant.id).await?;
+    lock_tenant(&mut control, tenant.id).await?;
     let tenant = find(&mut control, slug).await?;
     if tenant.state != from && tenant.state != to {
         return Err(OpsError::Refused(format!("tenant {slug} is {}", tenant.state)));
     }
-    let placement = placed(&tenant)?;
+    let placement = placement_of(&tenant)?;
     let server = operator.server_by_id(placement.server).await?;
-    let log = Operation::begin(&mut control, kind, Some(tenant.id), slug).await?;
+    let log = OperationRecord::begin(&mut control, kind, Some(tenant.id), slug).await?;
     let outcome = async {
-        // Suspending, the catalog follows the fence; resuming, the fence comes last: in between nobody is served.
+        // The fence is closed first and opened last, so that the tenant is not served in between.
         let mut session = operator.session(&server, &placement.database).await?;
         if to == State::Suspended {
             set_fence(&mut session, tenant.id, &["active", "suspended"], to.as_str()).await?;
@@ -134,31 +141,31 @@ async fn flip(operator: &Operator, slug: &str, kind: &str, from: State, to: Stat
     find(&mut control, slug).await
 }
 
-/// All tenants that are not destroyed, by slug.
+/// Returns all tenants that are not destroyed, ordered by slug.
 pub async fn list(operator: &Operator) -> Result<Vec<Tenant>> {
-    let all = tenant_rows(&mut operator.control().await?, None).await?;
+    let all = load_tenants(&mut operator.control().await?, None).await?;
     Ok(all.into_iter().filter(|tenant| tenant.state != State::Destroyed).collect())
 }
 
-/// A living tenant by slug.
+/// Returns the tenant with this slug that is not destroyed. A slug that is unknown is a `Usage` error.
 pub async fn find(control: &mut AsyncPgConnection, slug: &str) -> Result<Tenant> {
-    look(control, slug).await?.ok_or_else(|| OpsError::Usage(format!("there is no tenant {slug}")))
+    find_optional(control, slug).await?.ok_or_else(|| OpsError::Usage(format!("there is no tenant {slug}")))
 }
 
-async fn look(control: &mut AsyncPgConnection, slug: &str) -> Result<Option<Tenant>> {
-    let mut all = tenant_rows(control, None).await?.into_iter();
+async fn find_optional(control: &mut AsyncPgConnection, slug: &str) -> Result<Option<Tenant>> {
+    let mut all = load_tenants(control, None).await?.into_iter();
     Ok(all.find(|tenant| tenant.slug == slug && tenant.state != State::Destroyed))
 }
 
-/// The tenant's row and its placement's, made in one transaction where they are not there.
+/// Inserts the rows of a tenant and its placement in one transaction, unless they exist.
 async fn register(control: &mut AsyncPgConnection, new: &NewTenant, server: &ServerRow) -> Result<Tenant> {
-    if let Some(tenant) = look(control, &new.slug).await? {
-        let placement = placed(&tenant)?;
-        let asked = placement.model == new.model
+    if let Some(tenant) = find_optional(control, &new.slug).await? {
+        let placement = placement_of(&tenant)?;
+        let matches = placement.model == new.model
             && tenant.name == new.name
             && new.plan.as_ref().is_none_or(|plan| *plan == tenant.plan)
             && (new.server.is_none() || placement.server == server.id);
-        return match asked {
+        return match matches {
             true => Ok(tenant),
             false => Err(OpsError::Refused(format!(
                 "tenant {} is there already, with another name, model, server or plan",
@@ -177,7 +184,7 @@ async fn register(control: &mut AsyncPgConnection, new: &NewTenant, server: &Ser
             tenants::id.eq(id),
             tenants::slug.eq(&new.slug),
             tenants::name.eq(&new.name),
-            tenants::plan.eq(new.plan.as_deref().unwrap_or(PLAN)),
+            tenants::plan.eq(new.plan.as_deref().unwrap_or(DEFAULT_PLAN)),
             tenants::state.eq(State::Provisioning.as_str()),
         ),
         (
@@ -200,11 +207,12 @@ async fn register(control: &mut AsyncPgConnection, new: &NewTenant, server: &Ser
     find(control, &new.slug).await
 }
 
-/// Data, search and signing key, wrapped under the tenant's own key-encryption key. Keys that are there stay.
-async fn make_keys(operator: &Operator, control: &mut AsyncPgConnection, tenant: TenantId) -> Result<()> {
+/// Creates data, search and signing key, wrapped with the tenant's own key-encryption key. Existing keys are not
+/// changed.
+async fn create_keys(operator: &Operator, control: &mut AsyncPgConnection, tenant: TenantId) -> Result<()> {
     operator.kms.create(KekId::Tenant(tenant)).await?;
     for kind in ["data", "search", "signing"] {
-        let wrapped = operator.kms.wrap(KekId::Tenant(tenant), &context(kind, tenant, 1), &fresh_key()).await?;
+        let wrapped = operator.kms.wrap(KekId::Tenant(tenant), &wrap_context(kind, tenant, 1), &fresh_key()).await?;
         diesel::insert_into(wrapped_keys::table)
             .values((
                 wrapped_keys::id.eq(Uuid::now_v7()),
@@ -220,8 +228,9 @@ async fn make_keys(operator: &Operator, control: &mut AsyncPgConnection, tenant:
     Ok(())
 }
 
-/// A login and a database that nobody else may enter, copied from the template, with its binding key.
-async fn make_own_database(
+/// Creates the tenant's own login and a database to which no other tenant login may connect, copied from the template,
+/// with its binding key.
+async fn create_own_database(
     operator: &Operator,
     control: &mut AsyncPgConnection,
     server: &ServerRow,
@@ -229,48 +238,52 @@ async fn make_own_database(
     placement: &Placement,
 ) -> Result<()> {
     let name = own_database_name(tenant);
-    let mine = placements::table.filter(placements::id.eq(placement.id));
-    let kept: Option<Vec<u8>> = mine.select(placements::app_password).first(control).await?;
-    let wrapped = match kept {
+    let row = placements::table.filter(placements::id.eq(placement.id));
+    let stored: Option<Vec<u8>> = row.select(placements::app_password).first(control).await?;
+    let wrapped = match stored {
         Some(wrapped) => wrapped,
         None => {
             let wrapped = operator.wrap_password("own", placement.id, &fresh_password()).await?;
-            diesel::update(mine).set(placements::app_password.eq(&wrapped)).execute(control).await?;
+            diesel::update(row).set(placements::app_password.eq(&wrapped)).execute(control).await?;
             wrapped
         }
     };
-    let password = operator.password("own", placement.id, &wrapped).await?;
-    // From the data database: it is there on every server, and copying the template wants nobody in the template.
+    let password = operator.unwrap_password("own", placement.id, &wrapped).await?;
+    // The session is in the data database, which every server has, because the template must have no session while it
+    // is copied.
     let mut session = operator.session(server, &server.data_database).await?;
     session
         .batch_execute(&format!(
             "do $$ begin if not exists (select from pg_roles where rolname = '{name}') then \
-             create role {name} login nosuperuser nobypassrls nocreatedb nocreaterole noreplication noinherit; end if; end $$"
+             create role {name} login nosuperuser nobypassrls nocreatedb nocreaterole \
+             noreplication noinherit; end if; end $$"
         ))
         .await?;
     session.batch_execute(&format!("alter role {name} set lc_messages = 'C'")).await?;
     set_password(&mut session, &name, &password).await?;
     copy_template(&mut session, &name).await?;
     allow_logins(&mut session, &name, &[&name, "cordon_keeper", "cordon_operator"]).await?;
-    let mut inside = operator.session(server, &name).await?;
-    inside.batch_execute(&format!("call cordon.adopt('{name}')")).await?;
-    bind_database(operator, control, server, &name).await
+    let mut session = operator.session(server, &name).await?;
+    session.batch_execute(&format!("call cordon.adopt('{name}')")).await?;
+    install_binding_key(operator, control, server, &name).await
 }
 
-/// PostgreSQL refuses to copy a database that someone is connected to: another provisioning or a migration ends soon.
+/// Copies the template database. PostgreSQL refuses to copy a database that has sessions, so the copy is retried for
+/// ten seconds, in which another provisioning or a migration is expected to end.
 async fn copy_template(session: &mut AsyncPgConnection, name: &str) -> Result<()> {
-    let mut last = None;
-    for _ in 0..50 {
-        match create_database(session, name, Some(TEMPLATE)).await {
-            Err(error @ OpsError::Failed(_)) => last = Some(error),
-            done => return done,
+    let mut last_error = None;
+    for _ in 0..COPY_ATTEMPTS {
+        match create_database(session, name, Some(TEMPLATE_DATABASE)).await {
+            Err(error @ OpsError::Failed(_)) => last_error = Some(error),
+            result => return result,
         }
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        tokio::time::sleep(COPY_RETRY_PAUSE).await;
     }
-    Err(last.unwrap_or_else(|| OpsError::Failed("the template could not be copied".into())))
+    Err(last_error.unwrap_or_else(|| OpsError::Failed("the template could not be copied".into())))
 }
 
-/// Flips the fence under its exclusive lock: when this returns, no transaction bound before is still writing.
+/// Changes the tenant's state in its database under the exclusive lock of the fence. When this returns, no transaction
+/// that was bound before is still writing. A state that is not in `from` is refused.
 async fn set_fence(session: &mut AsyncPgConnection, tenant: TenantId, from: &[&str], state: &str) -> Result<()> {
     let changed = session
         .transaction::<_, diesel::result::Error, _>(async |session| {
@@ -288,35 +301,36 @@ async fn set_fence(session: &mut AsyncPgConnection, tenant: TenantId, from: &[&s
                 .await
         })
         .await?;
-    if changed == 1 { Ok(()) } else { Err(elsewhere()) }
+    if changed == 1 { Ok(()) } else { Err(state_changed()) }
 }
 
-/// Operations on one tenant run one after the other, as long as the session lives.
-pub(super) async fn take_turn(control: &mut AsyncPgConnection, tenant: TenantId) -> Result<()> {
-    let turn = diesel::sql_query("select pg_advisory_lock(hashtextextended('cordon.tenant.' || $1, 7))");
-    turn.bind::<Text, _>(tenant.to_string()).execute(control).await?;
+/// Locks a tenant for operations until the session ends. Another operation on the tenant waits.
+pub(super) async fn lock_tenant(control: &mut AsyncPgConnection, tenant: TenantId) -> Result<()> {
+    let lock = diesel::sql_query("select pg_advisory_lock(hashtextextended('cordon.tenant.' || $1, 7))");
+    lock.bind::<Text, _>(tenant.to_string()).execute(control).await?;
     Ok(())
 }
 
-fn elsewhere() -> OpsError {
+fn state_changed() -> OpsError {
     OpsError::Refused("the tenant's state was changed by another operation".into())
 }
 
-/// Writes the state and tells every replica: both, or neither. Only from `from`, so that a slow operation cannot undo a later one.
+/// Changes the tenant's state in the catalog and notifies every replica, in one transaction. A state that is not in
+/// `from` is refused, so that a slow operation cannot revert a later one.
 async fn set_state(control: &mut AsyncPgConnection, tenant: TenantId, from: &[State], to: State) -> Result<()> {
     let from: Vec<_> = from.iter().map(|state| state.as_str()).collect();
     let changed = control
         .transaction::<_, diesel::result::Error, _>(async |control| {
             let row = tenants::table.filter(tenants::id.eq(tenant).and(tenants::state.eq_any(from)));
-            let set = (tenants::state.eq(to.as_str()), tenants::updated_at.eq(diesel::dsl::now));
-            let changed = diesel::update(row).set(set).execute(control).await?;
+            let values = (tenants::state.eq(to.as_str()), tenants::updated_at.eq(diesel::dsl::now));
+            let changed = diesel::update(row).set(values).execute(control).await?;
             control.batch_execute(&format!("notify {CHANNEL}, '{tenant}'")).await?;
             Ok(changed)
         })
         .await?;
-    if changed == 1 { Ok(()) } else { Err(elsewhere()) }
+    if changed == 1 { Ok(()) } else { Err(state_changed()) }
 }
 
-fn placed(tenant: &Tenant) -> Result<&Placement> {
+fn placement_of(tenant: &Tenant) -> Result<&Placement> {
     tenant.placement.as_ref().ok_or_else(|| OpsError::Failed(format!("tenant {} has no placement", tenant.slug)))
 }

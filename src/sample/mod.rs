@@ -1,104 +1,109 @@
-//! Sample charts: synthetic FHIR R4 of our own making, for trying things out, tests and measurements. Nobody in them ever lived.
+//! Sample charts: synthetic FHIR R4 for trials, tests and benchmarks. No person in them is real.
 //!
-//! The same seed gives the same bytes, everywhere and always: chance is `random`, time is counted back from a given day, and nothing is
-//! iterated that has no order. Patient number n follows from seed and n alone, so the charts of few patients are the beginning of those of
-//! many, and memory does not grow with their number: a chart is made, written and forgotten before the next.
-//! What is said stands in `texts/`, a bank of phrases for each language (`bank`); `house`, `person` and `course` decide who says what of
-//! whom and when; `wire` is the FHIR. Whoever changes any of it changes what a seed means: the test that holds the bytes says so.
+//! The same seed gives the same bytes on every machine: random numbers come from `random`, times are counted back from
+//! a given day, and no collection without an order is iterated. Patient number n depends on the seed and n only. Charts
+//! of few patients are therefore the beginning of charts of many, and memory does not grow with their number, because
+//! each chart is written before the next is created.
+//!
+//! The files in `texts/` hold phrases and templates for each language, which `phrases` reads. `organisation` holds the
+//! languages and the staff, `patient` the demographics, `history` the encounters and notes, and `resources` the FHIR. A
+//! change of any of them changes the charts of a seed, and a test that compares a hash of the output fails.
 
-mod bank;
-mod course;
-mod house;
-mod person;
+mod history;
+mod organisation;
+mod patient;
+mod phrases;
 mod random;
+mod resources;
 mod speciality;
-mod wire;
 
 use chrono::NaiveDate;
-use course::Course;
-use house::House;
+use history::HistoryWriter;
+use organisation::Organisation;
+use resources::Resource;
 use serde::Serialize;
 use std::io::{self, Write};
-use wire::Resource;
 
-/// The last day of a sample's charts, unless another is asked for.
-pub const UNTIL: NaiveDate = match NaiveDate::from_ymd_opt(2026, 6, 30) {
+/// The default of [`Charts::until`].
+pub const DEFAULT_UNTIL: NaiveDate = match NaiveDate::from_ymd_opt(2026, 6, 30) {
     Some(day) => day,
     None => NaiveDate::MAX,
 };
-/// Encounters of a patient on average, unless another number is asked for.
-pub const ENCOUNTERS: u64 = 5;
+/// The default of [`Charts::encounters`].
+pub const DEFAULT_ENCOUNTERS: u64 = 5;
 
-/// Charts to be written.
+/// The charts to write.
 #[derive(Debug, Clone, Copy)]
 pub struct Charts {
-    /// What all chance follows from. Charts of several seeds can live in one tenant.
+    /// The seed of all random numbers. Charts of different seeds have different ids, so that they can be imported into
+    /// one tenant.
     pub seed: u64,
-    /// How many patients.
+    /// The number of patients.
     pub patients: u64,
-    /// Encounters of each on average.
+    /// The mean number of encounters of a patient.
     pub encounters: u64,
-    /// The day they are written on: what has happened lies before it, appointments after.
+    /// The last day of the charts. Only appointments are later.
     pub until: NaiveDate,
 }
 
-/// How much was written.
+/// The number of resources that were written, by type, and their size.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Written {
-    /// Practitioners.
+pub struct ChartCounts {
+    /// The number of practitioners.
     pub practitioners: u64,
-    /// Patients.
+    /// The number of patients.
     pub patients: u64,
-    /// Encounters.
+    /// The number of encounters.
     pub encounters: u64,
-    /// Notes.
+    /// The number of notes.
     pub notes: u64,
-    /// Bytes of NDJSON.
+    /// The size of the NDJSON in bytes.
     pub bytes: u64,
 }
 
 impl Charts {
-    /// Charts of the usual size, up to the usual day.
+    /// Returns charts with the default number of encounters and the default last day.
     pub fn new(seed: u64, patients: u64) -> Self {
-        Self { seed, patients, encounters: ENCOUNTERS, until: UNTIL }
+        Self { seed, patients, encounters: DEFAULT_ENCOUNTERS, until: DEFAULT_UNTIL }
     }
 
-    /// Writes them, one resource a line: the staff, then patient by patient. `after` hears how much there is after each.
-    pub fn write_to(&self, out: &mut dyn Write, mut after: impl FnMut(&Written)) -> io::Result<Written> {
-        let house = House::new(self.seed)?;
-        let mut lines = Lines { out, line: Vec::new(), written: Written::default() };
-        for member in house.staff() {
-            lines.write(&Resource::Practitioner(member.resource()))?;
+    /// Writes the charts as NDJSON: the staff, and then patient by patient. Calls `on_patient` with the counts after
+    /// each patient.
+    pub fn write_to(&self, out: &mut dyn Write, mut on_patient: impl FnMut(&ChartCounts)) -> io::Result<ChartCounts> {
+        let organisation = Organisation::new(self.seed)?;
+        let mut writer = NdjsonWriter { out, line: Vec::new(), counts: ChartCounts::default() };
+        for member in organisation.staff() {
+            writer.write(&Resource::Practitioner(member.to_resource()))?;
         }
         for number in 0..self.patients {
-            Course::write(&house, self, number, &mut lines)?;
-            after(&lines.written);
+            HistoryWriter::write(&organisation, self, number, &mut writer)?;
+            on_patient(&writer.counts);
         }
-        lines.out.flush()?;
-        Ok(lines.written)
+        writer.out.flush()?;
+        Ok(writer.counts)
     }
 }
 
-/// Where resources go, line by line.
-struct Lines<'o> {
+/// Writes resources as NDJSON and counts them.
+struct NdjsonWriter<'o> {
     out: &'o mut dyn Write,
     line: Vec<u8>,
-    written: Written,
+    counts: ChartCounts,
 }
 
-impl Lines<'_> {
+impl NdjsonWriter<'_> {
     fn write(&mut self, resource: &Resource) -> io::Result<()> {
         let count = match resource {
-            Resource::Practitioner(_) => &mut self.written.practitioners,
-            Resource::Patient(_) => &mut self.written.patients,
-            Resource::Encounter(_) => &mut self.written.encounters,
-            Resource::DocumentReference(_) => &mut self.written.notes,
+            Resource::Practitioner(_) => &mut self.counts.practitioners,
+            Resource::Patient(_) => &mut self.counts.patients,
+            Resource::Encounter(_) => &mut self.counts.encounters,
+            Resource::DocumentReference(_) => &mut self.counts.notes,
         };
         *count += 1;
         self.line.clear();
         serde_json::to_writer(&mut self.line, resource)?;
         self.line.push(b'\n');
-        self.written.bytes += self.line.len() as u64;
+        self.counts.bytes += self.line.len() as u64;
         self.out.write_all(&self.line)
     }
 }

@@ -1,57 +1,60 @@
-//! Chance that is the same on every machine and in every version: SplitMix64 (Steele, Lea, Flood 2014), in whole numbers only.
-//! No clock, no entropy, no hashing of the standard library's; whoever wants other charts takes another seed.
+//! A random number generator that gives the same numbers on every machine and in every version: SplitMix64 (Steele,
+//! Lea, Flood 2014). It uses integers only, and neither a clock nor entropy nor the hash functions of the standard
+//! library. Other charts need another seed.
 
-/// The odd number nearest to 2^64 divided by the golden ratio.
-const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+/// The odd integer nearest to 2^64 divided by the golden ratio.
+const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// A stream of numbers.
+/// The state of a generator.
 #[derive(Debug, Clone)]
-pub(super) struct Random(u64);
+pub(super) struct SplitMix64(u64);
 
-impl Random {
-    /// The stream of one thing: the `number`th of its `kind` under this seed, whatever else is made before it or after it.
-    pub(super) fn of(seed: u64, kind: u64, number: u64) -> Self {
-        Self(mixed(mixed(mixed(seed).wrapping_add(kind)).wrapping_add(number)))
+impl SplitMix64 {
+    /// Returns the generator for the `number`th object of a `kind` under this seed. It does not depend on other
+    /// objects.
+    pub(super) fn stream(seed: u64, kind: u64, number: u64) -> Self {
+        Self(mix(mix(mix(seed).wrapping_add(kind)).wrapping_add(number)))
     }
 
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(STEP);
-        mixed(self.0)
+        self.0 = self.0.wrapping_add(GAMMA);
+        mix(self.0)
     }
 
-    /// Less than `bound`; 0 where there is nothing less. A multiplication in place of a remainder: the bias is below one in 2^32.
+    /// Returns a number less than `bound`, or 0 if `bound` is 0. A multiplication is used instead of a remainder; its
+    /// bias is below 2^-32.
     pub(super) fn below(&mut self, bound: u64) -> u64 {
         let product = u128::from(self.next()) * u128::from(bound);
         u64::try_from(product >> 64).unwrap_or_default()
     }
 
-    /// From `low` to `high`, both included.
+    /// Returns a number from `low` to `high`, both included.
     pub(super) fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.below(high.saturating_sub(low) + 1)
     }
 
-    /// As often as this in a hundred times.
+    /// Returns true with this probability in percent.
     pub(super) fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 
-    /// One of these, if there is one.
+    /// Returns one of the items, or `None` if there are none.
     pub(super) fn pick<'t, T>(&mut self, all: &'t [T]) -> Option<&'t T> {
         all.get(usize::try_from(self.below(all.len() as u64)).unwrap_or_default())
     }
 
-    /// One of these, each as often as its weight says.
-    pub(super) fn weighed<'t, T>(&mut self, all: &'t [T], weight: impl Fn(&T) -> u64) -> Option<&'t T> {
+    /// Returns one of the items, each with a probability proportional to its weight.
+    pub(super) fn pick_weighted<'t, T>(&mut self, all: &'t [T], weight: impl Fn(&T) -> u64) -> Option<&'t T> {
         let mut left = self.below(all.iter().map(&weight).sum());
-        all.iter().find(|one| {
-            let here = left < weight(one);
-            left = left.saturating_sub(weight(one));
-            here
+        all.iter().find(|item| {
+            let found = left < weight(item);
+            left = left.saturating_sub(weight(item));
+            found
         })
     }
 }
 
-fn mixed(mut state: u64) -> u64 {
+fn mix(mut state: u64) -> u64 {
     state = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     state = (state ^ (state >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     state ^ (state >> 31)
@@ -63,12 +66,12 @@ mod tests {
 
     #[test]
     fn the_numbers_are_those_of_splitmix64() {
-        let mut zero = Random(0);
+        let mut zero = SplitMix64(0);
         assert_eq!(
             [zero.next(), zero.next(), zero.next()],
             [0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f4, 0x06c4_5d18_8009_454f]
         );
-        let mut other = Random(1_234_567);
+        let mut other = SplitMix64(1_234_567);
         let numbers: Vec<_> = (0..5).map(|_| other.next()).collect();
         let known = [
             6_457_827_717_110_365_317,
@@ -81,8 +84,8 @@ mod tests {
     }
 
     #[test]
-    fn every_number_in_bounds_comes_and_no_other() {
-        let mut random = Random::of(1, 2, 3);
+    fn all_numbers_within_the_bounds_occur_and_no_others() {
+        let mut random = SplitMix64::stream(1, 2, 3);
         let seen: std::collections::BTreeSet<_> = (0..1000).map(|_| random.between(3, 9)).collect();
         assert_eq!(seen.into_iter().collect::<Vec<_>>(), [3, 4, 5, 6, 7, 8, 9]);
         assert_eq!((random.below(0), random.between(5, 5), random.pick::<u8>(&[])), (0, 5, None));
@@ -91,17 +94,18 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_kept() {
-        let mut random = Random::of(1, 2, 3);
+    fn weights_are_respected() {
+        let mut random = SplitMix64::stream(1, 2, 3);
         let all = [("often", 90), ("never", 0), ("seldom", 10)];
-        let drawn: Vec<_> = (0..10_000).filter_map(|_| random.weighed(&all, |one| one.1)).map(|one| one.0).collect();
+        let drawn: Vec<_> =
+            (0..10_000).filter_map(|_| random.pick_weighted(&all, |one| one.1)).map(|one| one.0).collect();
         let seldom = drawn.iter().filter(|name| **name == "seldom").count();
         assert!((800..1_200).contains(&seldom) && !drawn.contains(&"never") && drawn.len() == 10_000, "{seldom}");
     }
 
     #[test]
     fn streams_differ_by_seed_kind_and_number() {
-        let first = |seed, kind, number| Random::of(seed, kind, number).next();
+        let first = |seed, kind, number| SplitMix64::stream(seed, kind, number).next();
         let all = [first(1, 1, 1), first(2, 1, 1), first(1, 2, 1), first(1, 1, 2), first(0, 0, 0)];
         assert_eq!(all.iter().collect::<std::collections::BTreeSet<_>>().len(), all.len());
     }

@@ -1,6 +1,5 @@
-//! Specialities of the house: who writes which kind of note.
+//! The specialities of the staff, and which of them writes which type of note.
 
-/// A speciality.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Speciality {
     Medicine,
@@ -20,7 +19,7 @@ pub(super) enum Speciality {
 }
 
 impl Speciality {
-    /// All of them, as staff is counted.
+    /// All specialities, in the order in which staff members are numbered.
     pub(super) const ALL: [Self; 14] = [
         Self::Medicine,
         Self::Cardiology,
@@ -38,7 +37,7 @@ impl Speciality {
         Self::Nursing,
     ];
 
-    /// Its name for people and in the banks.
+    /// Returns the name, which charts show and `texts/` uses.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Medicine => "medicine",
@@ -58,13 +57,12 @@ impl Speciality {
         }
     }
 
-    /// By its name.
-    pub(super) fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|one| one.name() == name)
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|speciality| speciality.name() == name)
     }
 
-    /// Who writes a note of this kind about a problem of this speciality.
-    pub(super) fn writes(self, code: &str) -> Self {
+    /// Returns the speciality that writes notes of this LOINC type about a problem of this speciality.
+    pub(super) fn author_of(self, code: &str) -> Self {
         match code {
             "34111-5" => Self::Emergency,
             "18748-4" => Self::Radiology,

@@ -1,14 +1,17 @@
-//! Sending to a collector, by OTLP over HTTP, on threads of its own. Queues are bounded; what does not fit, or is not taken, is dropped and
-//! counted. A collector that is slow, away or hangs is nobody's concern but theirs. Headers it wants: `OTEL_EXPORTER_OTLP_HEADERS`.
+//! Export to a collector, by OTLP over HTTP, on threads of its own. Queues are bounded: a record that does not fit into
+//! its queue, or that the collector does not accept, is dropped and counted. So a collector that is slow, unreachable
+//! or hangs delays no request. The SDK reads the headers that a collector requires from `OTEL_EXPORTER_OTLP_HEADERS`.
 
 use super::TelemetryError;
-use super::lines::{self, About, Fields};
-use super::request;
+use super::logs::{self, EventFields, RequestFields};
+use super::request::TRACE_ID_FIELD;
 use crate::config;
 use opentelemetry::logs::{AnyValue, LogRecord, Logger, LoggerProvider, Severity};
 use opentelemetry::trace::TracerProvider;
 use opentelemetry::{Context as OtelContext, InstrumentationScope};
-use opentelemetry_otlp::{LogExporter as OtlpLogs, MetricExporter, SpanExporter as OtlpSpans, WithExportConfig};
+use opentelemetry_otlp::{
+    LogExporter as OtlpLogExporter, MetricExporter, SpanExporter as OtlpSpanExporter, WithExportConfig,
+};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::logs::{
@@ -28,52 +31,59 @@ use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry};
 
-/// Records of one kind that wait at most.
-const QUEUE: usize = 2048;
-/// One attempt to send.
-const TIMEOUT: Duration = Duration::from_secs(5);
-/// Events with this target belong into spans; all others are lines.
-pub(super) const SPAN_EVENT: &str = "cordon::telemetry::span_event";
+/// The most records that wait in one queue.
+const MAX_QUEUED_RECORDS: usize = 2048;
+/// The time allowed for one attempt to send a batch.
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
+/// The target of `tracing` events that become events of the current span. All other events are log records.
+pub(super) const SPAN_EVENT_TARGET: &str = "cordon::telemetry::span_event";
 
-/// Where spans and lines of this process go.
+/// The export of the spans and logs of this process.
 #[derive(Debug)]
 pub(super) struct Export {
     spans: SdkTracerProvider,
-    lines: SdkLoggerProvider,
-    dropped: Dropped,
+    logs: SdkLoggerProvider,
+    dropped: DroppedRecords,
 }
 
 impl Export {
-    pub(super) fn to(endpoint: &str, settings: &config::Telemetry) -> Result<Self, TelemetryError> {
-        let dropped = Dropped::default();
-        let exporter =
-            OtlpSpans::builder().with_http().with_endpoint(signal(endpoint, "traces")).with_timeout(TIMEOUT).build()?;
-        let exporter = Counted { inner: exporter, queue: Arc::clone(&dropped.spans) };
-        let config = BatchConfigBuilder::default().with_max_queue_size(QUEUE).build();
+    pub(super) fn new(endpoint: &str, settings: &config::Telemetry) -> Result<Self, TelemetryError> {
+        let dropped = DroppedRecords::default();
+        let exporter = OtlpSpanExporter::builder()
+            .with_http()
+            .with_endpoint(signal_url(endpoint, "traces"))
+            .with_timeout(SEND_TIMEOUT)
+            .build()?;
+        let exporter = CountingExporter { inner: exporter, queue: Arc::clone(&dropped.spans) };
+        let config = BatchConfigBuilder::default().with_max_queue_size(MAX_QUEUED_RECORDS).build();
         let inner = BatchSpanProcessor::builder(exporter).with_batch_config(config).build();
         let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(settings.sample_ratio)));
         let spans = SdkTracerProvider::builder()
             .with_resource(resource())
             .with_sampler(sampler)
-            .with_span_processor(Bounded { inner, queue: Arc::clone(&dropped.spans) })
+            .with_span_processor(BoundedProcessor { inner, queue: Arc::clone(&dropped.spans) })
             .build();
-        let exporter =
-            OtlpLogs::builder().with_http().with_endpoint(signal(endpoint, "logs")).with_timeout(TIMEOUT).build()?;
-        let exporter = Counted { inner: exporter, queue: Arc::clone(&dropped.lines) };
-        let config = opentelemetry_sdk::logs::BatchConfigBuilder::default().with_max_queue_size(QUEUE).build();
+        let exporter = OtlpLogExporter::builder()
+            .with_http()
+            .with_endpoint(signal_url(endpoint, "logs"))
+            .with_timeout(SEND_TIMEOUT)
+            .build()?;
+        let exporter = CountingExporter { inner: exporter, queue: Arc::clone(&dropped.logs) };
+        let config =
+            opentelemetry_sdk::logs::BatchConfigBuilder::default().with_max_queue_size(MAX_QUEUED_RECORDS).build();
         let inner = BatchLogProcessor::builder(exporter).with_batch_config(config).build();
-        let lines = SdkLoggerProvider::builder()
+        let logs = SdkLoggerProvider::builder()
             .with_resource(resource())
-            .with_log_processor(Bounded { inner, queue: Arc::clone(&dropped.lines) })
+            .with_log_processor(BoundedProcessor { inner, queue: Arc::clone(&dropped.logs) })
             .build();
-        Ok(Self { spans, lines, dropped })
+        Ok(Self { spans, logs, dropped })
     }
 
-    /// Spans of Cordon, and the events that belong into them.
-    pub(super) fn spans(&self) -> Box<dyn Layer<Registry> + Send + Sync> {
-        let ours = filter_fn(|about| match about.is_span() {
-            true => about.target().starts_with("cordon"),
-            false => about.target() == SPAN_EVENT,
+    /// Returns a layer that exports Cordon's spans and the events that belong to them.
+    pub(super) fn span_layer(&self) -> Box<dyn Layer<Registry> + Send + Sync> {
+        let filter = filter_fn(|metadata| match metadata.is_span() {
+            true => metadata.target().starts_with("cordon"),
+            false => metadata.target() == SPAN_EVENT_TARGET,
         });
         let layer = tracing_opentelemetry::layer().with_tracer(self.spans.tracer("cordon"));
         layer
@@ -81,139 +91,151 @@ impl Export {
             .with_threads(false)
             .with_tracked_inactivity(false)
             .with_target(false)
-            .with_filter(ours)
+            .with_filter(filter)
             .boxed()
     }
 
-    /// Lines of Cordon. Those of libraries stay on standard error: what sends lines must not make new ones.
-    pub(super) fn lines(&self, log: &config::Log) -> Result<Box<dyn Layer<Registry> + Send + Sync>, TelemetryError> {
-        let ours = |target: &str| target.starts_with("cordon");
-        Ok(Lines(self.lines.logger("cordon")).with_filter(lines::filter(log, ours)?).boxed())
+    /// Returns a layer that exports Cordon's log records. Those of libraries go to standard error only: otherwise
+    /// sending a record could log another one.
+    pub(super) fn log_layer(
+        &self,
+        log: &config::Log,
+    ) -> Result<Box<dyn Layer<Registry> + Send + Sync>, TelemetryError> {
+        let is_cordon = |target: &str| target.starts_with("cordon");
+        Ok(OtlpLogLayer(self.logs.logger("cordon")).with_filter(logs::filter(log, is_cordon)?).boxed())
     }
 
-    pub(super) fn dropped(&self) -> Dropped {
+    pub(super) fn dropped(&self) -> DroppedRecords {
         self.dropped.clone()
     }
 
-    pub(super) fn close(self, time: Duration) {
-        let Self { spans, lines, .. } = self;
-        within(time, vec![Box::new(move || drop(spans.shutdown())), Box::new(move || drop(lines.shutdown()))]);
+    /// Sends what is queued and ends the export, within `timeout`. Blocks the calling thread.
+    pub(super) fn close(self, timeout: Duration) {
+        let Self { spans, logs, .. } = self;
+        run_with_timeout(
+            timeout,
+            vec![Box::new(move || drop(spans.shutdown())), Box::new(move || drop(logs.shutdown()))],
+        );
     }
 }
 
-/// Sends metrics every minute.
-pub(super) fn metrics(endpoint: &str) -> Result<PeriodicReader<MetricExporter>, TelemetryError> {
+/// Returns a reader that sends all metrics to the collector every minute, or as often as `OTEL_METRIC_EXPORT_INTERVAL`
+/// says.
+pub(super) fn metric_reader(endpoint: &str) -> Result<PeriodicReader<MetricExporter>, TelemetryError> {
     let exporter = MetricExporter::builder()
         .with_http()
-        .with_endpoint(signal(endpoint, "metrics"))
-        .with_timeout(TIMEOUT)
+        .with_endpoint(signal_url(endpoint, "metrics"))
+        .with_timeout(SEND_TIMEOUT)
         .build()?;
     Ok(PeriodicReader::builder(exporter).build())
 }
 
-/// Who speaks.
+/// Returns the attributes that describe this process in every signal. The SDK adds those of `OTEL_RESOURCE_ATTRIBUTES`.
 pub(super) fn resource() -> Resource {
-    let about = [
+    let attributes = [
         opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
-        opentelemetry::KeyValue::new("service.instance.id", instance()),
+        opentelemetry::KeyValue::new("service.instance.id", instance_id()),
     ];
-    Resource::builder().with_service_name("cordon").with_attributes(about).build()
+    Resource::builder().with_service_name("cordon").with_attributes(attributes).build()
 }
 
-/// The process, as long as it lives: the same for all signals.
-fn instance() -> String {
+/// Returns host and process id. They are the same in all signals of this process.
+fn instance_id() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}:{}", host.trim(), std::process::id())
 }
 
-/// Does all of these at once and waits this long at most: none of them is known to end.
-pub(super) fn within(time: Duration, tasks: Vec<Box<dyn FnOnce() + Send>>) {
-    let (done, ended) = mpsc::channel();
+/// Runs each task on a thread of its own and waits until all have ended, but not longer than `timeout`: a task may
+/// never end when the collector hangs.
+pub(super) fn run_with_timeout(timeout: Duration, tasks: Vec<Box<dyn FnOnce() + Send>>) {
+    let (sender, receiver) = mpsc::channel();
     let count = tasks.len();
     for task in tasks {
-        let done = done.clone();
+        let sender = sender.clone();
         std::thread::spawn(move || {
             task();
-            let _ = done.send(());
+            let _ = sender.send(());
         });
     }
-    let until = Instant::now() + time;
+    let deadline = Instant::now() + timeout;
     for _ in 0..count {
-        if ended.recv_timeout(until.saturating_duration_since(Instant::now())).is_err() {
+        if receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_err() {
             return;
         }
     }
 }
 
-fn signal(endpoint: &str, name: &str) -> String {
+fn signal_url(endpoint: &str, name: &str) -> String {
     format!("{}/v1/{name}", endpoint.trim_end_matches('/'))
 }
 
-/// Spans and lines that were given up.
+/// Counts the spans and log records that were dropped since the process started. Clones share the counters.
 #[derive(Debug, Clone, Default)]
-pub struct Dropped {
-    spans: Arc<Queue>,
-    lines: Arc<Queue>,
+pub struct DroppedRecords {
+    spans: Arc<QueueCounters>,
+    logs: Arc<QueueCounters>,
 }
 
-impl Dropped {
-    /// How many spans.
+impl DroppedRecords {
+    /// Returns the number of dropped spans.
     pub fn spans(&self) -> u64 {
         self.spans.dropped.load(Ordering::Relaxed)
     }
 
-    /// How many lines.
-    pub fn lines(&self) -> u64 {
-        self.lines.dropped.load(Ordering::Relaxed)
+    /// Returns the number of dropped log records.
+    pub fn logs(&self) -> u64 {
+        self.logs.dropped.load(Ordering::Relaxed)
     }
 }
 
-/// Records on their way. The SDK bounds its queue too, but tells nobody what it dropped.
+/// Counts the records in one queue of the SDK, and those dropped. The SDK bounds its queue too, but does not say how
+/// many records it dropped.
 #[derive(Debug, Default)]
-struct Queue {
-    waiting: AtomicUsize,
+struct QueueCounters {
+    queued: AtomicUsize,
     dropped: AtomicU64,
 }
 
-impl Queue {
-    fn has_room(&self) -> bool {
-        let room = self.waiting.fetch_add(1, Ordering::Relaxed) < QUEUE;
-        if !room {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-            self.lost(1);
+impl QueueCounters {
+    /// Reserves room for one record. Returns false, and counts a dropped record, when the queue is full.
+    fn try_reserve(&self) -> bool {
+        let has_room = self.queued.fetch_add(1, Ordering::Relaxed) < MAX_QUEUED_RECORDS;
+        if !has_room {
+            self.queued.fetch_sub(1, Ordering::Relaxed);
+            self.add_dropped(1);
         }
-        room
+        has_room
     }
 
-    fn lost(&self, records: usize) {
+    fn add_dropped(&self, records: usize) {
         self.dropped.fetch_add(records as u64, Ordering::Relaxed);
     }
 
-    /// Sends a batch that is no longer waiting.
-    async fn send(&self, records: usize, sent: impl Future<Output = OTelSdkResult>) -> OTelSdkResult {
-        self.waiting.fetch_sub(records, Ordering::Relaxed);
-        let outcome = sent.await;
+    /// Awaits `export`, which sends a batch that has left the queue, and counts its records as dropped when it fails.
+    async fn count_export(&self, records: usize, export: impl Future<Output = OTelSdkResult>) -> OTelSdkResult {
+        self.queued.fetch_sub(records, Ordering::Relaxed);
+        let outcome = export.await;
         if outcome.is_err() {
-            self.lost(records);
+            self.add_dropped(records);
         }
         outcome
     }
 }
 
-/// The way into a queue.
+/// Passes a record on to the SDK's processor, and so into its queue, unless the queue is full.
 #[derive(Debug)]
-struct Bounded<P> {
+struct BoundedProcessor<P> {
     inner: P,
-    queue: Arc<Queue>,
+    queue: Arc<QueueCounters>,
 }
 
-impl<P: SpanProcessor> SpanProcessor for Bounded<P> {
+impl<P: SpanProcessor> SpanProcessor for BoundedProcessor<P> {
     fn on_start(&self, span: &mut Span, context: &OtelContext) {
         self.inner.on_start(span, context);
     }
 
     fn on_end(&self, span: SpanData) {
-        if self.queue.has_room() {
+        if self.queue.try_reserve() {
             self.inner.on_end(span);
         }
     }
@@ -231,9 +253,9 @@ impl<P: SpanProcessor> SpanProcessor for Bounded<P> {
     }
 }
 
-impl<P: LogProcessor> LogProcessor for Bounded<P> {
+impl<P: LogProcessor> LogProcessor for BoundedProcessor<P> {
     fn emit(&self, record: &mut SdkLogRecord, scope: &InstrumentationScope) {
-        if self.queue.has_room() {
+        if self.queue.try_reserve() {
             self.inner.emit(record, scope);
         }
     }
@@ -251,16 +273,16 @@ impl<P: LogProcessor> LogProcessor for Bounded<P> {
     }
 }
 
-/// The way out of it.
+/// Sends batches out of the SDK's queue, and counts the records of those that fail.
 #[derive(Debug)]
-struct Counted<E> {
+struct CountingExporter<E> {
     inner: E,
-    queue: Arc<Queue>,
+    queue: Arc<QueueCounters>,
 }
 
-impl<E: SpanExporter> SpanExporter for Counted<E> {
+impl<E: SpanExporter> SpanExporter for CountingExporter<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        self.queue.send(batch.len(), self.inner.export(batch)).await
+        self.queue.count_export(batch.len(), self.inner.export(batch)).await
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
@@ -272,9 +294,9 @@ impl<E: SpanExporter> SpanExporter for Counted<E> {
     }
 }
 
-impl<E: LogExporter> LogExporter for Counted<E> {
+impl<E: LogExporter> LogExporter for CountingExporter<E> {
     async fn export(&self, batch: LogBatch<'_>) -> OTelSdkResult {
-        self.queue.send(batch.iter().count(), self.inner.export(batch)).await
+        self.queue.count_export(batch.iter().count(), self.inner.export(batch)).await
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
@@ -286,20 +308,22 @@ impl<E: LogExporter> LogExporter for Counted<E> {
     }
 }
 
-/// Makes a record of each line; the SDK adds the trace and span it belongs to.
-struct Lines(SdkLogger);
+/// Makes an OTLP log record of each event. The SDK adds the ids of the trace and span that it belongs to.
+struct OtlpLogLayer(SdkLogger);
 
-impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for OtlpLogLayer {
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut record = self.0.create_log_record();
         let (severity, text) = severity(*event.metadata().level());
         record.set_severity_number(severity);
         record.set_severity_text(text);
-        let Fields { message, fields } = Fields::of(event);
+        let EventFields { message, fields } = EventFields::from_event(event);
         record.set_body(AnyValue::from(message));
-        let about = context.event_span(event).map(About::around).unwrap_or_default();
-        let about = about.0.into_iter().filter(|(name, _)| *name != request::TRACE && !fields.contains_key(*name));
-        for (name, value) in about {
+        let request_fields = context.event_span(event).map(RequestFields::of_request).unwrap_or_default();
+        for (name, value) in request_fields.0 {
+            if name == TRACE_ID_FIELD || fields.contains_key(name) {
+                continue;
+            }
             record.add_attribute(name, value);
         }
         record.add_attribute("target", event.metadata().target());

@@ -1,18 +1,18 @@
-//! What Cordon tells its operators: metrics, spans, log lines. `docs/telemetry.md` lists their names; `tenant.rs` alone spells the tenant.
-//! Metrics are a value that each `App` has; spans and lines go through `tracing`, whose one subscriber `start` sets.
-//! Nothing here waits for a collector, and nothing of a chart, a token or a question's text is told.
+//! Metrics, spans and logs for operators. `docs/telemetry.md` lists their names; `tenant.rs` alone spells the tenant.
+//! Each `App` has its own `Metrics`; spans and logs go through `tracing`, whose one subscriber `start` installs.
+//! Nothing here waits for a collector, and no part of a chart, a token or a GraphQL document is recorded.
 
 mod export;
-mod lines;
+mod logs;
 mod metrics;
 mod request;
 pub mod span;
 mod tenant;
 
-pub use export::Dropped;
-pub use lines::lines;
+pub use export::DroppedRecords;
+pub use logs::log_layer;
 pub use metrics::{BackendStats, MetricSources, Metrics, SealingStats};
-pub use request::{OperationKind, Parent, Request, RequestStats, RoundTrip};
+pub use request::{OperationKind, PendingStatement, RequestStats, RequestTelemetry, TraceParent};
 
 use crate::config::Settings;
 use export::Export;
@@ -20,53 +20,57 @@ use std::time::Duration;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// What is still to be sent at the end has this long: metrics, and then all else together.
+/// The time allowed at shutdown to send the last metrics, and then as long again for spans and logs together.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Telemetry that cannot be started.
+/// Why telemetry cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// Directives that are none.
+    /// The setting `log.filter` is not a valid list of filter directives.
     #[error("log.filter: {0}")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
-    /// An address that is none.
+    /// No exporter can be built for the setting `telemetry.otlp_endpoint`.
     #[error("telemetry.otlp_endpoint: {0}")]
     Endpoint(#[from] opentelemetry_otlp::ExporterBuildError),
-    /// The process has a subscriber already.
+    /// The process already has a `tracing` subscriber.
     #[error("{0}")]
-    Twice(#[from] tracing_subscriber::util::TryInitError),
+    AlreadyStarted(#[from] tracing_subscriber::util::TryInitError),
 }
 
-/// Spans and lines of this process, until `close`.
+/// The spans and logs of this process, from `start` until `close`.
 #[derive(Debug)]
 pub struct Telemetry {
     export: Option<Export>,
 }
 
-/// From here on, lines go to standard error and, with an endpoint, spans and lines to a collector.
+/// Installs the `tracing` subscriber of the process: logs go to standard error and, when `telemetry.otlp_endpoint` is
+/// set, spans and logs go to the collector too.
+///
+/// # Errors
+/// Fails when the filter or the endpoint is invalid, and when the process already has a subscriber.
 pub fn start(settings: &Settings) -> Result<Telemetry, TelemetryError> {
     let export = settings
         .telemetry
         .otlp_endpoint
         .as_deref()
-        .map(|endpoint| Export::to(endpoint, &settings.telemetry))
+        .map(|endpoint| Export::new(endpoint, &settings.telemetry))
         .transpose()?;
-    let mut layers = vec![lines(&settings.log, std::io::stderr)?];
+    let mut layers = vec![log_layer(&settings.log, std::io::stderr)?];
     if let Some(export) = &export {
-        layers.push(export.lines(&settings.log)?);
-        layers.push(export.spans());
+        layers.push(export.log_layer(&settings.log)?);
+        layers.push(export.span_layer());
     }
     tracing_subscriber::registry().with(layers).try_init()?;
     Ok(Telemetry { export })
 }
 
 impl Telemetry {
-    /// What could not be sent.
-    pub fn dropped(&self) -> Dropped {
+    /// Returns the counts of spans and log records that were dropped. Both stay 0 when nothing is exported.
+    pub fn dropped(&self) -> DroppedRecords {
         self.export.as_ref().map(Export::dropped).unwrap_or_default()
     }
 
-    /// Sends what is left, if the collector takes it in time.
+    /// Sends the remaining spans and logs. Gives up after two seconds. Blocks the calling thread.
     pub fn close(self) {
         if let Some(export) = self.export {
             export.close(FLUSH_TIMEOUT);

@@ -1,5 +1,6 @@
-//! The spans below a request's, each made here: their names and fields in one place, and a tenant on every one. They cost next to nothing
-//! while nobody listens. A span names operations, places in the code and counts; never a document, a variable, a row or a value.
+//! The spans below the span of a request: their names and fields are defined here only, and every one carries its
+//! tenant. They cost almost nothing when no layer records them. A span names operations, places in the code and counts,
+//! never a document, a variable, a row or a value.
 
 use super::request::OperationKind;
 use super::tenant::tag;
@@ -9,12 +10,13 @@ use std::panic::Location;
 use tracing::field::Empty;
 use tracing::{Span, debug_span};
 
-/// Letters of an operation's name that are kept.
-const NAME_CHARS: usize = 64;
+/// The most characters of an operation's name that a span keeps.
+const MAX_NAME_CHARS: usize = 64;
 
-/// Running one GraphQL operation. Its name is the client's, so it is told only where it is a name.
+/// Starts the span of the execution of one GraphQL operation. The client chooses its `name`, so it is left out unless
+/// it is a GraphQL name, and it is cut after 64 characters.
 pub fn operation(tenant: TenantId, kind: OperationKind, name: Option<&str>) -> Span {
-    let name = name.and_then(plain);
+    let name = name.and_then(graphql_name);
     tag(
         debug_span!(
             "operation",
@@ -26,21 +28,22 @@ pub fn operation(tenant: TenantId, kind: OperationKind, name: Option<&str>) -> S
     )
 }
 
-/// What the resolvers of one level load together.
-pub fn resolvers(tenant: TenantId, of: &'static str, keys: usize) -> Span {
+/// Starts the span of a batch: what the resolvers of one level load together. `loads` names what is loaded, `keys` is
+/// how many.
+pub fn resolvers(tenant: TenantId, loads: &'static str, keys: usize) -> Span {
     tag(
         debug_span!(
             "resolvers",
-            otel.name = display(format_args!("resolvers {of}")),
+            otel.name = display(format_args!("resolvers {loads}")),
             tenant.id = Empty,
-            loads = of,
+            loads,
             keys
         ),
         tenant,
     )
 }
 
-/// One statement, until its rows are there.
+/// Starts the span of one SQL statement, which ends when its rows have arrived.
 pub fn sql(tenant: TenantId, statement: Statement) -> Span {
     let name = format_args!("sql {statement}");
     tag(
@@ -55,34 +58,34 @@ pub fn sql(tenant: TenantId, statement: Statement) -> Span {
     )
 }
 
-/// Waiting for a session.
+/// Starts the span of waiting for a session of the pool.
 pub fn pool(tenant: TenantId) -> Span {
     tag(debug_span!("pool", otel.name = "pool wait", tenant.id = Empty), tenant)
 }
 
-/// A statement as telemetry names it: by where it stands, never by what it says.
+/// The name of an SQL statement in telemetry: the place in the code that sent it, never its text.
 #[derive(Debug, Clone, Copy)]
 pub enum Statement {
-    /// The function of the model that sent it, as file and line.
+    /// The place in the code that sent the statement, written as file and line.
     At(&'static Location<'static>),
-    /// The end of a transaction, with its audit rows.
+    /// The end of a transaction, which writes its audit rows and commits it.
     Commit,
 }
 
 impl fmt::Display for Statement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::At(place) => write!(f, "{}:{}", place.file().trim_start_matches("src/"), place.line()),
+            Self::At(location) => write!(f, "{}:{}", location.file().trim_start_matches("src/"), location.line()),
             Self::Commit => f.write_str("commit"),
         }
     }
 }
 
-/// A name as GraphQL has them, cut.
-fn plain(name: &str) -> Option<&str> {
-    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+/// Returns the first `MAX_NAME_CHARS` characters of a GraphQL name, or `None` when `name` is not one.
+fn graphql_name(name: &str) -> Option<&str> {
+    let valid = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
         && !name.starts_with(|c: char| c.is_ascii_digit());
-    plain.then(|| name.get(..NAME_CHARS).unwrap_or(name)).filter(|name| !name.is_empty())
+    valid.then(|| name.get(..MAX_NAME_CHARS).unwrap_or(name)).filter(|name| !name.is_empty())
 }
 
 #[cfg(test)]
@@ -90,16 +93,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_names_are_told() {
-        assert_eq!(plain("ChartPage_2"), Some("ChartPage_2"));
-        assert_eq!(plain(&"x".repeat(100)).map(str::len), Some(64));
+    fn only_graphql_names_are_kept() {
+        assert_eq!(graphql_name("ChartPage_2"), Some("ChartPage_2"));
+        assert_eq!(graphql_name(&"x".repeat(100)).map(str::len), Some(64));
         for text in ["", "2x", "Ada Lovelace", "née", "a-b", "a\n"] {
-            assert_eq!(plain(text), None, "{text:?}");
+            assert_eq!(graphql_name(text), None, "{text:?}");
         }
     }
 
     #[test]
-    fn a_statement_is_named_by_its_place() {
+    fn a_statement_is_named_by_its_place_in_the_code() {
         let name = Statement::At(Location::caller()).to_string();
         assert!(name.starts_with("telemetry/span.rs:"), "{name}");
     }

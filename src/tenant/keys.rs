@@ -1,5 +1,5 @@
-//! The key ring: tenants' keys, opened through the KMS and kept in memory for a bounded time.
-//! Reads wrapped keys from the catalog; nothing of an opened key is ever written anywhere.
+//! The key ring: tenants' keys, unwrapped by the KMS and cached in memory for a bounded time. It reads wrapped keys
+//! from the catalog. An unwrapped key is never written anywhere.
 
 use super::catalog::Catalog;
 use crate::crypto::{KekId, Kms, TenantKeys};
@@ -8,61 +8,69 @@ use crate::ids::{PlacementId, ServerId, TenantId};
 use parking_lot::Mutex;
 use secrecy::SecretString;
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
-/// The key that signs bindings in one database.
+/// The key that signs the bindings of transactions in one database.
 pub struct BindingKey {
-    /// Its number in that database.
+    /// The id of the key in `cordon.binding_keys`, which tickets name.
     pub kid: i32,
-    /// 32 bytes.
+    /// The HMAC-SHA-256 key, 32 bytes.
     pub key: Zeroizing<Vec<u8>>,
 }
 
-struct Kept<T> {
+type Cache<K, T> = Mutex<HashMap<K, CacheEntry<T>>>;
+
+struct CacheEntry<T> {
     value: Arc<T>,
-    opened: Instant,
+    inserted_at: Instant,
 }
 
-/// Opened keys, by tenant and by database.
+/// The cache of unwrapped keys, by tenant and by database. One per process.
 pub struct KeyRing {
     kms: Arc<dyn Kms>,
     catalog: Arc<Catalog>,
-    keep: Duration,
-    tenants: Mutex<HashMap<TenantId, Kept<TenantKeys>>>,
-    bindings: Mutex<HashMap<(ServerId, String), Kept<BindingKey>>>,
+    max_age: Duration,
+    tenants: Cache<TenantId, TenantKeys>,
+    bindings: Cache<(ServerId, String), BindingKey>,
     misses: AtomicU64,
 }
 
-/// What a wrapped secret is for: part of its associated data, so that one cannot stand in for another.
-pub fn context(kind: &str, of: impl std::fmt::Display, version: i32) -> Vec<u8> {
+/// Returns the context of a wrapped secret: what it is, whose, and its version. It is part of the associated data of
+/// the wrapping, so that one secret cannot be used in place of another.
+pub fn wrap_context(kind: &str, of: impl std::fmt::Display, version: i32) -> Vec<u8> {
     format!("{kind}:{of}:{version}").into_bytes()
 }
 
 impl KeyRing {
-    /// A ring that keeps opened keys for `keep`.
-    pub fn new(kms: Arc<dyn Kms>, catalog: Arc<Catalog>, keep: Duration) -> Arc<Self> {
+    /// Creates a key ring that caches unwrapped keys for at most `max_age`.
+    pub fn new(kms: Arc<dyn Kms>, catalog: Arc<Catalog>, max_age: Duration) -> Arc<Self> {
         Arc::new(Self {
             kms,
             catalog,
-            keep,
+            max_age,
             tenants: Mutex::default(),
             bindings: Mutex::default(),
             misses: AtomicU64::new(0),
         })
     }
 
-    /// A tenant's keys.
+    /// Returns the tenant's data, search and signing keys.
+    ///
+    /// # Errors
+    /// `KeyUnavailable` where a key is missing or the KMS does not unwrap it; otherwise the errors of reading the
+    /// catalog.
     pub async fn tenant(&self, tenant: TenantId) -> Result<Arc<TenantKeys>> {
-        if let Some(keys) = fresh(&self.tenants, &tenant, self.keep) {
+        if let Some(keys) = cached(&self.tenants, &tenant, self.max_age) {
             return Ok(keys);
         }
         self.misses.fetch_add(1, Ordering::Relaxed);
         let (mut data, mut search, mut signing) = (Vec::new(), None, None);
         for wrapped in self.catalog.tenant_keys(tenant).await? {
-            let context = context(&wrapped.kind, tenant, wrapped.version);
+            let context = wrap_context(&wrapped.kind, tenant, wrapped.version);
             let key = self.kms.unwrap(KekId::Tenant(tenant), &context, &wrapped.wrapped).await?;
             match wrapped.kind.as_str() {
                 "data" => data.push((u32::try_from(wrapped.version).map_err(|_| Error::KeyUnavailable)?, key)),
@@ -73,35 +81,38 @@ impl KeyRing {
         }
         let (Some(search), Some(signing)) = (search, signing) else { return Err(Error::KeyUnavailable) };
         let keys = TenantKeys::assemble(tenant, data, search, signing)?;
-        Ok(keep(&self.tenants, tenant, keys))
+        Ok(insert(&self.tenants, tenant, keys))
     }
 
-    /// The key that signs bindings in a database.
+    /// Returns the newest key that signs bindings in a database.
+    ///
+    /// # Errors
+    /// As `tenant`.
     pub async fn binding(&self, server: ServerId, database: &str) -> Result<Arc<BindingKey>> {
-        let place = (server, database.to_owned());
-        if let Some(key) = fresh(&self.bindings, &place, self.keep) {
-            return Ok(key);
+        let database_key = (server, database.to_owned());
+        if let Some(binding) = cached(&self.bindings, &database_key, self.max_age) {
+            return Ok(binding);
         }
         self.misses.fetch_add(1, Ordering::Relaxed);
         let wrapped = self.catalog.binding_key(server, database).await?;
-        let context = context("binding", format_args!("{server}/{database}"), wrapped.version);
+        let context = wrap_context("binding", format_args!("{server}/{database}"), wrapped.version);
         let key = self.kms.unwrap(KekId::System, &context, &wrapped.wrapped).await?;
-        Ok(keep(&self.bindings, place, BindingKey { kid: wrapped.version, key }))
+        Ok(insert(&self.bindings, database_key, BindingKey { kid: wrapped.version, key }))
     }
 
-    /// How often a key was not in memory.
+    /// Returns how often a key was not in the cache since the process started.
     pub fn misses(&self) -> u64 {
         self.misses.load(Ordering::Relaxed)
     }
 
-    /// Password of `cordon_app` on a server.
+    /// Unwraps the password of `cordon_app` on a server. Passwords are not cached.
     pub async fn app_password(&self, server: ServerId, wrapped: &[u8]) -> Result<SecretString> {
-        self.password(&context("app", server, 1), wrapped).await
+        self.password(&wrap_context("app", server, 1), wrapped).await
     }
 
-    /// Password of the login a placement has to itself.
+    /// Unwraps the password of the login that belongs to one placement alone.
     pub async fn own_password(&self, placement: PlacementId, wrapped: &[u8]) -> Result<SecretString> {
-        self.password(&context("own", placement, 1), wrapped).await
+        self.password(&wrap_context("own", placement, 1), wrapped).await
     }
 
     async fn password(&self, context: &[u8], wrapped: &[u8]) -> Result<SecretString> {
@@ -110,26 +121,27 @@ impl KeyRing {
         Ok(SecretString::from(text))
     }
 
-    /// Forgets a tenant's keys, or everyone's.
-    pub fn forget(&self, tenant: Option<TenantId>) {
-        let mut kept = self.tenants.lock();
+    /// Removes the keys of a tenant from the cache; those of all tenants where `tenant` is `None`.
+    pub fn evict(&self, tenant: Option<TenantId>) {
+        let mut cached = self.tenants.lock();
         match tenant {
             Some(tenant) => {
-                kept.remove(&tenant);
+                cached.remove(&tenant);
             }
-            None => kept.clear(),
+            None => cached.clear(),
         }
     }
 }
 
-fn fresh<K: std::hash::Hash + Eq, T>(kept: &Mutex<HashMap<K, Kept<T>>>, key: &K, keep: Duration) -> Option<Arc<T>> {
-    let mut kept = kept.lock();
-    kept.retain(|_, entry| entry.opened.elapsed() < keep);
-    kept.get(key).map(|entry| Arc::clone(&entry.value))
+/// Returns a cached value, after removing all that are too old.
+fn cached<K: Hash + Eq, T>(cache: &Cache<K, T>, key: &K, max_age: Duration) -> Option<Arc<T>> {
+    let mut cache = cache.lock();
+    cache.retain(|_, entry| entry.inserted_at.elapsed() < max_age);
+    cache.get(key).map(|entry| Arc::clone(&entry.value))
 }
 
-fn keep<K: std::hash::Hash + Eq, T>(kept: &Mutex<HashMap<K, Kept<T>>>, key: K, value: T) -> Arc<T> {
+fn insert<K: Hash + Eq, T>(cache: &Cache<K, T>, key: K, value: T) -> Arc<T> {
     let value = Arc::new(value);
-    kept.lock().insert(key, Kept { value: Arc::clone(&value), opened: Instant::now() });
+    cache.lock().insert(key, CacheEntry { value: Arc::clone(&value), inserted_at: Instant::now() });
     value
 }

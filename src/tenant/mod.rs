@@ -1,5 +1,6 @@
-//! Organisations: who they are, where they live, which keys are theirs.
-//! Reads the catalog; opens no chart. What is cached here is keyed by tenant id and never decides alone: the database's fence does.
+//! Tenants: the organisations, their placements and their keys. Reads the catalog and no charts. Caches in here are
+//! keyed by tenant id. A stale cache is harmless, because the fence in the tenant's database decides for each
+//! transaction.
 
 pub mod catalog;
 pub mod events;
@@ -14,38 +15,38 @@ use crate::ids::{PlacementId, ServerId, TenantId};
 use std::fmt;
 use std::str::FromStr;
 
-/// How a tenant is isolated.
+/// How a tenant is isolated from the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TenancyModel {
-    /// In tables shared with others.
+    /// Its rows are in tables that it shares with other tenants.
     Shared,
-    /// In a schema of its own: the default.
+    /// It has a schema of its own in a shared database; the default.
     Schema,
-    /// In a database of its own, with a login of its own.
+    /// It has a database of its own, with a login of its own.
     Database,
 }
 
-/// Where a tenant is in its life.
+/// The state of a tenant's life cycle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// Being made; serves nothing yet.
+    /// It is being created and is not served yet.
     Provisioning,
-    /// Serves.
+    /// It is served.
     Active,
-    /// Keeps everything, serves nothing.
+    /// It is not served; all its data is kept.
     Suspended,
-    /// On its way out.
+    /// It is not served, and its data is being removed.
     Offboarding,
-    /// Gone; its id is never used again.
+    /// Its data is removed. Its id is never used again.
     Destroyed,
 }
 
-macro_rules! words {
+macro_rules! catalog_words {
     ($type:ident: $($variant:ident = $word:literal),+) => {
         impl $type {
-            /// As the catalog spells it.
+            /// Returns the word that the catalog stores.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word),+ }
             }
@@ -58,95 +59,99 @@ macro_rules! words {
         impl FromStr for $type {
             type Err = String;
             fn from_str(word: &str) -> Result<Self, String> {
-                match word { $($word => Ok(Self::$variant),)+ _ => Err(format!("expected one of: {}", [$($word),+].join(", "))) }
+                match word {
+                    $($word => Ok(Self::$variant),)+
+                    _ => Err(format!("expected one of: {}", [$($word),+].join(", "))),
+                }
             }
         }
     };
 }
 
-words!(TenancyModel: Shared = "shared", Schema = "schema", Database = "database");
-words!(State: Provisioning = "provisioning", Active = "active", Suspended = "suspended", Offboarding = "offboarding",
-       Destroyed = "destroyed");
+catalog_words!(TenancyModel: Shared = "shared", Schema = "schema", Database = "database");
+catalog_words!(State: Provisioning = "provisioning", Active = "active", Suspended = "suspended",
+    Offboarding = "offboarding", Destroyed = "destroyed");
 
-/// An organisation as the catalog knows it.
+/// An organisation as the catalog describes it.
 #[derive(Debug, Clone)]
 pub struct Tenant {
-    /// Never reused.
+    /// The tenant's id, which is never reused.
     pub id: TenantId,
-    /// Short name; free again once the tenant is destroyed.
+    /// The short name, unique among tenants that are not destroyed. It can be reused after that.
     pub slug: String,
-    /// Name for people.
+    /// The name to show to people.
     pub name: String,
-    /// What it has ordered.
+    /// The name of the tenant's plan, by which flags can differ.
     pub plan: String,
-    /// Where it is in its life.
+    /// The state of its life cycle.
     pub state: State,
-    /// What is set for it alone.
+    /// What an operator has set for this tenant alone.
     pub settings: TenantSettings,
-    /// Where it is served from; none before provisioning got that far.
+    /// The placement that serves it; `None` until provisioning has created one.
     pub placement: Option<Placement>,
 }
 
-/// What an operator has set for one tenant. `None`: as the server's settings say.
+/// What an operator has set for one tenant. Where a value is `None`, the server's settings apply.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct TenantSettings {
-    /// Of web pages that may ask for it; those of its own host may always.
+    /// Origins of the web pages that browsers let call the API for this tenant. Pages of the server's own host always
+    /// may.
     pub origins: Vec<Origin>,
-    /// Milliseconds of one statement.
+    /// Maximum duration of one statement, in milliseconds.
     pub statement_timeout_ms: Option<u32>,
-    /// Requests a second.
+    /// Maximum number of requests per second.
     pub requests_per_second: Option<u32>,
-    /// Requests at once.
+    /// Maximum number of concurrent requests.
     pub concurrency: Option<u32>,
 }
 
 impl TenantSettings {
-    /// Whether pages of this origin may ask for the tenant.
+    /// Returns whether pages of this origin may call the API for the tenant.
     pub fn allow(&self, origin: &str) -> bool {
         self.origins.iter().any(|allowed| allowed.as_str() == origin)
     }
 }
 
-/// Where a tenant lives.
+/// Where the data of a tenant is.
 #[derive(Debug, Clone)]
 pub struct Placement {
-    /// Of the catalog's row.
+    /// Key of the catalog's row.
     pub id: PlacementId,
     /// The PostgreSQL server.
     pub server: ServerId,
-    /// Where that server stands, where the operator has said so.
+    /// The region of that server, as the operator named it.
     pub region: Option<String>,
-    /// How it is isolated there.
+    /// How the tenant is isolated there.
     pub model: TenancyModel,
-    /// The database.
+    /// The name of the database.
     pub database: String,
     /// The schema: `shared`, `t_<id>` or `tenant`.
     pub schema: SchemaName,
-    /// Counts moves; the fence refuses all but the current one.
+    /// Counts the tenant's placements. The fence refuses any but the current generation.
     pub generation: i32,
 }
 
-/// A schema's name, safe to stand unquoted in SQL.
+/// The name of a schema, which is safe to use unquoted in SQL.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SchemaName(String);
 
 impl SchemaName {
-    /// The schema common to all tenants of the shared model.
+    /// Returns the schema of all tenants of the shared model.
     pub fn shared() -> Self {
         Self("shared".into())
     }
 
-    /// The only tenant schema of a database tenant's database.
+    /// Returns the one tenant schema in the database of a database tenant.
     pub fn own_database() -> Self {
         Self("tenant".into())
     }
 
-    /// The schema of one tenant among others of its database.
+    /// Returns the schema of a schema tenant.
     pub fn of(tenant: TenantId) -> Self {
         Self(format!("t_{}", tenant.0.simple()))
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -158,26 +163,26 @@ impl fmt::Display for SchemaName {
     }
 }
 
-/// Only lower-case letters, digits and underscores, letter first.
+/// Accepts lower-case letters, digits and underscores, beginning with a letter; at most 63 bytes, as PostgreSQL does.
 impl FromStr for SchemaName {
     type Err = Error;
     fn from_str(name: &str) -> Result<Self, Error> {
-        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-        if name.len() <= 63 && name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(plain) {
+        let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        if name.len() <= 63 && name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(is_allowed) {
             return Ok(Self(name.to_owned()));
         }
         Err(Error::internal("The catalog holds a schema name that is none", name))
     }
 }
 
-/// A slug: `[a-z][a-z0-9-]{1,38}`.
+/// Returns whether `text` is a slug: `[a-z][a-z0-9-]{1,38}`.
 pub fn is_slug(text: &str) -> bool {
     (2..=39).contains(&text.len())
         && text.starts_with(|c: char| c.is_ascii_lowercase())
         && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
 }
 
-/// Name of the database and of the login of a tenant that has both to itself.
+/// Returns the name of the database of a database tenant, which is also the name of its login.
 pub fn own_database_name(tenant: TenantId) -> String {
     format!("cordon_t_{}", tenant.0.simple())
 }

@@ -1,15 +1,17 @@
-//! The origin of a web page, as browsers write it: scheme, host and, where it is not the scheme's own, port. Compared to the letter.
+//! The origin of a web page as browsers write it: the scheme, the host and the port, unless that is the scheme's
+//! default. Origins are compared byte for byte.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// An origin that may be allowed: never `null`, never a pattern. Plain HTTP is for pages on the same machine.
+/// An origin that a tenant may allow. It is never `null` or a pattern, and its scheme is `https`, or `http` for pages
+/// on the same machine.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(transparent)]
 pub struct Origin(String);
 
 impl Origin {
-    /// As in the header.
+    /// Returns the origin as it stands in the header `Origin`.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -21,12 +23,13 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Accepts the one spelling that browsers send; any other would never match.
+/// Accepts only the spelling that browsers send, because any other would never match. The error is a sentence for the
+/// operator.
 impl FromStr for Origin {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text} is not an origin: scheme and host, as in https://notes.example");
-        let url = reqwest::Url::parse(text).map_err(|_| wrong())?;
+        let malformed = || format!("{text} is not an origin: scheme and host, as in https://notes.example");
+        let url = reqwest::Url::parse(text).map_err(|_| malformed())?;
         if text.contains('*') {
             return Err(format!("{text} is a pattern: name each origin"));
         }
@@ -35,11 +38,11 @@ impl FromStr for Origin {
             return Err(format!("{text}: only https is allowed, and http for localhost"));
         }
         match url.origin().ascii_serialization() {
-            spelt if spelt == text => Ok(Self(spelt)),
-            spelt if url.path() == "/" && url.query().is_none() && url.fragment().is_none() => {
-                Err(format!("write {text} as {spelt}"))
+            origin if origin == text => Ok(Self(origin)),
+            origin if url.path() == "/" && url.query().is_none() && url.fragment().is_none() => {
+                Err(format!("write {text} as {origin}"))
             }
-            _ => Err(wrong()),
+            _ => Err(malformed()),
         }
     }
 }
@@ -49,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_spelling_and_no_patterns() {
+    fn only_the_browsers_spelling_is_accepted() {
         for good in [
             "https://app.example",
             "https://app.example:8443",

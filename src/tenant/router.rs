@@ -1,13 +1,13 @@
-//! From a placement to a session with its database: which server, which login, which pool.
-//! Holds pools by login and database, never by tenant: what a session may see is the guard's business. Before a session comes a turn at the
-//! server, so that whoever asks seldom does not wait for the noisiest tenant.
+//! From a placement to a session with its database: which server, which login, which pool. Pools are kept by database,
+//! not by tenant; what a session may see is decided by the guard. Before a session is checked out, a fair queue gives
+//! each tenant its turn at the server, so that a tenant with few requests does not wait for the busiest one.
 
 use super::catalog::Catalog;
 use super::keys::KeyRing;
 use super::{Placement, SchemaName, TenancyModel, own_database_name};
 use crate::db::connect::{self, Config};
 use crate::db::fair_queue::FairQueue;
-use crate::db::pool::{Budget, CheckoutError, Limits, Pool, PooledSession, Used};
+use crate::db::pool::{BackendBudget, BackendUsage, CheckoutError, Pool, PoolLimits, PooledSession};
 use crate::error::{Error, Result};
 use crate::ids::{PlacementId, ServerId, TenantId};
 use parking_lot::Mutex;
@@ -15,120 +15,148 @@ use secrecy::ExposeSecret;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-type Place = (ServerId, String);
+/// One database of one server, and so one login: pools are kept by it.
+type DatabaseKey = (ServerId, String);
 
-/// Pools of this process.
+/// The login of a tenant that has a database of its own. Its password is stored with the placement.
+#[derive(Debug, Clone, Copy)]
+struct OwnLogin {
+    tenant: TenantId,
+    placement: PlacementId,
+}
+
+impl OwnLogin {
+    fn of(tenant: TenantId, placement: &Placement) -> Option<Self> {
+        (placement.model == TenancyModel::Database).then_some(Self { tenant, placement: placement.id })
+    }
+}
+
+/// The pools of this process and the fair queue before each server.
 pub struct Router {
     catalog: Arc<Catalog>,
     keys: Arc<KeyRing>,
-    limits: Limits,
-    servers: Mutex<HashMap<ServerId, Server>>,
-    pools: Mutex<HashMap<Place, Arc<Pool>>>,
+    limits: PoolLimits,
+    servers: Mutex<HashMap<ServerId, ServerLimits>>,
+    pools: Mutex<HashMap<DatabaseKey, Arc<Pool>>>,
 }
 
-/// What all who ask one server have in common.
+/// What all pools of one server share.
 #[derive(Clone)]
-struct Server {
-    budget: Arc<Budget>,
-    turns: Arc<FairQueue>,
+struct ServerLimits {
+    budget: Arc<BackendBudget>,
+    queue: Arc<FairQueue>,
 }
 
 impl Router {
-    /// A router without pools yet.
-    pub fn new(catalog: Arc<Catalog>, keys: Arc<KeyRing>, limits: Limits) -> Arc<Self> {
+    /// Creates a router without pools. `limits` apply to each server.
+    pub fn new(catalog: Arc<Catalog>, keys: Arc<KeyRing>, limits: PoolLimits) -> Arc<Self> {
         Arc::new(Self { catalog, keys, limits, servers: Mutex::default(), pools: Mutex::default() })
     }
 
-    /// A clean session with the placement's database, under the login that runs its SQL, once it is the tenant's turn.
+    /// Returns a clean session with the placement's database, under the login that runs the tenant's SQL. Tenants take
+    /// turns where the server is busy.
+    ///
+    /// # Errors
+    /// `Unavailable` where no session is free within the connect timeout or the server does not answer; otherwise the
+    /// errors of reading the catalog and of the KMS.
     pub async fn checkout(&self, tenant: TenantId, placement: &Placement) -> Result<PooledSession> {
-        let place = (placement.server, placement.database.clone());
-        let own = (placement.model == TenancyModel::Database).then_some((tenant, placement.id));
-        // What the catalog is asked for costs nobody a turn; while it waits for one, the pool may be replaced.
-        self.pool(&place, own).await?;
-        let turns = self.at(placement.server).turns;
-        let turn = tokio::time::timeout(self.limits.connect_timeout, turns.next(tenant))
+        let key = (placement.server, placement.database.clone());
+        let own = OwnLogin::of(tenant, placement);
+        // Queries to the catalog are made before the tenant's turn, so that they take no time of it. The pool is looked
+        // up again afterwards, because it may have been replaced during the wait.
+        self.pool(&key, own).await?;
+        let queue = self.server_limits(placement.server).queue;
+        let permit = tokio::time::timeout(self.limits.connect_timeout, queue.acquire(tenant))
             .await
             .map_err(|_| Error::Unavailable)?;
-        let pool = self.pool(&place, own).await?;
-        Ok(self.lease_from(&pool, &place, placement.schema.as_str()).await?.within(turn))
+        let pool = self.pool(&key, own).await?;
+        Ok(self.checkout_from(&pool, &key, placement.schema.as_str()).await?.with_permit(permit))
     }
 
-    /// A session with the database of shared and schema tenants, for the boot check.
+    /// Returns a session with a server's database of shared and schema tenants, for the isolation check. It does not
+    /// wait in the fair queue.
+    ///
+    /// # Errors
+    /// As `checkout`.
     pub async fn checkout_shared(&self, server: ServerId, database: &str) -> Result<PooledSession> {
-        let place = (server, database.to_owned());
-        let pool = self.pool(&place, None).await?;
-        self.lease_from(&pool, &place, SchemaName::shared().as_str()).await
+        let key = (server, database.to_owned());
+        let pool = self.pool(&key, None).await?;
+        self.checkout_from(&pool, &key, SchemaName::shared().as_str()).await
     }
 
-    /// What of each server's budget is used now.
-    pub fn used(&self) -> Vec<(ServerId, Used)> {
+    /// Returns how much of each server's budget of backends is used. Requests in the fair queue count as waiting.
+    pub fn usage(&self) -> Vec<(ServerId, BackendUsage)> {
         let servers = self.servers.lock();
-        let used = |at: &Server| {
-            let used = at.budget.used();
-            Used { waiting: used.waiting + at.turns.waiting(), ..used }
+        let usage = |limits: &ServerLimits| {
+            let usage = limits.budget.usage();
+            BackendUsage { waiting: usage.waiting + limits.queue.waiting(), ..usage }
         };
-        servers.iter().map(|(server, at)| (*server, used(at))).collect()
+        servers.iter().map(|(server, limits)| (*server, usage(limits))).collect()
     }
 
-    fn at(&self, server: ServerId) -> Server {
+    fn server_limits(&self, server: ServerId) -> ServerLimits {
         let mut servers = self.servers.lock();
-        let new = || Server { budget: Budget::new(self.limits), turns: FairQueue::new(self.limits.at_once) };
+        let new = || ServerLimits {
+            budget: BackendBudget::new(self.limits),
+            queue: FairQueue::new(self.limits.max_transactions),
+        };
         servers.entry(server).or_insert_with(new).clone()
     }
 
-    async fn lease_from(&self, pool: &Arc<Pool>, place: &Place, schema: &str) -> Result<PooledSession> {
+    async fn checkout_from(&self, pool: &Arc<Pool>, key: &DatabaseKey, schema: &str) -> Result<PooledSession> {
         pool.checkout(schema).await.map_err(|error| {
-            tracing::warn!(error = %error, database = place.1, "No session with a tenant database");
-            // Its address or password may have changed: both are read again next time.
+            tracing::warn!(error = %error, database = key.1, "No session with a tenant database");
+            // The server's address or the password may have changed, so the pool is dropped and both are read again.
             if error != CheckoutError::Busy {
                 let mut pools = self.pools.lock();
-                if pools.get(place).is_some_and(|current| Arc::ptr_eq(current, pool)) {
-                    pools.remove(place);
+                if pools.get(key).is_some_and(|current| Arc::ptr_eq(current, pool)) {
+                    pools.remove(key);
                 }
             }
             Error::Unavailable
         })
     }
 
-    /// The pool of a database. `own`: the tenant that has it to itself, with the placement that holds its password.
-    async fn pool(&self, place: &Place, own: Option<(TenantId, PlacementId)>) -> Result<Arc<Pool>> {
-        if let Some(pool) = self.pools.lock().get(place) {
+    async fn pool(&self, key: &DatabaseKey, own: Option<OwnLogin>) -> Result<Arc<Pool>> {
+        if let Some(pool) = self.pools.lock().get(key) {
             return Ok(Arc::clone(pool));
         }
-        let config = self.config(place, own).await?;
-        let budget = self.at(place.0).budget;
+        let config = self.config(key, own).await?;
+        let budget = self.server_limits(key.0).budget;
         let mut pools = self.pools.lock();
-        Ok(Arc::clone(pools.entry(place.clone()).or_insert_with(|| Arc::new(Pool::new(config, &budget)))))
+        Ok(Arc::clone(pools.entry(key.clone()).or_insert_with(|| Arc::new(Pool::new(config, &budget)))))
     }
 
-    /// For how many days the partitions of a shared database's audit logs last. Asked in a session of its own, beside the budget.
+    /// Returns for how many more days the audit logs of a server's database of shared and schema tenants have
+    /// partitions. The query runs in a session that is opened for it, outside the budget of backends.
     pub async fn audit_days_left(&self, server: ServerId, database: &str) -> Result<i32> {
-        self.audit_days_at((server, database.to_owned()), None).await
+        self.query_audit_days((server, database.to_owned()), None).await
     }
 
-    /// The same of a database that a tenant has to itself.
+    /// Returns the same for the database of a tenant that has one of its own.
     pub async fn own_audit_days_left(&self, tenant: TenantId, placement: &Placement) -> Result<i32> {
-        self.audit_days_at((placement.server, placement.database.clone()), Some((tenant, placement.id))).await
+        let own = OwnLogin { tenant, placement: placement.id };
+        self.query_audit_days((placement.server, placement.database.clone()), Some(own)).await
     }
 
-    async fn audit_days_at(&self, place: Place, own: Option<(TenantId, PlacementId)>) -> Result<i32> {
-        let config = self.config(&place, own).await?;
-        connect::ask(&config, "cordon.audit_days_left()").await.map_err(|error| {
+    async fn query_audit_days(&self, key: DatabaseKey, own: Option<OwnLogin>) -> Result<i32> {
+        let config = self.config(&key, own).await?;
+        connect::query_integer(&config, "cordon.audit_days_left()").await.map_err(|error| {
             tracing::debug!(error = %error, "A question to a database was not answered");
             Error::Unavailable
         })
     }
 
-    /// Forgets all sessions: idle ones end now, the others when they come back.
+    /// Drops all pools. Idle sessions are closed now, and the others when they are returned.
     pub fn close(&self) {
         self.pools.lock().clear();
     }
 
-    async fn config(&self, place: &Place, own: Option<(TenantId, PlacementId)>) -> Result<Config> {
-        let server = self.catalog.server(place.0).await?;
+    async fn config(&self, key: &DatabaseKey, own: Option<OwnLogin>) -> Result<Config> {
+        let server = self.catalog.server(key.0).await?;
         let (login, password) = match own {
             None => ("cordon_app".to_owned(), self.keys.app_password(server.id, &server.app_password).await?),
-            Some((tenant, placement)) => {
+            Some(OwnLogin { tenant, placement }) => {
                 let wrapped = self.catalog.own_password(placement).await?;
                 (own_database_name(tenant), self.keys.own_password(placement, &wrapped).await?)
             }
@@ -136,7 +164,7 @@ impl Router {
         let address = server.address.into();
         let mut config =
             connect::parse(&address).map_err(|error| Error::internal("A server's address is none", error))?;
-        config.dbname(&place.1).user(login).password(password.expose_secret());
+        config.dbname(&key.1).user(login).password(password.expose_secret());
         Ok(config)
     }
 }

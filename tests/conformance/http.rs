@@ -1,17 +1,17 @@
-//! GraphQL over HTTP, as the audits of the npm package graphql-http see it, against a running server.
+//! GraphQL over HTTP: the audits of the npm package graphql-http against a running server.
 
 use crate::sdl::{Tool, text};
-use crate::server::Server;
-use crate::site::{MODELS, Site};
+use crate::support::server::TestServer;
+use crate::support::site::{MODELS, Site};
 use cordon::isolation::BootCheck;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
-/// Audits that Cordon fails on purpose, and why.
+/// The ids of audits that Cordon fails on purpose, with the reason.
 const EXCEPTIONS: [(&str, &str); 3] = [
-    ("5A70", "Cordon answers POST only: an address is logged and cached where a body is not"),
-    ("6A70", "as 5A70"),
-    ("D6D5", "as 5A70"),
+    ("5A70", "Cordon accepts POST only, because URLs are logged and cached, and bodies are not"),
+    ("6A70", "the same reason as 5A70"),
+    ("D6D5", "the same reason as 5A70"),
 ];
 
 #[derive(Debug, Deserialize)]
@@ -23,12 +23,12 @@ struct Finding {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn audits_of_graphql_over_http() {
+async fn graphql_http_audits_pass() {
     let site = Site::shared().await;
     let mut settings = site.server_settings();
-    // Two audits of variables ask for `__type`.
+    // Two audits of variables use `__type`.
     settings.limits.introspection = true;
-    let server = Server::start(site, settings, BootCheck::On);
+    let server = TestServer::start(site, settings, BootCheck::On);
     let tenant = site.tenant(MODELS[0]).await;
     let audit = Tool::new("node", &["audit.js"])
         .with("CORDON_URL", &server.url)
@@ -42,7 +42,7 @@ async fn audits_of_graphql_over_http() {
     for (id, reason) in EXCEPTIONS {
         println!("{id} {}: {reason}", failed.get(id).unwrap_or_else(|| panic!("{id} passes: it is no exception")).name);
     }
-    let excused = EXCEPTIONS.map(|(id, _)| id);
-    let wrong: Vec<_> = failed.values().filter(|found| !excused.contains(&found.id.as_str())).collect();
+    let exceptions = EXCEPTIONS.map(|(id, _)| id);
+    let wrong: Vec<_> = failed.values().filter(|found| !exceptions.contains(&found.id.as_str())).collect();
     assert!(found.len() >= 61 && wrong.is_empty(), "{} {wrong:#?}", found.len());
 }

@@ -1,29 +1,22 @@
-//! Cordon with the real parts it meets in production, one module a part. Not part of `cargo test`: `tests/conformance/run` installs the
-//! parts, says where they are in `CORDON_PARTS`, and runs this. A part that is missing is a failure, never a skip.
+//! Tests with the real software that Cordon works with in production, one module each. `cargo test` does not run them:
+//! `tests/conformance/run` installs the software, sets `CORDON_PARTS` to its directory, and runs the tests. A missing
+//! program is a failure; no test is skipped.
 #![cfg(test)]
-#![expect(dead_code, reason = "what tests/it shares is made for more than is used here")]
+#![expect(dead_code, reason = "not all of the support for tests/it is used here")]
 
-#[path = "../it/charts.rs"]
-mod charts;
+mod explorer;
 mod http;
 mod pgbouncer;
-#[path = "../it/process.rs"]
-mod process;
-#[path = "../it/run.rs"]
-mod run;
 mod sdl;
-#[path = "../it/server.rs"]
-mod server;
-#[path = "../it/site.rs"]
-mod site;
+#[path = "../it/support/mod.rs"]
+mod support;
 mod telemetry;
 mod tls;
 mod unleash;
 
-use run::{cluster, options, run_dir};
 use std::path::PathBuf;
 
-/// Where `tests/conformance/run` put what it installed.
+/// Returns the directory in which `tests/conformance/run` has installed the software.
 pub fn parts() -> PathBuf {
     std::env::var_os("CORDON_PARTS").expect("run tests/conformance/run").into()
 }

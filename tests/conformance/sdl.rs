@@ -1,5 +1,6 @@
-//! `schema.graphql` and documents of clients, as the tools of clients take them: relay-compiler, graphql-codegen with tsc, @graphql-eslint.
-//! `tests/conformance/run` has put the schema, the chart page and what stands in `tests/conformance/sdl` side by side, with the tools.
+//! `schema.graphql` and GraphQL documents with the tools of clients: relay-compiler, graphql-codegen with tsc, and
+//! @graphql-eslint. `tests/conformance/run` has copied the schema, the document of the chart page and the files of
+//! `tests/conformance/sdl` into one directory with the tools.
 
 use crate::parts;
 use std::io::Write;
@@ -10,10 +11,10 @@ fn relay_compiles_a_client() {
     let generated = parts().join("sdl/client/generated");
     let _ = std::fs::remove_dir_all(&generated);
     std::fs::create_dir(&generated).unwrap();
-    passes(tool("relay-compiler", &["relay.config.json"], ""));
+    assert_success(tool("relay-compiler", &["relay.config.json"], ""));
     let artifacts: Vec<_> =
         std::fs::read_dir(&generated).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    // What Relay itself makes of the fragments: one by the id of a Node, one of the whole list.
+    // Relay generates these queries from the fragments: by the id of a Node, and for the whole list.
     for refetch in ["chartNotesQuery", "chartNoteQuery", "chartWorklistPageQuery"] {
         assert!(artifacts.contains(&format!("{refetch}.graphql.ts")), "{artifacts:?}");
     }
@@ -22,10 +23,10 @@ fn relay_compiles_a_client() {
 }
 
 #[test]
-fn generated_types_are_what_a_client_writes() {
+fn generated_types_compile_in_a_client() {
     let _ = std::fs::remove_file(parts().join("sdl/generated.ts"));
-    passes(tool("node", &["codegen.js"], ""));
-    passes(tool("tsc", &["--project", "."], ""));
+    assert_success(tool("node", &["codegen.js"], ""));
+    assert_success(tool("tsc", &["--project", "."], ""));
     let wrong =
         "import type { SignNoteInput } from './generated.js';\nexport const sign: SignNoteInput = { id: 'x' };\n";
     std::fs::write(parts().join("sdl/wrong.ts"), wrong).unwrap();
@@ -34,8 +35,8 @@ fn generated_types_are_what_a_client_writes() {
 }
 
 #[test]
-fn lint_has_nothing_to_say() {
-    passes(tool("eslint", &["--max-warnings", "0", "schema.graphql", "documents"], ""));
+fn the_schema_passes_lint() {
+    assert_success(tool("eslint", &["--max-warnings", "0", "schema.graphql", "documents"], ""));
     let schema = "type Query { getPatient(id: ID!): Patient } type Patient { name: String }";
     let refused = text(&tool("eslint", &["--stdin", "--stdin-filename", "schema.graphql"], schema));
     for rule in ["require-description", "naming-convention", "strict-id-in-types"] {
@@ -43,12 +44,12 @@ fn lint_has_nothing_to_say() {
     }
 }
 
-/// Runs a tool in the client's folder.
+/// Runs a tool in the directory of the client.
 pub fn tool(name: &str, arguments: &[&str], input: &str) -> Output {
     Tool::new(name, arguments).run(input)
 }
 
-/// A tool with what its environment says.
+/// A command-line tool and its environment.
 pub struct Tool(Command);
 
 impl Tool {
@@ -72,11 +73,11 @@ impl Tool {
     }
 }
 
-/// Everything it said.
+/// Returns standard output and standard error.
 pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-fn passes(output: Output) {
+fn assert_success(output: Output) {
     assert!(output.status.success(), "{}", text(&output));
 }

@@ -1,10 +1,11 @@
-//! Telemetry with what operators run: Rotel takes the OTLP and prints what it reads of it, Prometheus scrapes, `promtool` reads the metrics.
-//! Both are told of requests with planted text in charts, questions and tokens; none of it is in what they have.
+//! Telemetry with real receivers: Rotel receives OTLP and prints it, Prometheus scrapes the metrics, and `promtool`
+//! checks them. The charts, requests and tokens contain a marker, and the marker is in none of the received data.
 
-use crate::charts::{Charts, SYSTEM};
-use crate::process::Process;
-use crate::site::Site;
-use crate::{parts, run_dir};
+use crate::parts;
+use crate::support::fhir_charts::{FhirCharts, SYSTEM};
+use crate::support::run_dir;
+use crate::support::serve_process::ServeProcess;
+use crate::support::site::Site;
 use cordon::tenant::{TenancyModel, Tenant};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
@@ -15,17 +16,17 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 const MARK: &str = "partzq";
-const SOON: Duration = Duration::from_secs(30);
+const PART_TIMEOUT: Duration = Duration::from_secs(30);
 const PATIENTS: &str =
     "query Chart { patients(first: 5) { nodes { name { text } birthDate notes(first: 5) { nodes { title body } } } } }";
 
-/// A part that runs until it is dropped, and what it has printed.
-struct Part {
+/// A receiver that runs until it is dropped, and its output.
+struct Receiver {
     child: Child,
     printed: Arc<Mutex<Vec<u8>>>,
 }
 
-impl Part {
+impl Receiver {
     fn start(command: &mut Command) -> Self {
         let mut child = command
             .stdin(Stdio::null())
@@ -52,16 +53,16 @@ impl Part {
         String::from_utf8_lossy(&self.printed.lock().unwrap()).into_owned()
     }
 
-    async fn prints(&self, text: &str) {
-        let began = Instant::now();
+    async fn wait_for_output(&self, text: &str) {
+        let started = Instant::now();
         while !self.printed().contains(text) {
-            assert!(began.elapsed() < SOON, "{text} is not in what it printed:\n{}", self.printed());
+            assert!(started.elapsed() < PART_TIMEOUT, "{text} is not in the output:\n{}", self.printed());
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 }
 
-impl Drop for Part {
+impl Drop for Receiver {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -69,9 +70,9 @@ impl Drop for Part {
 }
 
 #[tokio::test]
-async fn rotel_reads_spans_metrics_and_lines() {
+async fn rotel_receives_spans_metrics_and_logs() {
     let site = Site::shared().await;
-    let (http, grpc) = (free(), free());
+    let (http, grpc) = (free_address(), free_address());
     let mut rotel = Command::new(parts().join("rotel/rotel/rotel-agent"));
     rotel.args([
         "start",
@@ -87,11 +88,11 @@ async fn rotel_reads_spans_metrics_and_lines() {
         "detailed",
     ]);
     rotel.args(["--batch-timeout", "100ms", "--otlp-http-endpoint", &http, "--otlp-grpc-endpoint", &grpc]);
-    let rotel = Part::start(&mut rotel);
-    up(&http).await;
+    let rotel = Receiver::start(&mut rotel);
+    wait_until_listening(&http).await;
     let process =
-        Process::serve(site, "rotel", json!({ "otlp_endpoint": format!("http://{http}"), "sample_ratio": 1.0 }));
-    let tenant = visited(site, &process).await;
+        ServeProcess::start(site, "rotel", json!({ "otlp_endpoint": format!("http://{http}"), "sample_ratio": 1.0 }));
+    let tenant = send_requests(site, &process).await;
     let (_, printed) = process.stop();
     for text in [
         "POST /graphql",
@@ -102,22 +103,22 @@ async fn rotel_reads_spans_metrics_and_lines() {
         "tenant.id",
         "tenant_id",
     ] {
-        rotel.prints(text).await;
+        rotel.wait_for_output(text).await;
     }
-    rotel.prints(&tenant.id.to_string()).await;
-    for (what, text) in [("what Rotel has", rotel.printed()), ("the log", printed)] {
-        assert!(!text.contains(MARK), "planted text is in {what}");
+    rotel.wait_for_output(&tenant.id.to_string()).await;
+    for (what, text) in [("the output of Rotel", rotel.printed()), ("the log", printed)] {
+        assert!(!text.contains(MARK), "marked text is in {what}");
     }
 }
 
 #[tokio::test]
-async fn prometheus_scrapes_each_tenant() {
+async fn prometheus_scrapes_metrics_per_tenant() {
     let site = Site::shared().await;
-    let process = Process::serve(site, "prometheus", json!({}));
-    let tenant = visited(site, &process).await;
+    let process = ServeProcess::start(site, "prometheus", json!({}));
+    let tenant = send_requests(site, &process).await;
     let metrics = process.metrics().await;
-    check(&metrics);
-    assert!(!metrics.contains(MARK), "planted text is in /metrics");
+    check_with_promtool(&metrics);
+    assert!(!metrics.contains(MARK), "marked text is in /metrics");
 
     let directory = run_dir().join("prometheus");
     std::fs::create_dir(&directory).unwrap();
@@ -125,24 +126,25 @@ async fn prometheus_scrapes_each_tenant() {
     let config = json!({ "global": { "scrape_interval": "200ms" },
         "scrape_configs": [{ "job_name": "cordon", "static_configs": [{ "targets": [target] }] }] });
     std::fs::write(directory.join("prometheus.yml"), config.to_string()).unwrap();
-    let address = free();
+    let address = free_address();
     let mut prometheus = Command::new(program("prometheus"));
     prometheus.current_dir(&directory).args(["--config.file=prometheus.yml", "--storage.tsdb.path=data"]);
-    let _prometheus = Part::start(prometheus.arg(format!("--web.listen-address={address}")));
-    up(&address).await;
+    let _prometheus = Receiver::start(prometheus.arg(format!("--web.listen-address={address}")));
+    wait_until_listening(&address).await;
     let query = format!("cordon_requests_total{{tenant_id=\"{}\",kind=\"query\",status=\"200\"}}", tenant.id);
-    let found = asked(&address, &query).await;
+    let found = query_prometheus(&address, &query).await;
     assert_eq!(found["value"][1], "3", "{found}");
     let errors = format!("cordon_request_errors_total{{tenant_id=\"{}\",code=\"INVALID_INPUT\"}}", tenant.id);
-    assert_eq!(asked(&address, &errors).await["value"][1], "1");
+    assert_eq!(query_prometheus(&address, &errors).await["value"][1], "1");
     let quantile = "histogram_quantile(0.9, sum by (le, tenant_id) (cordon_request_duration_seconds_bucket))";
-    assert!(asked(&address, quantile).await["metric"]["tenant_id"].is_string());
+    assert!(query_prometheus(&address, quantile).await["metric"]["tenant_id"].is_string());
 }
 
-/// A tenant whose chart carries the mark, and requests that succeed and fail, with the mark in all that a client sends.
-async fn visited(site: &Site, process: &Process) -> Tenant {
+/// Creates a tenant whose chart contains the mark, and sends successful and failing requests with the mark in every
+/// part.
+async fn send_requests(site: &Site, process: &ServeProcess) -> Tenant {
     let tenant = site.tenant(TenancyModel::Schema).await;
-    Charts { mark: MARK, patients: 2, encounters: 1, notes: 1 }.import(site, &tenant).await;
+    FhirCharts { mark: MARK, patients: 2, encounters: 1, notes: 1 }.import(site, &tenant).await;
     let token = site.token(&[tenant.id], "clinician", &format!("{MARK}subject"));
     let by_number = "query ByNumber($system: String!, $value: String!) { patientByIdentifier(system: $system, value: $value) { birthDate } }";
     let search = "query Search($words: String) { patients(search: $words) { nodes { name { text } } } }";
@@ -152,28 +154,28 @@ async fn visited(site: &Site, process: &Process) -> Tenant {
         (search, json!({ "words": format!("{MARK}family") }), 200),
         (&*format!("{{ {MARK}field }}"), json!({}), 400),
     ] {
-        let (got, body) = process.ask(&token, query, variables).await;
-        assert_eq!(got, status, "{body}");
+        let (actual, body) = process.query(&token, query, variables).await;
+        assert_eq!(actual, status, "{body}");
     }
-    assert_eq!(process.ask(&format!("{MARK}a.{MARK}b.{MARK}c"), PATIENTS, json!({})).await.0, 401);
+    assert_eq!(process.query(&format!("{MARK}a.{MARK}b.{MARK}c"), PATIENTS, json!({})).await.0, 401);
     tenant
 }
 
-/// What `promtool` says of metrics.
-fn check(metrics: &str) {
+/// Checks the metrics with `promtool`, which must print nothing.
+fn check_with_promtool(metrics: &str) {
     let mut promtool = Command::new(program("promtool"));
     let promtool =
         promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut promtool = promtool.spawn().expect("tests/conformance/run");
     promtool.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
-    let said = promtool.wait_with_output().unwrap();
-    let text = [said.stdout, said.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-    assert!(said.status.success() && text.is_empty(), "{text}\n{metrics}");
+    let result = promtool.wait_with_output().unwrap();
+    let text = [result.stdout, result.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    assert!(result.status.success() && text.is_empty(), "{text}\n{metrics}");
 }
 
-/// The first result of a query, once there is one.
-async fn asked(address: &str, query: &str) -> Value {
-    let began = Instant::now();
+/// Returns the first result of a Prometheus query. Waits until there is one.
+async fn query_prometheus(address: &str, query: &str) -> Value {
+    let started = Instant::now();
     loop {
         let url =
             reqwest::Url::parse_with_params(&format!("http://{address}/api/v1/query"), [("query", query)]).unwrap();
@@ -181,21 +183,21 @@ async fn asked(address: &str, query: &str) -> Value {
         if answer["data"]["result"][0].is_object() {
             return answer["data"]["result"][0].take();
         }
-        assert!(began.elapsed() < SOON, "{query}: {answer}");
+        assert!(started.elapsed() < PART_TIMEOUT, "{query}: {answer}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
-async fn up(address: &str) {
-    let began = Instant::now();
+async fn wait_until_listening(address: &str) {
+    let started = Instant::now();
     while tokio::net::TcpStream::connect(address).await.is_err() {
-        assert!(began.elapsed() < SOON, "nobody listens on {address}");
+        assert!(started.elapsed() < PART_TIMEOUT, "nobody listens on {address}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// An address that nobody listens on.
-fn free() -> String {
+/// Returns an address on which no process listens.
+fn free_address() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 

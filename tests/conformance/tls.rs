@@ -1,8 +1,9 @@
-//! A PostgreSQL that speaks TLS: not every build of it can. The certificates are those of tests/it, good until 2099.
+//! A PostgreSQL with TLS, which not every build of PostgreSQL has. The certificates are those of `tests/it`, valid
+//! until 2099.
 
-use crate::options;
-use crate::run_dir;
-use crate::site::{MODELS, Site, names, plant};
+use crate::support::options;
+use crate::support::run_dir;
+use crate::support::site::{MODELS, Site, insert_patient, patient_names};
 use cordon::cluster::{Cluster, Options};
 use cordon::db::connect;
 use cordon::isolation::BootCheck;
@@ -17,8 +18,8 @@ fn certificate(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/certificates").join(name)
 }
 
-/// A PostgreSQL that speaks TLS on an address of its own, and the password of its superuser.
-fn encrypted(name: &str) -> (Cluster, String, String) {
+/// Starts a PostgreSQL with TLS. Returns it with its address and the password of its superuser.
+fn cluster_with_tls(name: &str) -> (Cluster, String, String) {
     let options = options(name);
     std::fs::create_dir(&options.dir).unwrap();
     let key = run_dir().join(format!("{name}.key"));
@@ -31,7 +32,7 @@ fn encrypted(name: &str) -> (Cluster, String, String) {
     }
     let public = run_dir().join(format!("{name}.pem"));
     std::fs::copy(certificate("server.pem"), &public).unwrap();
-    // The port is fixed, so the address is the run's own.
+    // The port is fixed, so each run uses an address of its own.
     let pid = std::process::id();
     let address = format!("127.{}.{}.{}", 64 + (pid >> 16) % 64, (pid >> 8) % 256, 1 + pid % 250);
     let text = |path: &Path| path.to_str().unwrap().to_owned();
@@ -49,8 +50,8 @@ fn encrypted(name: &str) -> (Cluster, String, String) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn databases_that_are_not_local_are_verified() {
-    let (cluster, address, password) = encrypted("encrypted");
+async fn remote_databases_are_verified() {
+    let (cluster, address, password) = cluster_with_tls("encrypted");
     let authority = certificate("authority.pem");
     let url = |host: &str, authority: &Path| -> SecretString {
         let (address, authority) = (&address, authority.display());
@@ -67,19 +68,19 @@ async fn databases_that_are_not_local_are_verified() {
         assert!(opens(url(host, authority)).await.is_err(), "{wrong}");
     }
 
-    // All of an installation, its address kept in the catalog with how it is verified.
-    let site = Site::reached_by(&url("db.test", &authority), &cluster, "encrypted-site").await;
-    let kept = site.operator.server(None).await.unwrap().address;
+    // A whole installation. The address in the catalog contains how the server is verified.
+    let site = Site::create_at(&url("db.test", &authority), &cluster, "encrypted-site").await;
+    let address = site.operator.server(None).await.unwrap().address;
     assert!(
-        kept.starts_with("postgres://db.test:5432/?hostaddr=127.")
-            && kept.contains("&sslmode=verify-full&sslrootcert="),
-        "{kept}"
+        address.starts_with("postgres://db.test:5432/?hostaddr=127.")
+            && address.contains("&sslmode=verify-full&sslrootcert="),
+        "{address}"
     );
     let app = site.app(BootCheck::Dev);
     for model in MODELS {
         let tenant = site.tenant(model).await;
-        plant(&app, tenant.id, Uuid::now_v7(), "someone").await.unwrap();
-        assert_eq!(names(&app, tenant.id).await.unwrap(), ["someone"]);
+        insert_patient(&app, tenant.id, Uuid::now_v7(), "someone").await.unwrap();
+        assert_eq!(patient_names(&app, tenant.id).await.unwrap(), ["someone"]);
     }
     let superuser = site.superuser("postgres").await;
     let sessions = "select count(*) filter (where s.ssl), count(*) filter (where not s.ssl) from pg_stat_ssl s
@@ -87,18 +88,18 @@ async fn databases_that_are_not_local_are_verified() {
     let row = superuser.query_one(sessions, &[]).await.unwrap();
     let (encrypted, plain): (i64, i64) = (row.get(0), row.get(1));
     assert!(encrypted >= 2 && plain == 0, "{encrypted} sessions encrypted, {plain} not");
-    // And cancelling, which opens a connection of its own.
-    assert!(tokio::time::timeout(Duration::from_millis(100), server_sleeps(&app, &site)).await.is_err());
-    let began = Instant::now();
-    let asleep = "select count(*) from pg_stat_activity where query like '%pg_sleep(30)%' and pid <> pg_backend_pid() and state = 'active'";
-    while superuser.query_one(asleep, &[]).await.unwrap().get::<_, i64>(0) > 0 {
-        assert!(began.elapsed() < Duration::from_secs(5), "a dropped request is cancelled");
+    // A cancel request, which uses a connection of its own, works too.
+    assert!(tokio::time::timeout(Duration::from_millis(100), run_sleeping_statement(&app, &site)).await.is_err());
+    let started = Instant::now();
+    let sleeping = "select count(*) from pg_stat_activity where query like '%pg_sleep(30)%' and pid <> pg_backend_pid() and state = 'active'";
+    while superuser.query_one(sleeping, &[]).await.unwrap().get::<_, i64>(0) > 0 {
+        assert!(started.elapsed() < Duration::from_secs(5), "the statement of a dropped request is not cancelled");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-async fn server_sleeps(app: &cordon::app::App, site: &Site) {
+async fn run_sleeping_statement(app: &cordon::app::App, site: &Site) {
     let tenant = site.tenant(TenancyModel::Shared).await;
-    let guard = crate::site::admitted(app, tenant.id).await.unwrap();
-    crate::site::statement(&guard.read().await.unwrap(), "select pg_sleep(30)").await.unwrap();
+    let guard = crate::support::site::admitted_guard(app, tenant.id).await.unwrap();
+    crate::support::site::execute_sql(&guard.read().await.unwrap(), "select pg_sleep(30)").await.unwrap();
 }

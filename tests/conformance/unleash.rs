@@ -1,10 +1,10 @@
-//! A real Unleash: a flag turned on for one organisation reaches it within five seconds and no one else, and nothing changes when
-//! Unleash goes away.
+//! A real Unleash server: a flag that is switched on for some tenants takes effect for them within five seconds, and
+//! for no other tenant. An outage of Unleash changes no flag.
 
 use crate::parts;
-use crate::run::{cluster_of_own, run_dir};
-use crate::server::Server;
-use crate::site::{MODELS, Site, open};
+use crate::support::server::TestServer;
+use crate::support::site::{MODELS, Site, connect_session};
+use crate::support::{cluster_of_own, run_dir};
 use cordon::isolation::BootCheck;
 use cordon::tenant::Tenant;
 use nix::sys::signal::{Signal, kill};
@@ -16,15 +16,15 @@ use std::time::{Duration, Instant};
 
 const ADMIN: &str = "*:*.unleash-admin-of-this-test";
 const BACKEND: &str = "default:development.unleash-backend-of-this-test";
-const SOON: Duration = Duration::from_secs(5);
+const FLAG_TIMEOUT: Duration = Duration::from_secs(5);
 const FEATURE: &str = "/api/admin/projects/default/features";
 
 #[tokio::test]
-async fn a_flag_turned_on_for_one_organisation_reaches_no_other() {
+async fn a_flag_for_one_tenant_affects_no_other() {
     let site = Site::shared().await;
     let cluster = cluster_of_own("unleash");
     let admin: tokio_postgres::Config = cluster.superuser_url("postgres").expose_secret().parse().unwrap();
-    open(&admin).await.batch_execute("create database unleash").await.unwrap();
+    connect_session(&admin).await.batch_execute("create database unleash").await.unwrap();
     let mut unleash = Unleash::new(cluster.superuser_url("unleash").expose_secret());
     unleash.start().await;
 
@@ -34,18 +34,18 @@ async fn a_flag_turned_on_for_one_organisation_reaches_no_other() {
     settings.flags.file = Some(file);
     settings.flags.unleash_url = Some(format!("{}/api", unleash.url));
     settings.flags.unleash_token = Some(BACKEND.to_owned().into());
-    let server = Server::start(site, settings, BootCheck::On);
+    let server = TestServer::start(site, settings, BootCheck::On);
     let mut pairs = Vec::new();
     for model in MODELS {
         pairs.push((site.tenant(model).await, site.tenant(model).await));
     }
     let [on, off] = [json!({ "enabled": true, "variant": "wide" }), json!({ "enabled": false, "variant": null })];
-    let all = async |wanted_of_ones: &Value| {
+    let all = async |expected: &Value| {
         for (one, other) in &pairs {
-            if feature(&server, one).await != *wanted_of_ones {
+            if feature(&server, one).await != *expected {
                 return false;
             }
-            assert_eq!(feature(&server, other).await, off, "unchanged");
+            assert_eq!(feature(&server, other).await, off, "the other tenant is not affected");
         }
         true
     };
@@ -65,49 +65,49 @@ async fn a_flag_turned_on_for_one_organisation_reaches_no_other() {
     let of_development = format!("{FEATURE}/patientSearch/environments/development");
     unleash.admin(&format!("{of_development}/strategies"), strategy).await;
     unleash.admin(&format!("{of_development}/on"), json!({})).await;
-    within(SOON, "on for the one", async || all(&on).await).await;
+    wait_until(FLAG_TIMEOUT, "on for the one", async || all(&on).await).await;
 
-    // It hangs, then it is gone: rounds of asking in vain, every answer as it was, and none waited for.
-    let steady = async || {
+    // Unleash hangs, and then it is down. The flags do not change and no request waits.
+    let assert_constant = async || {
         let since = Instant::now();
         while since.elapsed() < Duration::from_secs(5) {
             let one_round = Instant::now();
             assert!(all(&on).await);
             assert!(
                 one_round.elapsed() < Duration::from_millis(1_500),
-                "six requests, and Unleash may take 2 s for one answer"
+                "six requests; the timeout of a request to Unleash is 2 s"
             );
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     };
     unleash.signal(Signal::SIGSTOP);
-    steady().await;
+    assert_constant().await;
     unleash.signal(Signal::SIGCONT);
     unleash.stop();
-    steady().await;
-    // Back: the next change arrives.
+    assert_constant().await;
+    // After the restart the next change takes effect.
     unleash.start().await;
     assert!(all(&on).await);
     unleash.admin(&format!("{of_development}/off"), json!({})).await;
-    within(SOON, "off again", async || all(&off).await).await;
+    wait_until(FLAG_TIMEOUT, "off again", async || all(&off).await).await;
 }
 
-async fn feature(server: &Server<'_>, tenant: &Tenant) -> Value {
+async fn feature(server: &TestServer<'_>, tenant: &Tenant) -> Value {
     let token = server.site.token(&[tenant.id], "clinician", "alice");
     server.data(&token, "{ feature(name: \"patientSearch\") { enabled variant } }", json!({})).await["feature"].take()
 }
 
-/// Waits for something to become true.
-async fn within(time: Duration, what: &str, is: impl AsyncFn() -> bool) {
-    let began = Instant::now();
+/// Waits until a condition is true, and prints how long that took.
+async fn wait_until(time: Duration, what: &str, is: impl AsyncFn() -> bool) {
+    let started = Instant::now();
     while !is().await {
-        assert!(began.elapsed() < time, "not {what} after {time:?}");
+        assert!(started.elapsed() < time, "not {what} after {time:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    println!("{what} after {} ms", began.elapsed().as_millis());
+    println!("{what} after {} ms", started.elapsed().as_millis());
 }
 
-/// The server of npm's package, on a port and a database of its own.
+/// The server of the npm package `unleash-server`, with its own port and database.
 struct Unleash {
     url: String,
     port: u16,
@@ -119,7 +119,7 @@ struct Unleash {
 impl Unleash {
     fn new(database: &str) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let http = reqwest::Client::builder().timeout(SOON).pool_max_idle_per_host(0).build().unwrap();
+        let http = reqwest::Client::builder().timeout(FLAG_TIMEOUT).pool_max_idle_per_host(0).build().unwrap();
         Self { url: format!("http://127.0.0.1:{port}"), port, database: database.to_owned(), http, running: None }
     }
 
@@ -136,18 +136,18 @@ impl Unleash {
         command.env("CHECK_VERSION", "false").env("SEND_TELEMETRY", "false").env("LOG_LEVEL", "warn");
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.running = Some(command.spawn().unwrap());
-        let began = Instant::now();
+        let started = Instant::now();
         while !self.healthy().await {
             let ended = self.running.as_mut().unwrap().try_wait().unwrap();
-            let said = || std::fs::read_to_string(run_dir().join("unleash.log")).unwrap();
+            let log = || std::fs::read_to_string(run_dir().join("unleash.log")).unwrap();
             assert!(
-                ended.is_none() && began.elapsed() < Duration::from_secs(90),
+                ended.is_none() && started.elapsed() < Duration::from_secs(90),
                 "Unleash does not start: {ended:?}\n{}",
-                said()
+                log()
             );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        println!("Unleash is up after {} ms", began.elapsed().as_millis());
+        println!("Unleash is up after {} ms", started.elapsed().as_millis());
     }
 
     async fn healthy(&self) -> bool {
@@ -155,10 +155,10 @@ impl Unleash {
     }
 
     async fn admin(&self, path: &str, body: Value) {
-        let asked = self.http.post(format!("{}{path}", self.url)).header("authorization", ADMIN).json(&body);
-        let answer = asked.send().await.unwrap();
-        let (status, said) = (answer.status(), answer.text().await.unwrap());
-        assert!(status.is_success(), "{path}: {status} {said}");
+        let request = self.http.post(format!("{}{path}", self.url)).header("authorization", ADMIN).json(&body);
+        let answer = request.send().await.unwrap();
+        let (status, body) = (answer.status(), answer.text().await.unwrap());
+        assert!(status.is_success(), "{path}: {status} {body}");
     }
 
     fn signal(&self, signal: Signal) {
@@ -172,9 +172,9 @@ impl Unleash {
         }
         self.signal(Signal::SIGTERM);
         let mut child = self.running.take().unwrap();
-        let began = Instant::now();
+        let started = Instant::now();
         while child.try_wait().unwrap().is_none() {
-            if began.elapsed() > Duration::from_secs(10) {
+            if started.elapsed() > Duration::from_secs(10) {
                 child.kill().unwrap();
             }
             std::thread::sleep(Duration::from_millis(20));

@@ -1,15 +1,16 @@
-//! How often callers may come: a noisy tenant is told when to come again, and its neighbour notices nothing.
+//! Rate and concurrency limits: requests over a limit get status 429 with `Retry-After`, and other tenants are not
+//! affected.
 
-use crate::charts::Charts;
-use crate::server::{Reply, Server};
-use crate::site::{Site, admitted, names, plant, seen};
-use crate::write::{DRAFT, Ward};
+use crate::support::chart_writer::{ChartWriter, DRAFT};
+use crate::support::fhir_charts::FhirCharts;
+use crate::support::server::{Response, TestServer};
+use crate::support::site::{Site, admitted_guard, insert_patient, patient_names, patient_names_in};
 use cordon::app::App;
 use cordon::config::{Admission, Settings};
 use cordon::error::Error;
 use cordon::isolation::BootCheck;
 use cordon::ops::provision;
-use cordon::ops::terms::{self, Change, Value as Number};
+use cordon::ops::settings::{self, SettingValue as Number, SettingsChange};
 use cordon::tenant::{TenancyModel, Tenant};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
@@ -33,61 +34,61 @@ fn settings(site: &Site, requests_per_second: u32, concurrency: u32) -> Settings
     settings
 }
 
-fn retry_after(reply: &Reply) -> u64 {
-    assert_eq!(reply.outcome(), (429, "RATE_LIMITED".into()), "{reply:?}");
-    assert!(reply.json().get("data").is_none());
-    let seconds = reply.headers["retry-after"].parse().unwrap();
+fn retry_after(response: &Response) -> u64 {
+    assert_eq!(response.status_and_code(), (429, "RATE_LIMITED".into()), "{response:?}");
+    assert!(response.json().get("data").is_none());
+    let seconds = response.headers["retry-after"].parse().unwrap();
     assert!((1..=2).contains(&seconds), "{seconds}");
     seconds
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn l32_a_noisy_tenant_is_told_and_its_neighbour_is_served() {
+async fn l32_a_noisy_tenant_is_limited_and_its_neighbour_is_served() {
     let site = Site::shared().await;
     let (noisy, quiet) = (site.tenant(TenancyModel::Shared).await, site.tenant(TenancyModel::Shared).await);
-    let server = Server::start(site, settings(site, 40, 16), BootCheck::Dev);
+    let server = TestServer::start(site, settings(site, 40, 16), BootCheck::Dev);
     let people: Vec<_> = (0..8).map(|n| site.token(&[noisy.id], "clinician", &format!("noisy-{n}"))).collect();
     let neighbour = site.token(&[quiet.id], "clinician", "alice");
-    let began = Instant::now();
-    // Far more at once than it has places, and fewer than a process may have open files.
-    let flood = stream::iter((0..800).map(|n| server.reply(&people[n % people.len()], ME, Value::Null)));
+    let started = Instant::now();
+    // Many more concurrent requests than the limit allows, but fewer than a process may have open files.
+    let flood = stream::iter((0..800).map(|n| server.send_query(&people[n % people.len()], ME, Value::Null)));
     let flood = flood.buffer_unordered(200).collect::<Vec<_>>();
     let neighbours = async {
-        let mut replies = Vec::new();
+        let mut responses = Vec::new();
         for _ in 0..30 {
-            replies.push(server.reply(&neighbour, ME, Value::Null).await);
+            responses.push(server.send_query(&neighbour, ME, Value::Null).await);
             tokio::time::sleep(Duration::from_millis(60)).await;
         }
-        replies
+        responses
     };
     let (flood, neighbours) = futures_util::join!(flood, neighbours);
-    let took = began.elapsed();
-    assert!(neighbours.iter().all(|reply| reply.status == 200), "a neighbour was refused");
-    let (served, told): (Vec<_>, Vec<_>) = flood.iter().partition(|reply| reply.status == 200);
-    assert!(told.iter().all(|reply| retry_after(reply) >= 1));
-    // A second's worth at once, and what comes in meanwhile.
-    let most = 40.0 * (1.0 + took.as_secs_f64()) + 1.0;
+    let took = started.elapsed();
+    assert!(neighbours.iter().all(|response| response.status == 200), "a request of the neighbour was rejected");
+    let (served, limited): (Vec<_>, Vec<_>) = flood.iter().partition(|response| response.status == 200);
+    assert!(limited.iter().all(|response| retry_after(response) >= 1));
+    // The bucket holds the requests of one second and is refilled meanwhile.
+    let max_served = 40.0 * (1.0 + took.as_secs_f64()) + 1.0;
     println!(
-        "800 requests of a noisy tenant in {took:?}: {} served, {} told to come again; 30 of a neighbour: all served",
+        "800 requests of a noisy tenant in {took:?}: {} served, {} limited; 30 requests of a neighbour: all served",
         served.len(),
-        told.len()
+        limited.len()
     );
     assert!(
-        served.len() >= 20 && served.len() as f64 <= most && told.len() > 400,
+        served.len() >= 20 && served.len() as f64 <= max_served && limited.len() > 400,
         "{} served in {took:?}",
         served.len()
     );
-    // Whoever waits as long as told is served.
-    tokio::time::sleep(Duration::from_secs(retry_after(told[0]))).await;
-    assert_eq!(server.reply(&people[0], ME, Value::Null).await.status, 200);
+    // After the time in `Retry-After` a request is served.
+    tokio::time::sleep(Duration::from_secs(retry_after(limited[0]))).await;
+    assert_eq!(server.send_query(&people[0], ME, Value::Null).await.status, 200);
 }
 
-/// What a refused client sent is read, so that it need not connect anew.
+/// The server reads the whole request that it rejects, so that the client can use the connection again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refusal_keeps_the_connection() {
+async fn a_rejection_keeps_the_connection_open() {
     let site = Site::shared().await;
     let tenant = site.tenant(TenancyModel::Shared).await;
-    let server = Server::start(site, settings(site, 2, 10), BootCheck::Dev);
+    let server = TestServer::start(site, settings(site, 2, 10), BootCheck::Dev);
     let token = site.token(&[tenant.id], "clinician", "alice");
     let body = json!({ "query": format!("{ME}{}", " ".repeat(20_000)) }).to_string();
     let head = |token: &str, more: &str| {
@@ -96,31 +97,33 @@ async fn a_refusal_keeps_the_connection() {
             body.len()
         )
     };
-    let asks = [head(&token, ""), head("x.y.z", ""), head(&token, ""), head(&token, "connection: close\r\n")].concat();
-    let all = server.raw(asks.as_bytes()).await;
+    let requests =
+        [head(&token, ""), head("x.y.z", ""), head(&token, ""), head(&token, "connection: close\r\n")].concat();
+    let all = server.send_raw(requests.as_bytes()).await;
     let statuses =
         [all.status.to_string()].into_iter().chain(all.body.split("HTTP/1.1 ").skip(1).map(|one| one[..3].to_owned()));
     assert_eq!(statuses.collect::<Vec<_>>(), ["200", "401", "429", "429"], "{all:?}");
 }
 
-/// An answer that nobody takes fills a place of its own person until the connection is given up.
+/// A response that the client does not read counts as one of the caller's concurrent requests until the connection
+/// times out.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_takes_nothing_is_cut_off() {
+async fn a_client_that_does_not_read_is_disconnected() {
     let site = Site::shared().await;
-    let ward = Ward::open(site, site.tenant(TenancyModel::Shared).await).await;
-    let input = json!({ "patientId": ward.patient, "type": "34117-2", "body": "x".repeat(450_000) });
-    let drafted = ward.change(&ward.alice, DRAFT, input).await.unwrap();
+    let writer = ChartWriter::create(site, site.tenant(TenancyModel::Shared).await).await;
+    let input = json!({ "patientId": writer.patient, "type": "34117-2", "body": "x".repeat(450_000) });
+    let drafted = writer.mutate(&writer.alice, DRAFT, input).await.unwrap();
     let note = &drafted["id"];
     let mut settings = settings(site, 1000, 4);
     settings.http.stalled_seconds = 1;
-    let server = Server::start(site, settings, BootCheck::Dev);
-    // More than the system keeps for a connection.
+    let server = TestServer::start(site, settings, BootCheck::Dev);
+    // The response is larger than the socket buffers.
     let body = json!({ "query": format!("{{ {} }}", (0..25).map(|n| format!("a{n}: note(id: {note}) {{ body }} ")).collect::<String>()) });
     let body = body.to_string();
     let request = format!(
         "POST /graphql HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        ward.alice,
+        writer.alice,
         body.len()
     );
     let mut stalled = Vec::new();
@@ -135,51 +138,62 @@ async fn who_takes_nothing_is_cut_off() {
         assert_eq!(&head, b"HTTP/1.1 200 OK");
         stalled.push(socket);
     }
-    let began = Instant::now();
-    assert_eq!(server.reply(&ward.alice, ME, Value::Null).await.status, 429, "two answers of hers are on their way");
-    let other = site.token(&[ward.tenant.id], "clinician", "other");
-    assert_eq!(server.reply(&other, ME, Value::Null).await.status, 200);
-    while server.reply(&ward.alice, ME, Value::Null).await.status != 200 {
-        assert!(began.elapsed() < Duration::from_secs(10));
+    let started = Instant::now();
+    assert_eq!(
+        server.send_query(&writer.alice, ME, Value::Null).await.status,
+        429,
+        "two of her responses are still being sent"
+    );
+    let other = site.token(&[writer.tenant.id], "clinician", "other");
+    assert_eq!(server.send_query(&other, ME, Value::Null).await.status, 200);
+    while server.send_query(&writer.alice, ME, Value::Null).await.status != 200 {
+        assert!(started.elapsed() < Duration::from_secs(10));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert!(began.elapsed() > Duration::from_millis(500), "it was waited for them");
+    assert!(started.elapsed() > Duration::from_millis(500), "the server waited for the client");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_person_is_not_the_whole_tenant() {
+async fn a_principal_has_a_limit_of_its_own() {
     let site = Site::shared().await;
     let tenant = site.tenant(TenancyModel::Shared).await;
-    let server = Server::start(site, settings(site, 20, 100), BootCheck::Dev);
+    let server = TestServer::start(site, settings(site, 20, 100), BootCheck::Dev);
     let (busy, other) = (site.token(&[tenant.id], "clinician", "busy"), site.token(&[tenant.id], "clinician", "other"));
-    let replies = join_all((0..60).map(|_| server.reply(&busy, ME, Value::Null))).await;
-    let last = replies.iter().find(|reply| reply.status != 200).expect("a refusal");
-    assert!(replies.iter().any(|reply| reply.status == 200));
-    assert_eq!(server.reply(&other, ME, Value::Null).await.status, 200, "refusals of one cost the tenant nothing");
-    // Before what is in the body is looked at, and after it is known who sent it.
-    let nonsense = Reply::to(server.post(&busy).header("content-type", "application/json").body("{{{"));
-    let flood = join_all((0..20).map(|_| server.reply(&busy, ME, Value::Null)));
+    let responses = join_all((0..60).map(|_| server.send_query(&busy, ME, Value::Null))).await;
+    let last = responses.iter().find(|response| response.status != 200).expect("a refusal");
+    assert!(responses.iter().any(|response| response.status == 200));
+    assert_eq!(
+        server.send_query(&other, ME, Value::Null).await.status,
+        200,
+        "rejected requests of one principal do not count for the tenant"
+    );
+    // The limit is checked after authentication and before the body is parsed.
+    let nonsense = Response::of(server.post(&busy).header("content-type", "application/json").body("{{{"));
+    let flood = join_all((0..20).map(|_| server.send_query(&busy, ME, Value::Null)));
     let (nonsense, _) = futures_util::join!(nonsense, flood);
     assert!([400, 429].contains(&nonsense.status));
-    assert_eq!(server.reply("x.y.z", ME, Value::Null).await.status, 401);
+    assert_eq!(server.send_query("x.y.z", ME, Value::Null).await.status, 401);
     tokio::time::sleep(Duration::from_secs(retry_after(last))).await;
-    assert_eq!(server.reply(&busy, ME, Value::Null).await.status, 200);
-    // A suspended tenant is suspended, however often it asks.
+    assert_eq!(server.send_query(&busy, ME, Value::Null).await.status, 200);
+    // A suspended tenant gets 403, not 429.
     provision::suspend(&site.operator, &tenant.slug).await.unwrap();
-    let began = Instant::now();
-    while server.reply(&other, ME, Value::Null).await.status != 403 {
-        assert!(began.elapsed() < Duration::from_secs(2));
+    let started = Instant::now();
+    while server.send_query(&other, ME, Value::Null).await.status != 403 {
+        assert!(started.elapsed() < Duration::from_secs(2));
     }
-    let replies = join_all((0..60).map(|_| server.reply(&busy, ME, Value::Null))).await;
-    assert!(replies.iter().all(|reply| reply.outcome() == (403, "TENANT_SUSPENDED".into())));
+    let responses = join_all((0..60).map(|_| server.send_query(&busy, ME, Value::Null))).await;
+    assert!(responses.iter().all(|response| response.status_and_code() == (403, "TENANT_SUSPENDED".into())));
 }
 
-/// A tenant with a schema of its own and a chart in it, a question that reads it, and a way to make that question wait.
-async fn charted(site: &Site) -> (Tenant, String, String, tokio_postgres::Client) {
+/// Creates a schema tenant with a chart. Returns a token, a query that reads the chart, and a superuser's session that
+/// can block the query.
+async fn tenant_with_blockable_query(site: &Site) -> (Tenant, String, String, tokio_postgres::Client) {
     let tenant = site.tenant(TenancyModel::Schema).await;
-    Charts { mark: "slowzq", patients: 1, encounters: 1, notes: 1 }.import(site, &tenant).await;
-    let query =
-        format!("{{ patientByIdentifier(system: \"{}\", value: \"slowzq-mrn-0\") {{ id }} }}", crate::charts::SYSTEM);
+    FhirCharts { mark: "slowzq", patients: 1, encounters: 1, notes: 1 }.import(site, &tenant).await;
+    let query = format!(
+        "{{ patientByIdentifier(system: \"{}\", value: \"slowzq-mrn-0\") {{ id }} }}",
+        crate::support::fhir_charts::SYSTEM
+    );
     let superuser = site.superuser("cordon_data").await;
     superuser.batch_execute(&format!("set search_path = t_{}", tenant.id.0.simple())).await.unwrap();
     let token = site.token(&[tenant.id], "clinician", "alice");
@@ -187,91 +201,95 @@ async fn charted(site: &Site) -> (Tenant, String, String, tokio_postgres::Client
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_a_tenants_own_is_heard_at_once() {
+async fn changed_tenant_settings_take_effect_within_a_second() {
     let site = Site::shared().await;
-    let server = Server::of(site);
-    let (tenant, token, query, superuser) = charted(site).await;
-    let set = async |change: Change| {
-        terms::set(&site.operator, &tenant.slug, &change).await.unwrap();
-        // Heard within a second.
+    let server = TestServer::of(site);
+    let (tenant, token, query, superuser) = tenant_with_blockable_query(site).await;
+    let set = async |change: SettingsChange| {
+        settings::set(&site.operator, &tenant.slug, &change).await.unwrap();
+        // The server reads changed settings within a second.
         tokio::time::sleep(Duration::from_secs(1)).await;
     };
-    assert_eq!(server.reply(&token, &query, Value::Null).await.status, 200);
-    set(Change { requests_per_second: Some(Number::Own(1)), ..Change::default() }).await;
-    assert_eq!(server.reply(&token, ME, Value::Null).await.status, 200);
-    let seconds = retry_after(&server.reply(&token, ME, Value::Null).await);
+    assert_eq!(server.send_query(&token, &query, Value::Null).await.status, 200);
+    set(SettingsChange { requests_per_second: Some(Number::Own(1)), ..SettingsChange::default() }).await;
+    assert_eq!(server.send_query(&token, ME, Value::Null).await.status, 200);
+    let seconds = retry_after(&server.send_query(&token, ME, Value::Null).await);
     tokio::time::sleep(Duration::from_secs(seconds)).await;
-    assert_eq!(server.reply(&token, ME, Value::Null).await.status, 200);
+    assert_eq!(server.send_query(&token, ME, Value::Null).await.status, 200);
 
-    set(Change { requests_per_second: Some(Number::Default), concurrency: Some(Number::Own(2)), ..Change::default() })
-        .await;
-    superuser.batch_execute("begin; lock table patients in access exclusive mode").await.unwrap();
-    let people = ["bob", "carol"].map(|name| site.token(&[tenant.id], "clinician", name));
-    let waiting = people.each_ref().map(|person| server.reply(person, &query, Value::Null));
-    let third = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        let third = server.reply(&token, ME, Value::Null).await;
-        superuser.batch_execute("rollback").await.unwrap();
-        third
-    };
-    let hers = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        server.reply(&people[0], ME, Value::Null).await
-    };
-    let (served, third, hers) = futures_util::join!(join_all(waiting), third, hers);
-    retry_after(&third);
-    retry_after(&hers);
-    assert!(served.iter().all(|reply| reply.status == 200), "{served:?}");
-    assert_eq!(server.reply(&token, ME, Value::Null).await.status, 200, "who has gone leaves room");
-
-    set(Change {
-        statement_timeout_ms: Some(Number::Own(200)),
-        concurrency: Some(Number::Default),
-        ..Change::default()
+    set(SettingsChange {
+        requests_per_second: Some(Number::Default),
+        concurrency: Some(Number::Own(2)),
+        ..SettingsChange::default()
     })
     .await;
     superuser.batch_execute("begin; lock table patients in access exclusive mode").await.unwrap();
-    let began = Instant::now();
-    let late = server.reply(&token, &query, Value::Null).await;
-    assert_eq!(late.outcome(), (504, "TIMEOUT".into()));
-    assert!((200..1500).contains(&began.elapsed().as_millis()), "after {:?}", began.elapsed());
+    let people = ["bob", "carol"].map(|name| site.token(&[tenant.id], "clinician", name));
+    let waiting = people.each_ref().map(|person| server.send_query(person, &query, Value::Null));
+    let third = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let third = server.send_query(&token, ME, Value::Null).await;
+        superuser.batch_execute("rollback").await.unwrap();
+        third
+    };
+    let second_of_bob = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        server.send_query(&people[0], ME, Value::Null).await
+    };
+    let (served, third, second_of_bob) = futures_util::join!(join_all(waiting), third, second_of_bob);
+    retry_after(&third);
+    retry_after(&second_of_bob);
+    assert!(served.iter().all(|response| response.status == 200), "{served:?}");
+    assert_eq!(server.send_query(&token, ME, Value::Null).await.status, 200, "finished requests do not count");
+
+    set(SettingsChange {
+        statement_timeout_ms: Some(Number::Own(200)),
+        concurrency: Some(Number::Default),
+        ..SettingsChange::default()
+    })
+    .await;
+    superuser.batch_execute("begin; lock table patients in access exclusive mode").await.unwrap();
+    let started = Instant::now();
+    let late = server.send_query(&token, &query, Value::Null).await;
+    assert_eq!(late.status_and_code(), (504, "TIMEOUT".into()));
+    assert!((200..1500).contains(&started.elapsed().as_millis()), "after {:?}", started.elapsed());
     superuser.batch_execute("rollback").await.unwrap();
-    assert_eq!(server.reply(&token, &query, Value::Null).await.status, 200);
+    assert_eq!(server.send_query(&token, &query, Value::Null).await.status, 200);
 }
 
-/// Turns are for all: a tenant that would take every one of them gets half.
+/// One tenant gets at most half of the database permits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_tenant_has_all_turns() {
+async fn one_tenant_does_not_get_all_database_permits() {
     let site = Site::shared().await;
     let mut settings = site.server_settings();
     (settings.database.at_once, settings.database.connect_timeout_ms) = (4, 400);
     let app = App::new(settings, BootCheck::Dev).unwrap();
     let (noisy, quiet) = (site.tenant(TenancyModel::Schema).await, site.tenant(TenancyModel::Shared).await);
     for tenant in [&noisy, &quiet] {
-        plant(&app, tenant.id, Uuid::now_v7(), &tenant.slug).await.unwrap();
+        insert_patient(&app, tenant.id, Uuid::now_v7(), &tenant.slug).await.unwrap();
     }
-    let mut held = Vec::new();
+    let mut guards = Vec::new();
     for _ in 0..2 {
-        let guard = admitted(&app, noisy.id).await.unwrap();
-        seen(&guard.read().await.unwrap()).await.unwrap();
-        held.push(guard);
+        let guard = admitted_guard(&app, noisy.id).await.unwrap();
+        patient_names_in(&guard.read().await.unwrap()).await.unwrap();
+        guards.push(guard);
     }
-    let crowd = join_all((0..10).map(|_| names(&app, noisy.id)));
+    let crowd = join_all((0..10).map(|_| patient_names(&app, noisy.id)));
     let neighbour = async {
         for _ in 0..20 {
-            let began = Instant::now();
-            assert_eq!(names(&app, quiet.id).await.unwrap(), [quiet.slug.as_str()]);
-            assert!(began.elapsed() < Duration::from_millis(300), "a neighbour waited {:?}", began.elapsed());
+            let started = Instant::now();
+            assert_eq!(patient_names(&app, quiet.id).await.unwrap(), [quiet.slug.as_str()]);
+            assert!(started.elapsed() < Duration::from_millis(300), "the neighbour waited {:?}", started.elapsed());
         }
     };
     let (crowd, ()) = futures_util::join!(crowd, neighbour);
-    assert!(crowd.iter().all(|answer| *answer == Err(Error::Unavailable)), "a third turn beside two: {crowd:?}");
-    // What comes back is used by who waits, in turn.
-    let crowd = join_all((0..10).map(|_| names(&app, noisy.id)));
-    let gives_back = async {
+    assert!(crowd.iter().all(|answer| *answer == Err(Error::Unavailable)), "a third permit beside two: {crowd:?}");
+    // Released permits go to the waiting requests in order.
+    let crowd = join_all((0..10).map(|_| patient_names(&app, noisy.id)));
+    let release = async {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        drop(held);
+        drop(guards);
     };
-    let (crowd, ()) = futures_util::join!(crowd, gives_back);
+    let (crowd, ()) = futures_util::join!(crowd, release);
     assert!(crowd.iter().all(Result::is_ok), "{crowd:?}");
 }

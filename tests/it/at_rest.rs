@@ -1,8 +1,9 @@
-//! What lies on disk: names and words that were imported are in no file of PostgreSQL, WAL included, and in no dump.
+//! Encryption at rest: no name or text of an imported chart is in a file of PostgreSQL, including WAL, or in a dump.
 
-use crate::import::{Clinic, encounter, note, patient, report, with};
-use crate::options;
-use crate::site::{MODELS, Site};
+use crate::support::fhir::{encounter, note, patient, report, with};
+use crate::support::import_tenant::ImportTenant;
+use crate::support::options;
+use crate::support::site::{MODELS, Site};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use cordon::cluster::{Binaries, Cluster, Durability, Options};
@@ -12,28 +13,29 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Stands in clear in a table, to show that the search finds what is there.
+/// A text that is stored in clear, to show that the search works.
 const CONTROL: &str = "Kontrollwort-in-clear-4711";
-/// Syllables, in several scripts, of which no two charts have the same.
+/// Words in several scripts. Every marker begins with one of them.
 const SCRIPTS: [&str; 5] = ["Zaphenath", "Ødegårdsvangen", "山田小百合", "Ξενοφώντος", "Шостаковичу"];
 
-/// A planted text and how to tell it: the spellings it must not be found by.
-struct Planted(Vec<String>);
+/// Marker texts in the imported charts.
+struct Markers(Vec<String>);
 
-impl Planted {
+impl Markers {
     fn word(&mut self, kind: &str, chart: usize) -> String {
         let text = format!("{}{kind}{chart}q", SCRIPTS[(chart + self.0.len()) % SCRIPTS.len()]);
         self.0.push(text.clone());
         text
     }
 
-    /// UTF-8, UTF-16 both ways, hex, and base64 wherever it begins in a longer text.
-    fn spellings(&self) -> Vec<(Vec<u8>, String)> {
+    /// Returns the bytes to search for, each with its text: UTF-8, UTF-16 in both byte orders, hexadecimal, and base64
+    /// at each of the three possible offsets in a longer text.
+    fn encodings(&self) -> Vec<(Vec<u8>, String)> {
         let mut all = Vec::new();
         for text in &self.0 {
             let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
             let wide = |order: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(order).collect::<Vec<u8>>();
-            let mut spelled = vec![
+            let mut encodings = vec![
                 text.clone().into_bytes(),
                 wide(u16::to_le_bytes),
                 wide(u16::to_be_bytes),
@@ -43,19 +45,19 @@ impl Planted {
             for before in 0..3 {
                 let padded = [&b"\0\0"[..before], text.as_bytes()].concat();
                 let encoded = STANDARD.encode(&padded);
-                // The letters that depend on what stands before and after are left out.
+                // The characters that depend on the bytes before and after are left out.
                 let (from, to) = ((before * 8).div_ceil(6), padded.len() * 8 / 6);
-                spelled.push(encoded.as_bytes()[from..to].to_vec());
+                encodings.push(encoded.as_bytes()[from..to].to_vec());
             }
-            all.extend(spelled.into_iter().map(|bytes| (bytes, text.clone())));
+            all.extend(encodings.into_iter().map(|bytes| (bytes, text.clone())));
         }
         all
     }
 }
 
-/// A chart in which every text that is somebody's is planted.
-fn chart(planted: &mut Planted, at: usize) -> Vec<Value> {
-    let mut word = |kind: &str| planted.word(kind, at);
+/// A chart in which every personal text is a marker.
+fn chart(markers: &mut Markers, at: usize) -> Vec<Value> {
+    let mut word = |kind: &str| markers.word(kind, at);
     let birth_date = format!("19{:02}-11-{:02}", 10 + at, 3 + at);
     let (p, e) = (format!("p{at}"), format!("e{at}"));
     let subject = format!("Patient/{p}");
@@ -80,45 +82,45 @@ fn chart(planted: &mut Planted, at: usize) -> Vec<Value> {
 }
 
 #[test]
-fn the_search_finds_every_spelling() {
+fn the_search_finds_every_encoding() {
     let word = format!("{}x{}", SCRIPTS[1], SCRIPTS[2]);
-    let texts = Planted(vec![word.clone()]).spellings();
+    let texts = Markers(vec![word.clone()]).encodings();
     let search = Search::of(&texts);
     let hex: String = word.bytes().map(|byte| format!("{byte:02x}")).collect();
     let wide: Vec<u8> = word.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let encoded = (0..3).map(|before| STANDARD.encode(format!("{}{word} and more", "a".repeat(before))).into_bytes());
-    for spelled in encoded.chain([word.clone().into_bytes(), hex.into_bytes(), wide]) {
-        let content = [b"before ", spelled.as_slice(), b" after"].concat();
+    for bytes in encoded.chain([word.clone().into_bytes(), hex.into_bytes(), wide]) {
+        let content = [b"before ", bytes.as_slice(), b" after"].concat();
         assert_eq!(search.found_in(&content), BTreeSet::from([word.as_str()]), "{}", String::from_utf8_lossy(&content));
     }
     assert!(search.found_in(b"nothing of it").is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_planted_is_found_on_disk_or_in_a_dump() {
+async fn no_imported_text_is_on_disk_or_in_a_dump() {
     let options = Options { durability: Durability::Durable, ..options("at-rest") };
     let cluster = Cluster::start(&options).unwrap();
-    let site = Site::make(&cluster, "at-rest-site").await;
-    let mut planted = Planted(Vec::new());
-    let charts: Vec<Value> = (0..5).flat_map(|at| chart(&mut planted, at)).collect();
-    // Dates of birth are told by their whole text; a year and a day may stand anywhere.
-    planted.0.extend(charts.iter().filter_map(|resource| resource["birthDate"].as_str().map(str::to_owned)));
-    assert!(planted.0.iter().collect::<BTreeSet<_>>().len() >= 100, "{} words", planted.0.len());
+    let site = Site::create(&cluster, "at-rest-site").await;
+    let mut markers = Markers(Vec::new());
+    let charts: Vec<Value> = (0..5).flat_map(|at| chart(&mut markers, at)).collect();
+    // Birth dates are searched for as whole dates, because a year or a day may occur anywhere.
+    markers.0.extend(charts.iter().filter_map(|resource| resource["birthDate"].as_str().map(str::to_owned)));
+    assert!(markers.0.iter().collect::<BTreeSet<_>>().len() >= 100, "{} words", markers.0.len());
 
     for model in MODELS {
-        let clinic = Clinic::at(&site, model).await;
-        let done = clinic.import(&charts).await;
-        assert_eq!((done.report.notes.new, done.rejects.len()), (10, 0), "{:?}", done.rejects);
-        // Once more, changed: updates leave old rows behind.
+        let target = ImportTenant::at(&site, model).await;
+        let outcome = target.import(&charts).await;
+        assert_eq!((outcome.report.notes.new, outcome.rejects.len()), (10, 0), "{:?}", outcome.rejects);
+        // The charts are imported again with changes, because updates leave old row versions behind.
         let changed: Vec<Value> = charts
             .iter()
             .map(|resource| with(resource.clone(), json!({ "status": "amended", "gender": "male" })))
             .collect();
-        clinic.import(&changed).await;
-        assert_eq!(clinic.count("note_versions").await, 20);
+        target.import(&changed).await;
+        assert_eq!(target.count("note_versions").await, 20);
         assert!(
-            clinic.notes().await.iter().any(|note| note.bodies[0].contains(&planted.0[planted.0.len() - 7])),
-            "it can be read"
+            target.notes().await.iter().any(|note| note.bodies[0].contains(&markers.0[markers.0.len() - 7])),
+            "the text can be decrypted"
         );
     }
     let superuser = site.superuser("cordon_data").await;
@@ -129,7 +131,7 @@ async fn nothing_planted_is_found_on_disk_or_in_a_dump() {
 
     let binaries = Binaries::find(options.binaries.as_deref()).unwrap();
     let databases = superuser.query("select datname::text from pg_database where datallowconn", &[]).await.unwrap();
-    let mut places = Vec::new();
+    let mut files = Vec::new();
     for row in &databases {
         let database: String = row.get(0);
         let dump = options.dir.with_extension(format!("{database}.dump"));
@@ -140,27 +142,30 @@ async fn nothing_planted_is_found_on_disk_or_in_a_dump() {
             .output()
             .unwrap();
         assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
-        places.push(dump);
+        files.push(dump);
     }
     superuser.batch_execute("checkpoint").await.unwrap();
     drop(superuser);
     cluster.stop();
-    files_below(&options.dir, &mut places);
-    assert!(places.iter().any(|path| path.components().any(|part| part.as_os_str() == "pg_wal")), "WAL is looked at");
+    files_below(&options.dir, &mut files);
+    assert!(
+        files.iter().any(|path| path.components().any(|part| part.as_os_str() == "pg_wal")),
+        "WAL files are searched"
+    );
 
     let (mut found, mut bytes) = (BTreeSet::new(), 0);
-    let (texts, words) = (planted.spellings(), Planted(vec![CONTROL.into()]).spellings());
-    let (wanted, control) = (Search::of(&texts), Search::of(&words));
+    let (texts, words) = (markers.encodings(), Markers(vec![CONTROL.into()]).encodings());
+    let (marker_search, control_search) = (Search::of(&texts), Search::of(&words));
     let mut controls = 0;
-    for place in &places {
-        let content = std::fs::read(place).unwrap();
+    for file in &files {
+        let content = std::fs::read(file).unwrap();
         bytes += content.len();
-        found.extend(wanted.found_in(&content).into_iter().map(|word| format!("{word} in {}", place.display())));
-        controls += usize::from(!control.found_in(&content).is_empty());
+        found.extend(marker_search.found_in(&content).into_iter().map(|word| format!("{word} in {}", file.display())));
+        controls += usize::from(!control_search.found_in(&content).is_empty());
     }
     assert_eq!(found, BTreeSet::new());
-    assert!(controls >= 3, "the control word is in the table, in WAL and in the dump: {controls}");
-    println!("{} texts in 8 spellings each: none in {} files, {} MB", planted.0.len(), places.len(), bytes >> 20);
+    assert!(controls >= 3, "the control text is in the table, in WAL and in the dump: {controls}");
+    println!("{} texts in 8 encodings each: none in {} files, {} MB", markers.0.len(), files.len(), bytes >> 20);
 }
 
 fn files_below(directory: &Path, files: &mut Vec<PathBuf>) {
@@ -174,19 +179,19 @@ fn files_below(directory: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// Many texts at once: by their first four bytes.
+/// A search for many byte strings at once, by their first four bytes.
 struct Search<'p> {
     by_head: std::collections::HashMap<[u8; 4], Vec<&'p (Vec<u8>, String)>>,
     heads: Vec<bool>,
 }
 
 impl<'p> Search<'p> {
-    fn of(spellings: &'p [(Vec<u8>, String)]) -> Self {
+    fn of(encodings: &'p [(Vec<u8>, String)]) -> Self {
         let mut search = Self { by_head: std::collections::HashMap::new(), heads: vec![false; 1 << 16] };
-        for spelled in spellings {
-            let head = *spelled.0.first_chunk::<4>().unwrap();
+        for encoded in encodings {
+            let head = *encoded.0.first_chunk::<4>().unwrap();
             search.heads[usize::from(u16::from_be_bytes([head[0], head[1]]))] = true;
-            search.by_head.entry(head).or_default().push(spelled);
+            search.by_head.entry(head).or_default().push(encoded);
         }
         search
     }

@@ -1,7 +1,8 @@
-//! Commands through the built binary, as an operator types them: from nothing to a query, exit codes, one JSON document on standard output.
+//! Commands through the built binary, as an operator types them: from nothing to a query, exit codes, one JSON document
+//! on standard output.
 
-use crate::import::{encounter, file, ndjson, note, patient};
-use crate::{options, run_dir};
+use crate::support::fhir::{encounter, file, ndjson, note, patient};
+use crate::support::{options, run_dir};
 use cordon::cluster::Cluster;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -73,7 +74,9 @@ impl Desk {
 
     /// A server with further variables.
     pub fn serve_with(&self, variables: &[(&str, &str)]) -> Served {
-        let settings = json!({ "auth": { "issuers": [{ "issuer": "urn:cordon:dev", "jwks_file": ".cordon/dev-jwks.json", "algorithms": ["ES256"] }] } });
+        let issuer =
+            json!({ "issuer": "urn:cordon:dev", "jwks_file": ".cordon/dev-jwks.json", "algorithms": ["ES256"] });
+        let settings = json!({ "auth": { "issuers": [issuer] } });
         std::fs::create_dir_all(self.directory.join("settings")).unwrap();
         std::fs::write(self.directory.join("settings/dev.yaml"), settings.to_string()).unwrap();
         let mut command = self.cordon(&["server.env"], &["serve", "--config", "settings", "--profile", "dev"]);
@@ -168,6 +171,19 @@ fn from_nothing_to_a_query() {
     assert_eq!(desk.json(OPERATOR, &[&again[..], &["--plan", "standard", "--server", "main"]].concat()), tenants[1]);
     assert_eq!(desk.fails(OPERATOR, &["tenant", "create", "Lake Side", "--name", "x"]).0, 2);
     assert_eq!(desk.json(OPERATOR, &["server", "list"])[0]["name"], "main");
+    // For people: a table with a line for each.
+    let table = |arguments: &[&str]| {
+        let output = desk.cordon(OPERATOR, arguments).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect()).collect::<Vec<Vec<_>>>()
+    };
+    let listed = table(&["tenant", "list"]);
+    assert_eq!(listed[0], ["SLUG", "ID", "STATE", "MODEL", "PLAN", "NAME"]);
+    assert!(listed.len() == 4 && listed.iter().any(|row| row[0] == "summit" && row[3] == "database"), "{listed:?}");
+    assert_eq!(table(&["server", "list"])[1][..2], ["main", "-"]);
+    let status = table(&["migrate", "status"]);
+    assert_eq!(status[0], ["DATABASE", "SCHEMA", "TENANT", "APPLIED", "PENDING", "NEWEST", "APPLIED"]);
+    assert!(status.iter().any(|row| row[2] == "lakeside" && row[4] == "0"), "{status:?}");
 
     let files = charts(&desk.directory);
     let files = files.to_str().unwrap();
@@ -310,7 +326,7 @@ impl Desk {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let config: tokio_postgres::Config = url.expose_secret().parse().unwrap();
-            crate::site::open(&config).await.batch_execute(sql).await.unwrap();
+            crate::support::site::connect_session(&config).await.batch_execute(sql).await.unwrap();
         });
     }
 }

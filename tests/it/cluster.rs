@@ -1,6 +1,6 @@
-//! The private PostgreSQL: what it offers, and how it comes back after what happens to machines.
+//! The private PostgreSQL cluster: its settings, its access, and its recovery after kills, power cuts and upgrades.
 
-use crate::{cluster, options, run_dir};
+use crate::support::{cluster, options, run_dir};
 use cordon::cluster::{Binaries, Cluster, ClusterError, Durability, Options};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 #[test]
-fn answers_on_a_socket_and_nowhere_else() {
+fn listens_on_a_unix_socket_only() {
     let cluster = cluster();
     assert_eq!(sql(cluster, "show listen_addresses"), "");
     let pid_file = sql(cluster, "select pg_read_file('postmaster.pid')");
@@ -23,14 +23,14 @@ fn answers_on_a_socket_and_nowhere_else() {
     assert_eq!(
         std::fs::metadata(cluster.socket_dir()).unwrap().mode() & 0o077,
         0,
-        "only the server's user gets to the socket"
+        "only the server's user can reach the socket"
     );
     assert_eq!(sql(cluster, "show max_prepared_transactions"), "0");
     assert_eq!(sql(cluster, "show server_encoding"), "UTF8");
 }
 
 #[test]
-fn refuses_a_wrong_password() {
+fn rejects_a_wrong_password() {
     let url = cluster().superuser_url("postgres");
     assert_eq!(sql(cluster(), "show password_encryption"), "scram-sha-256");
     let (head, tail) = url.expose_secret().split_once('@').unwrap();
@@ -42,7 +42,7 @@ fn refuses_a_wrong_password() {
 }
 
 #[test]
-fn run_by_root_it_drops_to_another_user() {
+fn run_by_root_postgresql_runs_as_another_user() {
     let server = std::fs::metadata(format!("/proc/{}", cluster().pid())).unwrap().uid();
     if !geteuid().is_root() {
         return assert_eq!(server, geteuid().as_raw());
@@ -56,11 +56,11 @@ fn run_by_root_it_drops_to_another_user() {
 }
 
 #[test]
-fn durable_outside_tests_and_fast_in_them() {
+fn durability_depends_on_the_options() {
     for setting in ["fsync", "full_page_writes", "synchronous_commit"] {
         assert_eq!(sql(cluster(), &format!("show {setting}")), "off");
     }
-    // A path too long for a socket, and a name that needs quoting everywhere.
+    // The path is too long for a socket, and the name needs quoting.
     let dir = run_dir().join("d \"u\" ,r%".repeat(12));
     let cluster = Cluster::start(&Options { dir, durability: Durability::Durable, ..options("") }).unwrap();
     for setting in ["fsync", "full_page_writes", "synchronous_commit", "data_checksums"] {
@@ -93,10 +93,11 @@ fn comes_back_after_a_sigkill_with_a_busy_backend() {
     assert_eq!(sql(&cluster, "select what from kept"), "a chart");
     let pid = cluster.pid();
     cluster.stop();
-    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "stop waits for the end");
+    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "stop waits until the process has ended");
 }
 
-/// Runs itself as the parent that is killed: a second process with the directory in its environment.
+/// The test starts itself as a second process, with the directory in its environment. That process starts the cluster
+/// and is killed.
 #[test]
 fn starts_again_after_a_sigkill_of_its_parent() {
     if let Some(dir) = std::env::var_os("CORDON_IT_PARENT_OF") {
@@ -129,7 +130,7 @@ fn starts_again_after_a_sigkill_of_its_parent() {
 }
 
 #[test]
-fn clears_what_others_left_but_not_what_they_use() {
+fn removes_stale_files_but_not_files_in_use() {
     let options = options("stale");
     std::fs::create_dir(&options.dir).unwrap();
     std::fs::set_permissions(&options.dir, Permissions::from_mode(0o700)).unwrap();
@@ -140,7 +141,8 @@ fn clears_what_others_left_but_not_what_they_use() {
     sql(&cluster, "create table kept as select 'a chart' as what");
     cluster.stop();
 
-    // A power cut: the pids in the files belong to someone else by now. And an initdb that was killed, in a directory made again.
+    // After a power cut the process ids in the files belong to other processes. In addition, an initdb that was killed
+    // left its directory.
     let pid_file = format!("{}\n{}\n", std::process::id(), options.dir.join("data").display());
     write(options.dir.join("data/postmaster.pid"), &pid_file).unwrap();
     std::fs::create_dir(options.dir.join("data.new")).unwrap();
@@ -155,7 +157,7 @@ fn clears_what_others_left_but_not_what_they_use() {
 }
 
 #[test]
-fn restarts_when_its_programs_were_upgraded() {
+fn restarts_after_an_upgrade_of_its_programs() {
     let real = Binaries::find(options("").binaries.as_deref()).unwrap();
     let bin = run_dir().join("bin");
     std::fs::create_dir(&bin).unwrap();
@@ -176,26 +178,26 @@ fn restarts_when_its_programs_were_upgraded() {
     sql(&cluster, "create table kept as select 'a chart' as what");
     install(97);
     std::thread::sleep(Duration::from_secs(5));
-    assert_eq!(cluster.pid(), before, "the same version again is no upgrade");
+    assert_eq!(cluster.pid(), before, "the same version is no upgrade");
     install(98);
     wait_for(|| ![0, before].contains(&cluster.pid()));
     assert_eq!(sql(&cluster, "select what from kept"), "a chart");
 }
 
 #[test]
-fn data_of_another_major_version_name_what_they_need() {
+fn data_of_another_major_version_names_the_missing_programs() {
     let options = options("other-major");
     Cluster::start(&options).unwrap().stop();
     write(options.dir.join("data/PG_VERSION"), "9\n").unwrap();
     let missing = Cluster::start(&options).unwrap_err();
-    assert!(matches!(missing, ClusterError::Missing(_)), "{missing}");
+    assert!(matches!(missing, ClusterError::MissingBinaries(_)), "{missing}");
     if options.binaries.is_none() {
         assert!(missing.to_string().contains("apt-get install -y postgresql-9"), "{missing}");
     }
 }
 
 #[test]
-fn a_server_that_does_not_start_says_why() {
+fn a_failed_start_names_the_reason() {
     let settings = vec![("shared_buffers".into(), "all".into())];
     let refused = Cluster::start(&Options { settings, ..options("refused") }).unwrap_err().to_string();
     assert!(refused.contains("invalid value for parameter \"shared_buffers\""), "{refused}");
@@ -203,7 +205,7 @@ fn a_server_that_does_not_start_says_why() {
     assert!(log.contains("shared_buffers"));
 }
 
-/// The first column of the first row of the last statement that has one.
+/// Runs statements and returns the first column of the last row.
 fn sql(cluster: &Cluster, text: &str) -> String {
     let url = cluster.superuser_url("postgres");
     let messages = block_on(async { connect(url.expose_secret()).await.simple_query(text).await.unwrap() });
@@ -225,9 +227,9 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn wait_for(condition: impl Fn() -> bool) {
-    let began = Instant::now();
+    let started = Instant::now();
     while !condition() {
-        assert!(began.elapsed() < Duration::from_secs(30), "waited for 30 s");
+        assert!(started.elapsed() < Duration::from_secs(30), "waited for 30 s");
         std::thread::sleep(Duration::from_millis(50));
     }
 }

@@ -1,6 +1,6 @@
 //! `cordon dev` through the binary: everything from nothing, found again the second time, shared with other commands.
 
-use crate::run_dir;
+use crate::support::run_dir;
 use cordon::cluster::Binaries;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -121,30 +121,72 @@ async fn dev_makes_everything_and_finds_it_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dev_says_what_to_paste() {
+async fn dev_prints_what_to_try_and_it_works() {
     let home = home("dev-text");
     std::fs::create_dir_all(&home).unwrap();
+    let log = home.with_extension("log");
     let mut command = cordon(&home, &["dev", "--port", "0"]);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-    let curl: Vec<String> = lines.by_ref().filter(|line| line.starts_with("curl ")).take(3).collect();
-    for line in &curl {
-        let between = |from: &str, to: char| line.split(from).nth(1).unwrap().split(to).next().unwrap().to_owned();
-        let request = reqwest::Client::new().post(between("curl -s ", ' ')).bearer_auth(between("Bearer ", '\''));
-        let request = request.header("content-type", "application/json").body(between("-d '", '\''));
-        let answer: Value = request.send().await.unwrap().json().await.unwrap();
-        assert!(answer["data"]["patients"]["edges"][0]["node"]["name"]["text"].is_string(), "{line}: {answer}");
+    let mut child = command.stdout(Stdio::piped()).stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let text: Vec<_> = lines.take_while(|line| !line.contains("open the explorer")).collect();
+    assert!(!text.concat().contains('\u{1b}'), "colours without a terminal: {text:?}");
+    let lines: Vec<_> = text.iter().map(|line| line.trim()).collect();
+    let link = |name: &str| lines.iter().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+    let (graphql, explorer) = (link("GraphQL"), link("Explorer"));
+    let http = reqwest::Client::new();
+    let viewer = json!({ "query": "{ viewer { id } }" });
+
+    let tokens: Vec<_> = lines.iter().filter(|line| line.starts_with("eyJ")).collect();
+    assert_eq!(tokens.len(), 3, "{text:?}");
+    for token in tokens {
+        assert_eq!(http.post(graphql).bearer_auth(token).json(&viewer).send().await.unwrap().status(), 200);
     }
-    assert_eq!(curl.len(), 3);
-    // A port that is taken is said before anything is made.
-    let taken = curl[0].split("127.0.0.1:").nth(1).unwrap().split('/').next().unwrap();
-    let elsewhere = run_dir().join("dev-taken/home");
+    let questions: Vec<_> = lines.iter().filter(|line| line.starts_with("curl ")).collect();
+    assert_eq!(questions.len(), 3, "{text:?}");
+    for line in questions {
+        let between = |from: &str, to: char| line.split(from).nth(1).unwrap().split(to).next().unwrap().to_owned();
+        let headers = std::fs::read_to_string(home.parent().unwrap().join(between("-H @", ' '))).unwrap();
+        let token = headers.lines().find_map(|header| header.strip_prefix("Authorization: Bearer ")).unwrap();
+        let request = http.post(between("curl -s ", ' ')).bearer_auth(token);
+        let request = request.header("content-type", "application/json").body(between("-d '", '\''));
+        let response: Value = request.send().await.unwrap().json().await.unwrap();
+        assert!(response["data"].is_object() && response["errors"].is_null(), "{line}: {response}");
+    }
+
+    // The explorer gives tokens to a page that has the key of the link, and to no other.
+    let (page, key) = explorer.split_once("#key=").unwrap();
+    assert_eq!(http.get(page).send().await.unwrap().status(), 200);
+    let tokens = async |key: &str| {
+        let response = http.get(format!("{page}/tokens")).bearer_auth(key).send().await.unwrap();
+        (response.status().as_u16(), response.json::<Value>().await.unwrap())
+    };
+    let (status, organisations) = tokens(key).await;
+    assert!(status == 200 && organisations[2]["slug"] == "summit", "{organisations}");
+    let token = organisations[2]["tokens"]["nurse"].as_str().unwrap();
+    assert_eq!(tokens("").await.0, 404);
+    assert_eq!(tokens(&"0".repeat(key.len())).await.0, 404);
+
+    // The pages of a front end on this machine may send requests; those of other hosts may not.
+    let from = async |origin: &str| {
+        let request = http.post(graphql).bearer_auth(token).header("origin", origin);
+        let response = request.json(&viewer).send().await.unwrap();
+        (response.status().as_u16(), response.headers().contains_key("access-control-allow-origin"))
+    };
+    assert_eq!(from("http://localhost:5173").await, (200, true));
+    assert_eq!(from("http://127.0.0.1:3000").await, (200, true));
+    assert_eq!(from("https://elsewhere.example").await, (403, false));
+
+    // An address that is in use is reported before anything is created.
+    let port = graphql.split("127.0.0.1:").nth(1).unwrap().split('/').next().unwrap();
+    let elsewhere = run_dir().join("dev-port-in-use/home");
     std::fs::create_dir_all(elsewhere.parent().unwrap()).unwrap();
-    let refused = cordon(&elsewhere, &["dev", "--port", taken]).output().unwrap();
+    let refused = cordon(&elsewhere, &["dev", "--port", port]).output().unwrap();
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--port") && !elsewhere.exists());
     kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
     assert!(child.wait().unwrap().success());
+    let log = std::fs::read_to_string(&log).unwrap();
+    assert!(!log.contains("INFO"), "the steps are for --verbose: {log}");
 }
 
 /// What one user's `dev` has made holds keys that are for that user alone.

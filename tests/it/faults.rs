@@ -1,8 +1,10 @@
-//! Parts that are away, broken or slow: the answer is an error of the right class, soon, and everything works once the part is back.
-//! Nothing wrong or unaudited is ever served meanwhile.
+//! Unavailable, broken and slow dependencies: requests fail quickly with the right error, no wrong or unaudited data is
+//! returned, and requests succeed again when the dependency has recovered.
 
-use crate::options;
-use crate::site::{MODELS, Site, admitted, names, plant, seen, statement};
+use crate::support::options;
+use crate::support::site::{
+    MODELS, Site, admitted_guard, execute_sql, insert_patient, patient_names, patient_names_in,
+};
 use cordon::app::App;
 use cordon::cluster::Cluster;
 use cordon::crypto::integrity_failures;
@@ -21,62 +23,62 @@ use uuid::Uuid;
 const END_SESSIONS: &str = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'cordon_app' or usename like 'cordon\\_t\\_%'";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_is_away_comes_back_without_a_restart() {
-    let (cluster, site) = Site::alone("away").await;
+async fn the_server_recovers_from_a_database_outage_without_a_restart() {
+    let (cluster, site) = Site::with_own_cluster("away").await;
     let app = site.app(BootCheck::Dev);
     let mut tenants = Vec::new();
     for model in MODELS {
-        tenants.push(served(&site, &app, model).await);
+        tenants.push(tenant_with_patient(&site, &app, model).await);
     }
     cluster.stop();
     for tenant in tenants.iter().cycle().take(9) {
-        let began = Instant::now();
-        assert_eq!(names(&app, tenant.id).await, Err(Error::Unavailable));
-        assert!(began.elapsed() < Duration::from_millis(500), "told after {:?}", began.elapsed());
+        let started = Instant::now();
+        assert_eq!(patient_names(&app, tenant.id).await, Err(Error::Unavailable));
+        assert!(started.elapsed() < Duration::from_millis(500), "failed after {:?}", started.elapsed());
     }
-    let at_once = tenants.iter().cycle().take(40).map(|tenant| names(&app, tenant.id));
-    let began = Instant::now();
+    let at_once = tenants.iter().cycle().take(40).map(|tenant| patient_names(&app, tenant.id));
+    let started = Instant::now();
     assert!(futures_util::future::join_all(at_once).await.iter().all(|answer| *answer == Err(Error::Unavailable)));
-    assert!(began.elapsed() < Duration::from_secs(1), "40 at once told after {:?}", began.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(1), "40 concurrent requests failed after {:?}", started.elapsed());
 
     let _cluster = Cluster::start(&options("away")).unwrap();
     for tenant in &tenants {
-        assert_eq!(names(&app, tenant.id).await.unwrap(), from_ref(&tenant.slug));
+        assert_eq!(patient_names(&app, tenant.id).await.unwrap(), from_ref(&tenant.slug));
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_backends_are_replaced() {
-    let (_cluster, site) = Site::alone("killed-backends").await;
+    let (_cluster, site) = Site::with_own_cluster("killed-backends").await;
     let (app, superuser) = (site.app(BootCheck::Dev), site.superuser("postgres").await);
     for model in MODELS {
-        let tenant = served(&site, &app, model).await;
+        let tenant = tenant_with_patient(&site, &app, model).await;
         for turn in 0..20 {
             superuser.execute(END_SESSIONS, &[]).await.unwrap();
-            match names(&app, tenant.id).await {
+            match patient_names(&app, tenant.id).await {
                 Ok(names) => assert_eq!(names, from_ref(&tenant.slug), "turn {turn}"),
                 Err(error) => assert_eq!(error, Error::Unavailable, "turn {turn}"),
             }
-            assert_eq!(names(&app, tenant.id).await.unwrap(), from_ref(&tenant.slug), "once, and not again");
+            assert_eq!(patient_names(&app, tenant.id).await.unwrap(), from_ref(&tenant.slug), "only one request fails");
         }
-        let guard = admitted(&app, tenant.id).await.unwrap();
+        let guard = admitted_guard(&app, tenant.id).await.unwrap();
         let tx = guard.read().await.unwrap();
-        seen(&tx).await.unwrap();
+        patient_names_in(&tx).await.unwrap();
         superuser.execute(END_SESSIONS, &[]).await.unwrap();
-        assert_eq!(seen(&tx).await, Err(Error::Unavailable));
-        assert_eq!(guard.finish().await, Err(Error::Unavailable), "what was read may not leave");
+        assert_eq!(patient_names_in(&tx).await, Err(Error::Unavailable));
+        assert_eq!(guard.finish().await, Err(Error::Unavailable), "the data that was read may not be returned");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_known_is_served_while_the_catalog_is_away() {
-    let (_cluster, site) = Site::alone("no-catalog").await;
+async fn known_tenants_are_served_during_a_catalog_outage() {
+    let (_cluster, site) = Site::with_own_cluster("no-catalog").await;
     let (app, superuser) = (site.app(BootCheck::Dev), site.superuser("postgres").await);
-    app.run_beside();
-    let known = served(&site, &app, TenancyModel::Schema).await;
+    app.start_background_tasks();
+    let known = tenant_with_patient(&site, &app, TenancyModel::Schema).await;
     let unknown = site.tenant(TenancyModel::Shared).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let stranger = TenantId::new();
+    let nonexistent = TenantId::new();
     for away in [true, false] {
         let text = format!(
             "alter database cordon_control allow_connections {}; \
@@ -85,24 +87,27 @@ async fn who_is_known_is_served_while_the_catalog_is_away() {
         );
         superuser.batch_execute(&text).await.unwrap();
         for _ in 0..3 {
-            assert_eq!(names(&app, known.id).await.unwrap(), from_ref(&known.slug));
-            let began = Instant::now();
-            assert_eq!(names(&app, stranger).await, Err(if away { Error::Unavailable } else { Error::TenantMismatch }));
-            assert!(began.elapsed() < Duration::from_secs(1));
+            assert_eq!(patient_names(&app, known.id).await.unwrap(), from_ref(&known.slug));
+            let started = Instant::now();
+            assert_eq!(
+                patient_names(&app, nonexistent).await,
+                Err(if away { Error::Unavailable } else { Error::TenantMismatch })
+            );
+            assert!(started.elapsed() < Duration::from_secs(1));
         }
     }
-    assert_eq!(names(&app, unknown.id).await.unwrap(), Vec::<String>::new());
-    // And changes are heard again.
+    assert_eq!(patient_names(&app, unknown.id).await.unwrap(), Vec::<String>::new());
+    // Changes of the catalog are received again.
     provision::suspend(&site.operator, &known.slug).await.unwrap();
-    let began = Instant::now();
-    while admitted(&app, known.id).await.is_ok() {
-        assert!(began.elapsed() < Duration::from_secs(2), "a suspension was not heard");
+    let started = Instant::now();
+    while admitted_guard(&app, known.id).await.is_ok() {
+        assert!(started.elapsed() < Duration::from_secs(2), "the suspension was not received");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_that_were_read_outlive_their_file_for_a_while() {
+async fn cached_keys_outlive_their_file_until_the_cache_expires() {
     let site = Site::shared().await;
     let tenant = site.tenant(TenancyModel::Schema).await;
     let file = site.directory.join("keys-that-go-away");
@@ -110,76 +115,76 @@ async fn keys_that_were_read_outlive_their_file_for_a_while() {
     let mut settings = site.server_settings();
     (settings.keys.file, settings.keys.cache_seconds) = (Some(file.clone()), 1);
     let app = App::new(settings, BootCheck::Dev).unwrap();
-    plant(&app, tenant.id, Uuid::now_v7(), &tenant.slug).await.unwrap();
+    insert_patient(&app, tenant.id, Uuid::now_v7(), &tenant.slug).await.unwrap();
 
-    let kept = std::fs::read(&file).unwrap();
+    let content = std::fs::read(&file).unwrap();
     let aside = file.with_extension("aside");
     let faults: [(&str, &dyn Fn()); 3] = [
-        ("away", &|| rename(&file, &aside).unwrap()),
-        ("cut short", &|| write(&file, &kept[..kept.len() / 2]).unwrap()),
-        ("open to others", &|| set_permissions(&file, Permissions::from_mode(0o644)).unwrap()),
+        ("missing", &|| rename(&file, &aside).unwrap()),
+        ("truncated", &|| write(&file, &content[..content.len() / 2]).unwrap()),
+        ("readable by others", &|| set_permissions(&file, Permissions::from_mode(0o644)).unwrap()),
     ];
-    for (fault, strike) in faults {
+    for (fault, cause) in faults {
         tokio::time::sleep(Duration::from_millis(1050)).await;
-        assert_eq!(names(&app, tenant.id).await.unwrap(), from_ref(&tenant.slug), "before {fault}");
-        strike();
-        assert_eq!(names(&app, tenant.id).await.unwrap(), from_ref(&tenant.slug), "{fault}, keys in memory");
+        assert_eq!(patient_names(&app, tenant.id).await.unwrap(), from_ref(&tenant.slug), "before {fault}");
+        cause();
+        assert_eq!(patient_names(&app, tenant.id).await.unwrap(), from_ref(&tenant.slug), "{fault}, keys in memory");
         tokio::time::sleep(Duration::from_millis(1050)).await;
         for _ in 0..3 {
-            assert_eq!(names(&app, tenant.id).await, Err(Error::KeyUnavailable), "{fault}");
+            assert_eq!(patient_names(&app, tenant.id).await, Err(Error::KeyUnavailable), "{fault}");
         }
-        write(&file, &kept).unwrap();
+        write(&file, &content).unwrap();
         set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(names(&app, tenant.id).await.unwrap(), from_ref(&tenant.slug), "after {fault}");
+        assert_eq!(patient_names(&app, tenant.id).await.unwrap(), from_ref(&tenant.slug), "after {fault}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_suspension_lets_a_snapshot_finish_and_nothing_begin() {
+async fn a_suspension_lets_running_reads_finish_and_starts_no_other() {
     let site = Site::shared().await;
     for model in MODELS {
-        // Nobody tells this server: the fence in the tenant's database has to.
+        // This server receives no notifications, so the fence in the tenant's database must stop it.
         let app = site.app(BootCheck::Dev);
-        let tenant = served(site, &app, model).await;
-        let guard = admitted(&app, tenant.id).await.unwrap();
+        let tenant = tenant_with_patient(site, &app, model).await;
+        let guard = admitted_guard(&app, tenant.id).await.unwrap();
         let tx = guard.read().await.unwrap();
-        assert_eq!(seen(&tx).await.unwrap(), from_ref(&tenant.slug));
+        assert_eq!(patient_names_in(&tx).await.unwrap(), from_ref(&tenant.slug));
         provision::suspend(&site.operator, &tenant.slug).await.unwrap();
-        assert_eq!(seen(&tx).await.unwrap(), from_ref(&tenant.slug));
+        assert_eq!(patient_names_in(&tx).await.unwrap(), from_ref(&tenant.slug));
         guard.finish().await.unwrap();
-        assert_eq!(names(&app, tenant.id).await, Err(Error::TenantSuspended));
+        assert_eq!(patient_names(&app, tenant.id).await, Err(Error::TenantSuspended));
         let late = Uuid::now_v7();
-        assert_eq!(plant(&app, tenant.id, late, "late").await, Err(Error::TenantSuspended));
+        assert_eq!(insert_patient(&app, tenant.id, late, "late").await, Err(Error::TenantSuspended));
         provision::resume(&site.operator, &tenant.slug).await.unwrap();
         app.catalog.refresh(tenant.id).await.unwrap();
-        assert_eq!(names(&app, tenant.id).await.unwrap(), from_ref(&tenant.slug), "without the late one");
+        assert_eq!(patient_names(&app, tenant.id).await.unwrap(), from_ref(&tenant.slug), "without the late patient");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_statement_that_takes_too_long_ends_in_the_server() {
+async fn a_statement_timeout_ends_the_statement_in_postgresql() {
     let site = Site::shared().await;
     let mut settings = site.server_settings();
     (settings.database.statement_timeout_ms, settings.database.backends) = (300, 1);
     let app = App::new(settings, BootCheck::Dev).unwrap();
-    let tenant = served(site, &app, TenancyModel::Schema).await;
-    let guard = admitted(&app, tenant.id).await.unwrap();
+    let tenant = tenant_with_patient(site, &app, TenancyModel::Schema).await;
+    let guard = admitted_guard(&app, tenant.id).await.unwrap();
     let tx = guard.read().await.unwrap();
-    let began = Instant::now();
-    let slept = statement(&tx, "select pg_sleep(10)").await;
+    let started = Instant::now();
+    let slept = execute_sql(&tx, "select pg_sleep(10)").await;
     assert_eq!(slept, Err(Error::Timeout));
-    assert!(began.elapsed() < Duration::from_secs(1));
-    guard.abandon().await;
+    assert!(started.elapsed() < Duration::from_secs(1));
+    guard.rollback().await;
     drop((tx, guard));
-    assert_eq!(names(&app, tenant.id).await.unwrap(), from_ref(&tenant.slug));
+    assert_eq!(patient_names(&app, tenant.id).await.unwrap(), from_ref(&tenant.slug));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_changed_underneath_is_never_served() {
+async fn tampered_rows_are_never_returned() {
     let site = Site::shared().await;
     let app = site.app(BootCheck::Dev);
-    let tenant = served(site, &app, TenancyModel::Schema).await;
-    let sound = served(site, &app, TenancyModel::Schema).await;
+    let tenant = tenant_with_patient(site, &app, TenancyModel::Schema).await;
+    let sound = tenant_with_patient(site, &app, TenancyModel::Schema).await;
     let placement = tenant.placement.clone().unwrap();
     let (schema, inside) = (placement.schema, site.superuser(&placement.database).await);
     inside
@@ -190,31 +195,31 @@ async fn what_was_changed_underneath_is_never_served() {
         .await
         .unwrap();
     let before = integrity_failures();
-    assert_eq!(names(&app, tenant.id).await, Err(Error::Integrity));
-    assert!(integrity_failures() > before, "and it is counted");
-    assert_eq!(names(&app, sound.id).await.unwrap(), from_ref(&sound.slug));
+    assert_eq!(patient_names(&app, tenant.id).await, Err(Error::Integrity));
+    assert!(integrity_failures() > before, "the failure is counted");
+    assert_eq!(patient_names(&app, sound.id).await.unwrap(), from_ref(&sound.slug));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_audited_is_not_answered() {
+async fn unaudited_reads_and_writes_fail() {
     let site = Site::shared().await;
     let app = site.app(BootCheck::Dev);
-    let tenant = served(site, &app, TenancyModel::Schema).await;
+    let tenant = tenant_with_patient(site, &app, TenancyModel::Schema).await;
     let placement = tenant.placement.clone().unwrap();
     let (schema, inside) = (placement.schema, site.superuser(&placement.database).await);
     inside.batch_execute(&format!("revoke insert on {schema}.audit_log from cordon_guard")).await.unwrap();
-    let guard = admitted(&app, tenant.id).await.unwrap();
-    assert_eq!(seen(&guard.read().await.unwrap()).await.unwrap(), from_ref(&tenant.slug));
-    assert_eq!(guard.finish().await, Err(Error::Internal), "no audit row, no answer");
-    assert_eq!(plant(&app, tenant.id, Uuid::now_v7(), "unaudited").await, Err(Error::Internal));
+    let guard = admitted_guard(&app, tenant.id).await.unwrap();
+    assert_eq!(patient_names_in(&guard.read().await.unwrap()).await.unwrap(), from_ref(&tenant.slug));
+    assert_eq!(guard.finish().await, Err(Error::Internal), "without an audit row no data is returned");
+    assert_eq!(insert_patient(&app, tenant.id, Uuid::now_v7(), "unaudited").await, Err(Error::Internal));
     inside.batch_execute(&format!("grant insert on {schema}.audit_log to cordon_guard")).await.unwrap();
-    assert_eq!(names(&app, tenant.id).await.unwrap(), from_ref(&tenant.slug), "and nothing was written");
+    assert_eq!(patient_names(&app, tenant.id).await.unwrap(), from_ref(&tenant.slug), "nothing was written");
 }
 
-/// A tenant with one patient, named like it, whom the server has read.
-async fn served(site: &Site, app: &Arc<App>, model: TenancyModel) -> Tenant {
+/// Creates a tenant with one patient, whose name is the slug of the tenant, and reads it once.
+async fn tenant_with_patient(site: &Site, app: &Arc<App>, model: TenancyModel) -> Tenant {
     let tenant = site.tenant(model).await;
-    plant(app, tenant.id, Uuid::now_v7(), &tenant.slug).await.unwrap();
-    assert_eq!(names(app, tenant.id).await.unwrap(), from_ref(&tenant.slug));
+    insert_patient(app, tenant.id, Uuid::now_v7(), &tenant.slug).await.unwrap();
+    assert_eq!(patient_names(app, tenant.id).await.unwrap(), from_ref(&tenant.slug));
     tenant
 }

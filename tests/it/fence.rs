@@ -1,9 +1,10 @@
-//! The fence in the database: no late writer, suspension without a notification, a stale generation; and provisioning that can be killed
-//! at any step.
+//! The fence in the tenant's database: no write is committed after a suspension or a new generation, even if the server
+//! received no notification. Also, provisioning and `init` can be killed at any step and resumed.
 
-use crate::intruder::{Chart, Intruder, Ticket, login};
-use crate::server::Server;
-use crate::site::{MODELS, Site, actor};
+use crate::support::intruder::{Intruder, TicketFields, login};
+use crate::support::marked_chart::MarkedChart;
+use crate::support::server::TestServer;
+use crate::support::site::{MODELS, Site, actor};
 use cordon::app::App;
 use cordon::auth::Principal;
 use cordon::cluster::Cluster;
@@ -16,7 +17,6 @@ use cordon::ops::init;
 use cordon::ops::provision::{self, NewTenant};
 use cordon::tenant::{State, TenancyModel};
 use diesel::{ExpressionMethods, QueryDsl};
-
 use serde_json::Value;
 use std::pin::pin;
 use std::sync::Arc;
@@ -27,63 +27,64 @@ use tokio_postgres::Client;
 use uuid::Uuid;
 
 #[tokio::test]
-async fn l37_late_writer() {
+async fn l37_no_write_is_committed_after_a_fence_change() {
     let site = Site::shared().await;
     for model in MODELS {
         let app = site.app(BootCheck::Dev);
-        let chart = Chart::of(site, &app, model).await;
+        let chart = MarkedChart::of(site, &app, model).await;
         let superuser = site.superuser(&chart.placement().database).await;
-        let flip = async || provision::suspend(&site.operator, &chart.tenant.slug).await.map(|_| ()).unwrap();
-        let (written, last) = writers_and_a_flip(&app, &chart, &superuser, flip).await;
+        let suspend = async || provision::suspend(&site.operator, &chart.tenant.slug).await.map(|_| ()).unwrap();
+        let (written, errors) = write_during_fence_change(&app, &chart, &superuser, suspend).await;
         println!("{:8} suspended after {written} writes", model.as_str());
-        assert!(written > 0 && last.iter().all(|error| *error == Error::TenantSuspended), "{last:?}");
+        assert!(written > 0 && errors.iter().all(|error| *error == Error::TenantSuspended), "{errors:?}");
         assert_eq!(write(&app, chart.tenant.id).await, Err(Error::TenantSuspended));
 
         provision::resume(&site.operator, &chart.tenant.slug).await.unwrap();
-        let bump = async || {
+        let raise_generation = async || {
             let id = chart.tenant.id;
             let sql = format!(
                 "begin; select pg_advisory_xact_lock(hashtextextended('{id}', 7)); update cordon.tenants set generation = 2 where tenant_id = '{id}'; commit"
             );
             superuser.batch_execute(&sql).await.unwrap();
         };
-        let (written, last) = writers_and_a_flip(&app, &chart, &superuser, bump).await;
-        assert!(written > 0 && last.iter().all(|error| *error == Error::PlacementChanged), "{last:?}");
+        let (written, errors) = write_during_fence_change(&app, &chart, &superuser, raise_generation).await;
+        assert!(written > 0 && errors.iter().all(|error| *error == Error::PlacementChanged), "{errors:?}");
         let guard = admit(&app, chart.tenant.id).await.unwrap();
         assert_eq!(read(&guard).await, Err(Error::PlacementChanged));
     }
 }
 
-/// What is asked again, because the tenant may have moved, does not wait for its own first try.
+/// The second attempt of a request, made because the tenant may have moved, uses the database permit of the first.
 #[tokio::test]
-async fn a_second_try_has_the_turn_of_the_first() {
+async fn a_retry_keeps_the_database_permit() {
     let site = Site::shared().await;
     let tenant = site.tenant(TenancyModel::Schema).await;
     let mut settings = site.server_settings();
     settings.database.at_once = 1;
-    let server = Server::start(site, settings, BootCheck::Dev);
+    let server = TestServer::start(site, settings, BootCheck::Dev);
     let token = site.token(&[tenant.id], "clinician", "alice");
     let superuser = site.superuser("cordon_data").await;
-    let ask = async || server.reply(&token, "{ patients { edges { node { id } } } }", Value::Null).await;
-    let bump = async |by: i32| {
+    let query = async || server.send_query(&token, "{ patients { edges { node { id } } } }", Value::Null).await;
+    let raise_generation = async |by: i32| {
         let sql = format!("update cordon.tenants set generation = generation + {by} where tenant_id = '{}'", tenant.id);
         superuser.batch_execute(&sql).await.unwrap();
     };
-    assert_eq!(ask().await.status, 200);
-    bump(1).await;
-    let began = Instant::now();
-    assert_eq!(ask().await.status, 503);
-    assert!(began.elapsed() < Duration::from_secs(2), "it waited {:?}", began.elapsed());
-    bump(-1).await;
-    assert_eq!(ask().await.status, 200);
+    assert_eq!(query().await.status, 200);
+    raise_generation(1).await;
+    let started = Instant::now();
+    assert_eq!(query().await.status, 503);
+    assert!(started.elapsed() < Duration::from_secs(2), "the request waited {:?}", started.elapsed());
+    raise_generation(-1).await;
+    assert_eq!(query().await.status, 200);
 }
 
-/// Six writers until each is stopped; `flip` in the middle. When it has returned, whatever will ever be there is there.
-async fn writers_and_a_flip(
+/// Runs six writers until each fails, and `change_fence` meanwhile. Checks that no row was committed after
+/// `change_fence` returned. Returns the number of writes and the error of each writer.
+async fn write_during_fence_change(
     app: &Arc<App>,
-    chart: &Chart,
+    chart: &MarkedChart,
     superuser: &Client,
-    flip: impl AsyncFn(),
+    change_fence: impl AsyncFn(),
 ) -> (u32, Vec<Error>) {
     let written = Arc::new(AtomicU32::new(0));
     let writers: Vec<_> = (0..6)
@@ -102,11 +103,11 @@ async fn writers_and_a_flip(
     while AtomicU32::load(&written, Ordering::Relaxed) < 30 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    flip().await;
+    change_fence().await;
     let snapshot: String = superuser.query_one("select pg_current_snapshot()::text", &[]).await.unwrap().get(0);
-    let mut last = Vec::new();
+    let mut errors = Vec::new();
     for writer in writers {
-        last.push(writer.await.unwrap());
+        errors.push(writer.await.unwrap());
     }
     let late = format!(
         "select count(*) from {}.patients where tenant_id = '{}' and not pg_visible_in_snapshot(changed_in, '{snapshot}')",
@@ -116,13 +117,13 @@ async fn writers_and_a_flip(
     assert_eq!(
         superuser.query_one(&late, &[]).await.unwrap().get::<_, i64>(0),
         0,
-        "a row was committed after the flip"
+        "a row was committed after the change of the fence"
     );
-    (AtomicU32::load(&written, Ordering::Relaxed), last)
+    (AtomicU32::load(&written, Ordering::Relaxed), errors)
 }
 
 async fn write(app: &App, tenant: TenantId) -> Result<(), Error> {
-    let tx = app.guards.work(tenant, &actor(tenant, "clinician"), TxKind::Write, RequestId::new()).await?;
+    let tx = app.guards.begin_operation(tenant, &actor(tenant, "clinician"), TxKind::Write, RequestId::new()).await?;
     let row = diesel::insert_into(patients::table)
         .values((patients::tenant_id.eq(tenant.0), patients::id.eq(Uuid::now_v7())));
     let outcome = tx.execute(row).await;
@@ -143,7 +144,7 @@ async fn admit(app: &Arc<App>, tenant: TenantId) -> Result<Guard, Error> {
         expires_at: chrono::Utc::now() + Duration::from_secs(600),
     };
     let info = RequestInfo { request: RequestId::new(), client: Default::default(), stats: Default::default() };
-    app.guards.admit(&principal, TenantHint::default(), info).await
+    app.guards.open_guard(&principal, TenantHint::default(), info).await
 }
 
 async fn read(guard: &Guard) -> Result<usize, Error> {
@@ -153,25 +154,33 @@ async fn read(guard: &Guard) -> Result<usize, Error> {
     Ok(ids.len())
 }
 
-/// One app hears of changes, the other never does: both stop serving, both start again.
+/// One server receives notifications of the catalog, the other does not. Both stop serving the tenant, and both resume.
 #[tokio::test]
-async fn suspension_holds_where_the_notification_was_lost() {
+async fn a_suspension_takes_effect_without_its_notification() {
     let site = Site::shared().await;
-    let (deaf, hearing) = (site.app(BootCheck::Dev), site.app(BootCheck::Dev));
-    hearing.run_beside();
+    let (unnotified, notified) = (site.app(BootCheck::Dev), site.app(BootCheck::Dev));
+    notified.start_background_tasks();
     for model in MODELS {
-        let chart = Chart::of(site, &deaf, model).await;
+        let chart = MarkedChart::of(site, &unnotified, model).await;
         let (id, slug) = (chart.tenant.id, &chart.tenant.slug);
-        for app in [&deaf, &hearing] {
+        for app in [&unnotified, &notified] {
             assert_eq!(read(&admit(app, id).await.unwrap()).await, Ok(1));
         }
-        let in_flight = admit(&deaf, id).await.unwrap();
+        let in_flight = admit(&unnotified, id).await.unwrap();
         provision::suspend(&site.operator, slug).await.unwrap();
-        assert_eq!(read(&in_flight).await, Err(Error::TenantSuspended), "{model}: opened after the suspension");
-        assert_eq!(read(&admit(&deaf, id).await.unwrap()).await, Err(Error::TenantSuspended), "{model}: not heard of");
-        within_a_second(async || matches!(admit(&hearing, id).await, Err(Error::TenantSuspended))).await;
+        assert_eq!(
+            read(&in_flight).await,
+            Err(Error::TenantSuspended),
+            "{model}: a transaction opened after the suspension"
+        );
+        assert_eq!(
+            read(&admit(&unnotified, id).await.unwrap()).await,
+            Err(Error::TenantSuspended),
+            "{model}: a server without notifications"
+        );
+        within_a_second(async || matches!(admit(&notified, id).await, Err(Error::TenantSuspended))).await;
         provision::resume(&site.operator, slug).await.unwrap();
-        within_a_second(async || match admit(&hearing, id).await {
+        within_a_second(async || match admit(&notified, id).await {
             Ok(guard) => read(&guard).await == Ok(1),
             Err(_) => false,
         })
@@ -180,37 +189,41 @@ async fn suspension_holds_where_the_notification_was_lost() {
 }
 
 #[tokio::test]
-async fn a_running_app_hears_of_a_new_tenant() {
+async fn a_running_server_serves_new_tenants() {
     let site = Site::shared().await;
     let app = site.app(BootCheck::Dev);
-    app.run_beside();
-    let chart = Chart::of(site, &app, TenancyModel::Schema).await;
+    app.start_background_tasks();
+    let chart = MarkedChart::of(site, &app, TenancyModel::Schema).await;
     within_a_second(async || read(&admit(&app, chart.tenant.id).await.unwrap()).await == Ok(1)).await;
     assert!(matches!(admit(&app, TenantId::new()).await, Err(Error::TenantMismatch)));
 }
 
 async fn within_a_second(condition: impl AsyncFn() -> bool) {
-    let began = Instant::now();
+    let started = Instant::now();
     while !condition().await {
-        assert!(began.elapsed() < Duration::from_secs(1), "longer than a second");
+        assert!(started.elapsed() < Duration::from_secs(1), "not true within a second");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
 #[tokio::test]
-async fn purposes_of_keepers_are_not_the_servers() {
+async fn the_server_cannot_bind_for_purposes_of_operations() {
     let site = Site::shared().await;
     let app = site.app(BootCheck::Dev);
     for model in MODELS {
-        let chart = Chart::of(site, &app, model).await;
+        let chart = MarkedChart::of(site, &app, model).await;
         let tenant = chart.tenant.id;
-        let tx = app.guards.work(tenant, &actor(tenant, "migrate"), TxKind::Migrate, RequestId::new()).await.unwrap();
+        let tx = app
+            .guards
+            .begin_operation(tenant, &actor(tenant, "migrate"), TxKind::Migrate, RequestId::new())
+            .await
+            .unwrap();
         let refused = tx.load::<_, String>(note_types::table.select(note_types::code)).await;
         assert_eq!(refused, Err(Error::Unavailable), "{model}");
-        let intruder = Intruder::enter(site, &login(site, &app, &chart.tenant).await).await;
+        let intruder = Intruder::connect(site, &login(site, &app, &chart.tenant).await).await;
         for purpose in ["migrate", "move", "restore", "reseal", "purge", "backup", "seal"] {
             let refused = intruder
-                .run(chart.schema(), &intruder.bind(&Ticket::of(tenant, purpose)), "select 1")
+                .run(chart.schema(), &intruder.bind(&TicketFields::of(tenant, purpose)), "select 1")
                 .await
                 .unwrap_err();
             assert_eq!((refused.code.as_str(), refused.message.as_str()), ("42501", "binding refused"), "{purpose}");
@@ -218,7 +231,7 @@ async fn purposes_of_keepers_are_not_the_servers() {
     }
 }
 
-/// Polls a future `polls` times at most and drops it then, as a kill would.
+/// Polls a future at most `polls` times and then drops it, as a kill would.
 async fn killed_after<F: Future>(future: F, polls: usize) -> Option<F::Output> {
     let (mut future, mut left) = (pin!(future), polls);
     std::future::poll_fn(|context| {
@@ -238,10 +251,10 @@ async fn provisioning_resumes_after_a_kill_at_any_step() {
         let new =
             NewTenant { slug: format!("killed-{model}"), name: "A clinic".into(), model, server: None, plan: None };
         let mut polls = step;
-        // What a killed run left on the server may still be at work: a failure is one more kill.
+        // A statement of a killed run may still be running in PostgreSQL. A failure counts as one more kill.
         while !matches!(killed_after(provision::create(&site.operator, &new), polls).await, Some(Ok(_))) {
             polls += step;
-            assert!(polls < 1_000, "it never finishes");
+            assert!(polls < 1_000, "it does not finish");
         }
         println!("{:8} provisioned after kills at 1…{polls} polls", model.as_str());
         let tenant = provision::create(&site.operator, &new).await.unwrap();
@@ -253,17 +266,17 @@ async fn provisioning_resumes_after_a_kill_at_any_step() {
         let count = |table: &str, column: &str| {
             format!("select count(*) from cordon_catalog.{table} where {column} = '{}'", tenant.id)
         };
-        for (query, wanted) in [(count("placements", "tenant_id"), 1), (count("wrapped_keys", "tenant_id"), 3)] {
-            assert_eq!(control.query_one(&query, &[]).await.unwrap().get::<_, i64>(0), wanted, "{query}");
+        for (query, expected) in [(count("placements", "tenant_id"), 1), (count("wrapped_keys", "tenant_id"), 3)] {
+            assert_eq!(control.query_one(&query, &[]).await.unwrap().get::<_, i64>(0), expected, "{query}");
         }
-        // A chart goes in and comes out, the walls are looked at, the types of notes are there once.
+        // A chart can be written and read, the walls are checked, and the note types exist once.
         let app = site.app(BootCheck::Dev);
-        let chart = Chart::write(&app, tenant).await;
+        let chart = MarkedChart::write(&app, tenant).await;
         let guard = admit(&app, chart.tenant.id).await.unwrap();
         assert_eq!(read(&guard).await, Ok(1));
         let tx = app
             .guards
-            .work(chart.tenant.id, &actor(chart.tenant.id, "clinician"), TxKind::Read, RequestId::new())
+            .begin_operation(chart.tenant.id, &actor(chart.tenant.id, "clinician"), TxKind::Read, RequestId::new())
             .await
             .unwrap();
         assert_eq!(tx.first(note_types::table.count()).await, Ok(12));
@@ -273,17 +286,17 @@ async fn provisioning_resumes_after_a_kill_at_any_step() {
 
 #[tokio::test]
 async fn init_resumes_after_a_kill_at_any_step() {
-    let cluster = Cluster::start(&crate::options("killed-init")).unwrap();
+    let cluster = Cluster::start(&crate::support::options("killed-init")).unwrap();
     let admin = cordon::db::connect::parse(&cluster.superuser_url("postgres")).unwrap();
-    let directory = crate::run_dir().join("killed-init-site");
+    let directory = crate::support::run_dir().join("killed-init-site");
     let mut polls = 1;
     while !matches!(killed_after(init::run(&admin, &directory), polls).await, Some(Ok(_))) {
         polls += 3;
-        assert!(polls < 2_000, "it never finishes");
+        assert!(polls < 2_000, "it does not finish");
     }
     println!("init done after kills at 1…{polls} polls");
-    let site = Site::make(&cluster, "killed-init-site").await;
-    assert_eq!(site.app(BootCheck::Dev).walls(BootCheck::Dev).await.unwrap(), Vec::<String>::new());
+    let site = Site::create(&cluster, "killed-init-site").await;
+    assert_eq!(site.app(BootCheck::Dev).check_isolation(BootCheck::Dev).await.unwrap(), Vec::<String>::new());
     let servers = site
         .superuser("cordon_control")
         .await
@@ -293,7 +306,7 @@ async fn init_resumes_after_a_kill_at_any_step() {
     assert_eq!(servers.get::<_, i64>(0), 1);
     for model in MODELS {
         let app = site.app(BootCheck::Dev);
-        let chart = Chart::of(&site, &app, model).await;
+        let chart = MarkedChart::of(&site, &app, model).await;
         assert_eq!(read(&admit(&app, chart.tenant.id).await.unwrap()).await, Ok(1));
     }
 }

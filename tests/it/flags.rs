@@ -1,9 +1,10 @@
-//! Feature flags: answered for the organisation of the token and for nobody else, by the file, and by an Unleash that may be away,
-//! hang or talk nonsense without anyone noticing. `tests/conformance` has the real one.
+//! Feature flags from the file and from Unleash. They are evaluated for the tenant of the token, and an Unleash that is
+//! down, hangs or sends invalid responses affects no request. `tests/conformance` uses a real Unleash.
 
-use crate::run_dir;
-use crate::server::{Log, Reply, Server};
-use crate::site::{MODELS, Site, admitted};
+use crate::support::log::Log;
+use crate::support::run_dir;
+use crate::support::server::{Response, TestServer};
+use crate::support::site::{MODELS, Site, admitted_guard};
 use cordon::app::App;
 use cordon::config::Settings;
 use cordon::flags::Flag;
@@ -18,27 +19,27 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 const ALL: &str = "{ viewer { features { name enabled variant } } }";
-const SOON: Duration = Duration::from_secs(5);
+const FLAG_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A file of flags that this test alone has.
-struct File(PathBuf);
+/// A flag file of one test.
+struct FlagFile(PathBuf);
 
-impl File {
+impl FlagFile {
     fn new(name: &str, text: &str) -> Self {
         let file = Self(run_dir().join(format!("{name}-flags.yaml")));
-        file.says(text);
+        file.write(text);
         file
     }
 
-    /// In one step, as an operator's tool does it.
-    fn says(&self, text: &str) {
+    /// Replaces the file atomically, as tools of operators do.
+    fn write(&self, text: &str) {
         let part = self.0.with_extension("part");
         std::fs::write(&part, text).unwrap();
         std::fs::rename(part, &self.0).unwrap();
     }
 }
 
-fn settings(site: &Site, file: Option<&File>, unleash: Option<&Fake>) -> Settings {
+fn settings(site: &Site, file: Option<&FlagFile>, unleash: Option<&FakeUnleash>) -> Settings {
     let mut settings = site.server_settings();
     settings.flags.file = file.map(|file| file.0.clone());
     settings.flags.unleash_url = unleash.map(|fake| fake.url.clone());
@@ -51,31 +52,31 @@ fn token(site: &Site, tenant: &Tenant) -> String {
     site.token(&[tenant.id], "clinician", "alice")
 }
 
-/// Off for one tenant.
+/// Returns a rule that switches a flag off for one tenant.
 fn off_for(flag: &str, tenant: TenantId) -> String {
     format!("{flag}: {{ rules: [{{ tenant: {tenant}, enabled: false, variant: never }}] }}")
 }
 
-async fn feature(server: &Server<'_>, tenant: &Tenant, name: &str) -> Value {
+async fn feature(server: &TestServer<'_>, tenant: &Tenant, name: &str) -> Value {
     let query = "query ($name: String!) { feature(name: $name) { name enabled variant } }";
     server.data(&token(server.site, tenant), query, json!({ "name": name })).await["feature"].take()
 }
 
-async fn is_on(server: &Server<'_>, tenant: &Tenant, flag: &str) -> bool {
+async fn is_on(server: &TestServer<'_>, tenant: &Tenant, flag: &str) -> bool {
     feature(server, tenant, flag).await["enabled"].as_bool().unwrap()
 }
 
-/// Waits for an answer to change, five seconds at most.
-async fn becomes(server: &Server<'_>, tenant: &Tenant, flag: &str, wanted: bool) {
-    let began = Instant::now();
-    while is_on(server, tenant, flag).await != wanted {
-        assert!(began.elapsed() < SOON, "{flag} is not {wanted} after {SOON:?}");
+/// Waits until the flag has this value for the tenant.
+async fn wait_for_flag(server: &TestServer<'_>, tenant: &Tenant, flag: &str, expected: bool) {
+    let started = Instant::now();
+    while is_on(server, tenant, flag).await != expected {
+        assert!(started.elapsed() < FLAG_TIMEOUT, "{flag} is not {expected} after {FLAG_TIMEOUT:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
 #[tokio::test]
-async fn l31_nothing_a_client_says_changes_an_answer() {
+async fn l31_clients_cannot_influence_flags() {
     let site = Site::shared().await;
     let (mut ones, mut others) = (Vec::new(), Vec::new());
     for model in MODELS {
@@ -83,8 +84,8 @@ async fn l31_nothing_a_client_says_changes_an_answer() {
         others.push(site.tenant(model).await);
     }
     let rules: Vec<_> = ones.iter().map(|one| format!("{{ tenant: {}, enabled: false }}", one.id)).collect();
-    let file = File::new("l31", &format!("patientSearch: {{ variant: words, rules: [{}] }}", rules.join(", ")));
-    let server = Server::start(site, settings(site, Some(&file), None), BootCheck::Dev);
+    let file = FlagFile::new("l31", &format!("patientSearch: {{ variant: words, rules: [{}] }}", rules.join(", ")));
+    let server = TestServer::start(site, settings(site, Some(&file), None), BootCheck::Dev);
     let features = |search: Value| json!({ "viewer": { "features": [{ "name": "chartWrites", "enabled": true, "variant": null }, search] } });
     for (one, other) in ones.iter().zip(&others) {
         let off = features(json!({ "name": "patientSearch", "enabled": false, "variant": null }));
@@ -92,31 +93,31 @@ async fn l31_nothing_a_client_says_changes_an_answer() {
         assert_eq!(server.data(&token(site, one), ALL, json!({})).await, off);
         assert_eq!(server.data(&token(site, other), ALL, json!({})).await, on);
 
-        // Whoever wants to be the other says so in every way there is.
-        let plain = server.reply(&token(site, one), ALL, json!({})).await.told();
+        // Claims to be the other tenant, in every part of a request, have no effect.
+        let plain = server.send_query(&token(site, one), ALL, json!({})).await.comparable();
         let (id, slug) = (other.id.to_string(), other.slug.as_str());
-        let said = json!({ "tenantId": id, "userId": id, "plan": "x", "properties": { "tenantId": id } });
-        let body = json!({ "query": ALL, "variables": said, "extensions": { "unleash": { "context": said }, "features": { "patientSearch": true } } });
+        let context = json!({ "tenantId": id, "userId": id, "plan": "x", "properties": { "tenantId": id } });
+        let body = json!({ "query": ALL, "variables": context, "extensions": { "unleash": { "context": context }, "features": { "patientSearch": true } } });
         for (name, value) in [
             ("unleash-appname", slug),
-            ("unleash-context", &said.to_string()),
-            ("x-unleash-context", &said.to_string()),
+            ("unleash-context", &context.to_string()),
+            ("x-unleash-context", &context.to_string()),
             ("x-unleash-userid", &id),
             ("x-unleash-tenantid", &id),
             ("x-feature-flags", "patientSearch=true"),
             ("baggage", &format!("tenant.id={id},feature_flag.patientSearch=true")),
             ("x-forwarded-for", "10.0.0.1"),
         ] {
-            let reply = Reply::to(server.post(&token(site, one)).header(name, value).json(&body)).await;
-            assert_eq!(reply.told(), plain, "{name}");
+            let response = Response::of(server.post(&token(site, one)).header(name, value).json(&body)).await;
+            assert_eq!(response.comparable(), plain, "{name}");
         }
-        // The tenant's own header may only confirm the token.
-        let reply = Reply::to(server.post(&token(site, one)).header("x-tenant-id", &id).json(&body)).await;
-        assert_eq!(reply.outcome(), (403, "TENANT_MISMATCH".into()));
+        // The header `X-Tenant-ID` may only confirm the token.
+        let response = Response::of(server.post(&token(site, one)).header("x-tenant-id", &id).json(&body)).await;
+        assert_eq!(response.status_and_code(), (403, "TENANT_MISMATCH".into()));
         let both = site.token(&[one.id, other.id], "clinician", "alice");
-        for (header, wanted) in [(one.id, &off), (other.id, &on)] {
-            let reply = Reply::to(server.post(&both).header("x-tenant-id", header.to_string()).json(&body)).await;
-            assert_eq!(&reply.json()["data"], wanted);
+        for (header, expected) in [(one.id, &off), (other.id, &on)] {
+            let response = Response::of(server.post(&both).header("x-tenant-id", header.to_string()).json(&body)).await;
+            assert_eq!(&response.json()["data"], expected);
         }
         for unknown in ["", "patientsearch", "nobody-has-heard-of-it", slug, &id] {
             let nothing = json!({ "name": unknown, "enabled": false, "variant": null });
@@ -130,48 +131,49 @@ async fn l31_nothing_a_client_says_changes_an_answer() {
     }
 }
 
-/// An operation keeps the answers it has; the next one has new ones.
+/// An operation keeps the flag values it has read; the next operation sees new values.
 #[tokio::test]
-async fn l31_answers_last_as_long_as_the_operation() {
+async fn l31_flags_are_constant_during_an_operation() {
     let site = Site::shared().await;
     let tenant = site.tenant(MODELS[1]).await;
-    let file = File::new("l31-steady", "{}");
+    let file = FlagFile::new("l31-steady", "{}");
     let app = App::new(settings(site, Some(&file), None), BootCheck::Dev).unwrap();
-    app.run_beside();
-    let operation = admitted(&app, tenant.id).await.unwrap();
-    let not_yet_asked = admitted(&app, tenant.id).await.unwrap();
+    app.start_background_tasks();
+    let operation = admitted_guard(&app, tenant.id).await.unwrap();
+    let not_yet_evaluated = admitted_guard(&app, tenant.id).await.unwrap();
     let before = operation.features().clone();
     assert!(before.is_on(Flag::ChartWrites));
-    file.says(&off_for("chartWrites", tenant.id));
-    let began = Instant::now();
-    while admitted(&app, tenant.id).await.unwrap().features().is_on(Flag::ChartWrites) {
-        assert!(began.elapsed() < SOON);
+    file.write(&off_for("chartWrites", tenant.id));
+    let started = Instant::now();
+    while admitted_guard(&app, tenant.id).await.unwrap().features().is_on(Flag::ChartWrites) {
+        assert!(started.elapsed() < FLAG_TIMEOUT);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(operation.features(), &before);
-    assert!(!not_yet_asked.features().is_on(Flag::ChartWrites));
+    assert!(!not_yet_evaluated.features().is_on(Flag::ChartWrites));
 
-    // A file that cannot be read any more changes nothing.
-    file.says("chartWrites: { enabled: perhaps }");
+    // A file that has become invalid or was removed changes nothing.
+    file.write("chartWrites: { enabled: perhaps }");
     tokio::time::sleep(Duration::from_millis(1_500)).await;
-    assert!(!admitted(&app, tenant.id).await.unwrap().features().is_on(Flag::ChartWrites));
+    assert!(!admitted_guard(&app, tenant.id).await.unwrap().features().is_on(Flag::ChartWrites));
     std::fs::remove_file(&file.0).unwrap();
     tokio::time::sleep(Duration::from_millis(1_500)).await;
-    assert!(!admitted(&app, tenant.id).await.unwrap().features().is_on(Flag::ChartWrites));
-    file.says("{}");
-    let began = Instant::now();
-    while !admitted(&app, tenant.id).await.unwrap().features().is_on(Flag::ChartWrites) {
-        assert!(began.elapsed() < SOON);
+    assert!(!admitted_guard(&app, tenant.id).await.unwrap().features().is_on(Flag::ChartWrites));
+    file.write("{}");
+    let started = Instant::now();
+    while !admitted_guard(&app, tenant.id).await.unwrap().features().is_on(Flag::ChartWrites) {
+        assert!(started.elapsed() < FLAG_TIMEOUT);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
 #[tokio::test]
-async fn what_is_switched_off_is_refused_to_that_organisation_alone() {
+async fn operations_are_disabled_for_one_tenant_only() {
     let site = Site::shared().await;
     let (one, other) = (site.tenant(MODELS[0]).await, site.tenant(MODELS[0]).await);
-    let file = File::new("off", &format!("{}\n{}", off_for("chartWrites", one.id), off_for("patientSearch", one.id)));
-    let server = Server::start(site, settings(site, Some(&file), None), BootCheck::Dev);
+    let file =
+        FlagFile::new("off", &format!("{}\n{}", off_for("chartWrites", one.id), off_for("patientSearch", one.id)));
+    let server = TestServer::start(site, settings(site, Some(&file), None), BootCheck::Dev);
     let register = r#"mutation { registerPatient(input: { identifiers: [], sex: FEMALE, name: { text: "Ada Off" } }) { patient { id } } }"#;
     let search = "{ patients(search: \"ada\") { nodes { id } } }";
     let everyone = "{ patients { nodes { id } } }";
@@ -179,89 +181,92 @@ async fn what_is_switched_off_is_refused_to_that_organisation_alone() {
         server.data(&token(site, tenant), query, json!({})).await["patients"]["nodes"].as_array().unwrap().len()
     };
     for query in [register, search] {
-        let reply = server.reply(&token(site, &one), query, json!({})).await;
-        assert_eq!(reply.outcome(), (200, "FORBIDDEN".into()));
-        assert!(reply.says("not switched on for this organisation"), "{reply:?}");
-        let reply = server.reply(&token(site, &other), query, json!({})).await;
-        assert_eq!(reply.outcome(), (200, String::new()), "{reply:?}");
+        let response = server.send_query(&token(site, &one), query, json!({})).await;
+        assert_eq!(response.status_and_code(), (200, "FORBIDDEN".into()));
+        assert!(response.contains("not switched on for this organisation"), "{response:?}");
+        let response = server.send_query(&token(site, &other), query, json!({})).await;
+        assert_eq!(response.status_and_code(), (200, String::new()), "{response:?}");
     }
     assert_eq!((count(&one, everyone).await, count(&other, everyone).await, count(&other, search).await), (0, 1, 1));
-    // Who may not do it at all is told so, whatever is switched on.
+    // A role that may not call the operation gets the same error as without the flag.
     let auditor = site.token(&[one.id], "auditor", "odd");
-    assert!(server.reply(&auditor, register, json!({})).await.says("not allowed for your roles"));
+    assert!(server.send_query(&auditor, register, json!({})).await.contains("not allowed for your roles"));
 }
 
-/// The catalog's word on where a server stands, heard while serving.
+/// The region comes from the catalog, and a change takes effect while the server runs.
 #[tokio::test]
-async fn a_region_is_what_the_operator_said() {
-    let (_cluster, site) = Site::alone("flags-region").await;
+async fn the_region_of_a_rule_comes_from_the_catalog() {
+    let (_cluster, site) = Site::with_own_cluster("flags-region").await;
     let tenant = site.tenant(MODELS[1]).await;
-    let file = File::new("region", "chartWrites: { enabled: false, rules: [{ region: eu-central, enabled: true }] }");
-    let server = Server::start(&site, settings(&site, Some(&file), None), BootCheck::Dev);
+    let file =
+        FlagFile::new("region", "chartWrites: { enabled: false, rules: [{ region: eu-central, enabled: true }] }");
+    let server = TestServer::start(&site, settings(&site, Some(&file), None), BootCheck::Dev);
     assert!(!is_on(&server, &tenant, "chartWrites").await);
-    cordon::ops::server::locate(&site.operator, "main", "eu-central").await.unwrap();
-    becomes(&server, &tenant, "chartWrites", true).await;
-    assert!(cordon::ops::server::locate(&site.operator, "main", "EU Central").await.is_err());
+    cordon::ops::server::set_region(&site.operator, "main", "eu-central").await.unwrap();
+    wait_for_flag(&server, &tenant, "chartWrites", true).await;
+    assert!(cordon::ops::server::set_region(&site.operator, "main", "EU Central").await.is_err());
 }
 
 #[tokio::test]
-async fn an_unleash_that_is_away_hangs_or_talks_nonsense_changes_nothing() {
+async fn failures_of_unleash_affect_no_request() {
     let site = Site::shared().await;
     let (one, other) = (site.tenant(MODELS[0]).await, site.tenant(MODELS[2]).await);
-    let unleash = Fake::start(Mood::Hangs).await;
-    let file = File::new("unleash", &off_for("patientSearch", one.id));
-    let server = Server::start(site, settings(site, Some(&file), Some(&unleash)), BootCheck::Dev);
-    let steady = async |search_of_one: bool| {
-        let asked = unleash.asked();
-        let began = Instant::now();
-        while unleash.asked() < asked + 2 {
-            assert!(began.elapsed() < SOON * 2, "Unleash is asked again");
+    let unleash = FakeUnleash::start(Behaviour::Hangs).await;
+    let file = FlagFile::new("unleash", &off_for("patientSearch", one.id));
+    let server = TestServer::start(site, settings(site, Some(&file), Some(&unleash)), BootCheck::Dev);
+    let assert_constant = async |search_of_one: bool| {
+        let polls = unleash.count_polls();
+        let started = Instant::now();
+        while unleash.count_polls() < polls + 2 {
+            assert!(started.elapsed() < FLAG_TIMEOUT * 2, "Unleash is polled again");
             let one_request = Instant::now();
             assert_eq!(is_on(&server, &one, "patientSearch").await, search_of_one);
             assert!(is_on(&server, &other, "patientSearch").await && is_on(&server, &one, "chartWrites").await);
             assert!(
                 one_request.elapsed() < Duration::from_millis(900),
-                "no request waits for Unleash, whose time-out is a second"
+                "no request waits for Unleash, whose timeout is one second"
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    // From the start on, as the file says.
-    steady(false).await;
-    // It is there, and knows one of the flags: on for one tenant, and for the other as ever.
+    // From the start on, the file decides.
+    assert_constant(false).await;
+    // Unleash responds and knows one of the flags: it is on for both tenants.
     let on_for_one = json!([{ "name": "patientSearch", "enabled": true, "strategies": [{ "name": "default", "constraints": [
         { "contextName": "tenantId", "operator": "IN", "values": [one.id, other.id] },
         { "contextName": "plan", "operator": "IN", "values": ["standard"] },
         { "contextName": "model", "operator": "IN", "values": ["shared", "database"] }] }],
         "variants": [{ "name": "wide", "weight": 1000, "stickiness": "default" }] }]);
-    unleash.becomes(Mood::says(on_for_one));
-    becomes(&server, &one, "patientSearch", true).await;
+    unleash.set_behaviour(Behaviour::with_features(on_for_one));
+    wait_for_flag(&server, &one, "patientSearch", true).await;
     let wide = json!({ "name": "patientSearch", "enabled": true, "variant": "wide" });
     assert_eq!(feature(&server, &one, "patientSearch").await, wide);
-    for nonsense in [
-        Mood::Hangs,
-        Mood::Answers("401 Unauthorized", json!({ "name": "AuthenticationRequired" }).to_string()),
-        Mood::Answers("200 OK", "<html>not here</html>".into()),
-        Mood::Answers("200 OK", json!({ "version": 2, "features": [{ "name": "patientSearch" }] }).to_string()),
-        Mood::Answers("500 Internal Server Error", String::new()),
-        Mood::Answers("302 Found\r\nlocation: http://127.0.0.1:1/", String::new()),
+    for failure in [
+        Behaviour::Hangs,
+        Behaviour::Responds("401 Unauthorized", json!({ "name": "AuthenticationRequired" }).to_string()),
+        Behaviour::Responds("200 OK", "<html>not here</html>".into()),
+        Behaviour::Responds("200 OK", json!({ "version": 2, "features": [{ "name": "patientSearch" }] }).to_string()),
+        Behaviour::Responds("500 Internal Server Error", String::new()),
+        Behaviour::Responds("302 Found\r\nlocation: http://127.0.0.1:1/", String::new()),
     ] {
-        unleash.becomes(nonsense);
-        steady(true).await;
+        unleash.set_behaviour(failure);
+        assert_constant(true).await;
     }
-    // Back, and it no longer knows the flag: the file's word again.
-    unleash.becomes(Mood::says(json!([{ "name": "chartWrites", "enabled": false, "strategies": [] }])));
-    becomes(&server, &one, "patientSearch", false).await;
-    becomes(&server, &other, "chartWrites", false).await;
+    // Unleash has recovered and no longer knows the flag, so the file decides again.
+    unleash.set_behaviour(Behaviour::with_features(
+        json!([{ "name": "chartWrites", "enabled": false, "strategies": [] }]),
+    ));
+    wait_for_flag(&server, &one, "patientSearch", false).await;
+    wait_for_flag(&server, &other, "chartWrites", false).await;
     assert!(
-        unleash.heard().iter().all(|request| !request.contains(&one.id.to_string())),
-        "only counts leave, no tenant's id"
+        unleash.requests().iter().all(|request| !request.contains(&one.id.to_string())),
+        "only counters are sent, no id of a tenant"
     );
-    assert!(!Log::lines().contains("secret-of-flags"));
+    assert!(!Log::text().contains("secret-of-flags"));
 }
 
 #[tokio::test]
-async fn flags_that_cannot_be_used_stop_the_start() {
+async fn invalid_flag_configuration_stops_the_start() {
     let site = Site::shared().await;
     let refused = |change: &dyn Fn(&mut Settings)| {
         let mut settings = site.server_settings();
@@ -273,75 +278,75 @@ async fn flags_that_cannot_be_used_stop_the_start() {
         ("chartWrites: { enabled: 'on' }", "expected a boolean for key \"default.chartWrites.enabled\""),
         ("chartWrites: { rules: [{ tenant: riverside, enabled: true }] }", "the id of an organisation"),
     ] {
-        let file = File::new("unfit", text);
-        let said = refused(&|settings| settings.flags.file = Some(file.0.clone()));
-        assert!(said.contains("unfit-flags.yaml") && said.contains(problem), "{said}");
+        let file = FlagFile::new("unfit", text);
+        let error = refused(&|settings| settings.flags.file = Some(file.0.clone()));
+        assert!(error.contains("unfit-flags.yaml") && error.contains(problem), "{error}");
     }
-    let said = refused(&|settings| settings.flags.file = Some("/no/such/file".into()));
-    assert!(said.contains("/no/such/file") && said.contains("No such file"), "{said}");
-    let said = refused(&|settings| settings.flags.unleash_url = Some("http://127.0.0.1:1/api".into()));
-    assert!(said.contains("unleash_token"), "{said}");
-    let said = refused(&|settings| settings.flags.refresh_seconds = 0);
-    assert!(said.contains("refresh_seconds"), "{said}");
+    let error = refused(&|settings| settings.flags.file = Some("/no/such/file".into()));
+    assert!(error.contains("/no/such/file") && error.contains("No such file"), "{error}");
+    let error = refused(&|settings| settings.flags.unleash_url = Some("http://127.0.0.1:1/api".into()));
+    assert!(error.contains("unleash_token"), "{error}");
+    let error = refused(&|settings| settings.flags.refresh_seconds = 0);
+    assert!(error.contains("refresh_seconds"), "{error}");
     for url in ["unleash.example", "ftp://unleash.example", "http://"] {
-        let said = refused(&|settings| {
+        let error = refused(&|settings| {
             settings.flags.unleash_url = Some(url.into());
             settings.flags.unleash_token = Some("t".to_owned().into());
         });
-        assert!(said.contains("unleash_url"), "{said}");
+        assert!(error.contains("unleash_url"), "{error}");
     }
 }
 
-/// Stands in for Unleash where the real one would not misbehave.
-struct Fake {
+/// An HTTP server in place of Unleash, which can misbehave.
+struct FakeUnleash {
     url: String,
-    mood: Arc<Mutex<Mood>>,
-    heard: Arc<Mutex<Vec<String>>>,
+    behaviour: Arc<Mutex<Behaviour>>,
+    requests: Arc<Mutex<Vec<String>>>,
 }
 
 #[derive(Clone)]
-enum Mood {
-    /// Takes the connection and never answers.
+enum Behaviour {
+    /// Accepts the connection and never responds.
     Hangs,
-    /// Status and body.
-    Answers(&'static str, String),
+    /// Responds with this status and body.
+    Responds(&'static str, String),
 }
 
-impl Mood {
-    fn says(features: Value) -> Self {
-        Self::Answers("200 OK", json!({ "version": 2, "features": features }).to_string())
+impl Behaviour {
+    fn with_features(features: Value) -> Self {
+        Self::Responds("200 OK", json!({ "version": 2, "features": features }).to_string())
     }
 }
 
-impl Fake {
-    async fn start(mood: Mood) -> Self {
+impl FakeUnleash {
+    async fn start(behaviour: Behaviour) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/api", listener.local_addr().unwrap());
-        let fake = Self { url, mood: Arc::new(Mutex::new(mood)), heard: Arc::default() };
-        let (mood, heard) = (Arc::clone(&fake.mood), Arc::clone(&fake.heard));
+        let fake = Self { url, behaviour: Arc::new(Mutex::new(behaviour)), requests: Arc::default() };
+        let (behaviour, requests) = (Arc::clone(&fake.behaviour), Arc::clone(&fake.requests));
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                tokio::spawn(converse(socket, Arc::clone(&mood), Arc::clone(&heard)));
+                tokio::spawn(handle_connection(socket, Arc::clone(&behaviour), Arc::clone(&requests)));
             }
         });
         fake
     }
 
-    fn becomes(&self, mood: Mood) {
-        *self.mood.lock().unwrap() = mood;
+    fn set_behaviour(&self, behaviour: Behaviour) {
+        *self.behaviour.lock().unwrap() = behaviour;
     }
 
-    fn heard(&self) -> Vec<String> {
-        self.heard.lock().unwrap().clone()
+    fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap().clone()
     }
 
-    /// How often it was asked for flags.
-    fn asked(&self) -> usize {
-        self.heard().iter().filter(|request| request.starts_with("GET /api/client/features ")).count()
+    /// Counts the requests for flags.
+    fn count_polls(&self) -> usize {
+        self.requests().iter().filter(|request| request.starts_with("GET /api/client/features ")).count()
     }
 }
 
-async fn converse(mut socket: TcpStream, mood: Arc<Mutex<Mood>>, heard: Arc<Mutex<Vec<String>>>) {
+async fn handle_connection(mut socket: TcpStream, behaviour: Arc<Mutex<Behaviour>>, requests: Arc<Mutex<Vec<String>>>) {
     let mut request = String::new();
     while !complete(&request) {
         let mut bytes = [0; 4_096];
@@ -351,11 +356,11 @@ async fn converse(mut socket: TcpStream, mood: Arc<Mutex<Mood>>, heard: Arc<Mute
         }
     }
     assert!(request.contains("authorization: default:development.secret-of-flags"), "{request}");
-    heard.lock().unwrap().push(request);
-    let mood = mood.lock().unwrap().clone();
-    match mood {
-        Mood::Hangs => tokio::time::sleep(Duration::from_secs(600)).await,
-        Mood::Answers(status, body) => {
+    requests.lock().unwrap().push(request);
+    let behaviour = behaviour.lock().unwrap().clone();
+    match behaviour {
+        Behaviour::Hangs => tokio::time::sleep(Duration::from_secs(600)).await,
+        Behaviour::Responds(status, body) => {
             let head = format!(
                 "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
                 body.len()
@@ -365,7 +370,7 @@ async fn converse(mut socket: TcpStream, mood: Arc<Mutex<Mood>>, heard: Arc<Mute
     }
 }
 
-/// Whether a request is all there.
+/// Whether the request has been received completely.
 fn complete(request: &str) -> bool {
     let Some((head, body)) = request.split_once("\r\n\r\n") else { return false };
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());

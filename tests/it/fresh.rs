@@ -1,24 +1,24 @@
-//! Generated files: written when UPDATE=1 is set, and proved fresh otherwise.
+//! Generated files: the tests write them when `UPDATE=1` is set, and fail when the committed files are stale.
 
-use crate::site::Site;
+use crate::support::site::Site;
 use std::fmt::Write;
 use std::path::Path;
 
-/// Compares, or writes.
-pub fn prove(path: &str, wanted: &str) {
+/// Compares a committed file with its generated content, or writes it when `UPDATE=1` is set.
+pub fn assert_fresh(path: &str, expected: &str) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     if std::env::var_os("UPDATE").is_some() {
-        std::fs::write(file, wanted).unwrap();
+        std::fs::write(file, expected).unwrap();
         return;
     }
     let committed = std::fs::read_to_string(file).unwrap_or_default();
-    assert!(committed == wanted, "{path} is stale: run UPDATE=1 cargo test fresh, and read the diff");
+    assert!(committed == expected, "{path} is stale: run UPDATE=1 cargo test fresh, and read the diff");
 }
 
 #[tokio::test]
 async fn table_definitions_are_fresh() {
     let site = Site::shared().await;
-    prove(
+    assert_fresh(
         "src/db/schema/tenant.rs",
         &tables(
             site,
@@ -30,7 +30,7 @@ async fn table_definitions_are_fresh() {
         .await,
     );
     let about = "Tables of the catalog, always qualified.";
-    prove(
+    assert_fresh(
         "src/db/schema/catalog.rs",
         &tables(site, "cordon_control", "cordon_catalog", "cordon_catalog.", about).await,
     );
@@ -39,10 +39,10 @@ async fn table_definitions_are_fresh() {
 #[test]
 fn the_schema_is_fresh() {
     let limits = cordon::config::Settings::load(None, None).unwrap().limits;
-    prove("schema.graphql", &cordon::graphql::Api::new(&limits).unwrap().sdl());
+    assert_fresh("schema.graphql", &cordon::graphql::Api::new(&limits).unwrap().sdl());
 }
 
-/// `table!` of every table of a schema.
+/// Returns the `table!` definitions of all tables of a schema.
 async fn tables(site: &Site, database: &str, schema: &str, prefix: &str, about: &str) -> String {
     let rows = site
         .superuser(database)
@@ -81,7 +81,7 @@ async fn tables(site: &Site, database: &str, schema: &str, prefix: &str, about: 
     text
 }
 
-/// `None`: the database's own business.
+/// Returns the Diesel type of a PostgreSQL type; `None` for types of columns that only the database uses.
 fn diesel_type(name: &str) -> Option<&'static str> {
     Some(match name {
         "uuid" => "Uuid",

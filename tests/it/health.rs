@@ -1,8 +1,9 @@
-//! Health: what a replica says of itself, to anyone and in bounded time, when parts it needs are away.
+//! Health endpoints: what a replica reports without authentication, and within a bounded time, when its dependencies
+//! are unavailable.
 
-use crate::options;
-use crate::server::Server;
-use crate::site::{Site, names, plant};
+use crate::support::options;
+use crate::support::server::TestServer;
+use crate::support::site::{Site, insert_patient, patient_names};
 use cordon::cluster::Cluster;
 use cordon::db::connect;
 use cordon::db::migrate::Direction;
@@ -16,7 +17,9 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-async fn get(server: &Server<'_>, path: &str) -> (u16, Value, bool) {
+/// Returns the status, the report and whether there is a `Retry-After`. The body must not name addresses, logins or
+/// tenants.
+async fn get(server: &TestServer<'_>, path: &str) -> (u16, Value, bool) {
     let answer = server.http.get(server.url.replace("/graphql", path)).send().await.unwrap();
     let (status, retry) = (answer.status().as_u16(), answer.headers().contains_key("retry-after"));
     let body = answer.text().await.unwrap();
@@ -26,39 +29,39 @@ async fn get(server: &Server<'_>, path: &str) -> (u16, Value, bool) {
     (status, serde_json::from_str(&body).unwrap(), retry)
 }
 
-/// What `/readyz` says once it is as expected: a report is good for a second.
-async fn becomes(server: &Server<'_>, status: u16, wanted: &[(&str, &str)]) -> Value {
-    let began = Instant::now();
+/// Repeats `/readyz` until the report is as expected, and returns it. A report is cached for a second.
+async fn wait_for_report(server: &TestServer<'_>, status: u16, expected: &[(&str, &str)]) -> Value {
+    let started = Instant::now();
     loop {
-        let asked = Instant::now();
+        let requested_at = Instant::now();
         let (code, report, retry) = get(server, "/readyz").await;
-        assert!(asked.elapsed() < Duration::from_secs(3), "answered after {:?}", asked.elapsed());
-        assert_eq!(get(server, "/healthz").await.0, 200, "the process answers whatever else does not");
+        assert!(requested_at.elapsed() < Duration::from_secs(3), "answered after {:?}", requested_at.elapsed());
+        assert_eq!(get(server, "/healthz").await.0, 200, "the process is alive whatever its dependencies do");
         if code == status
-            && wanted.iter().all(|(name, value)| report[name].as_str().is_some_and(|text| text.starts_with(value)))
+            && expected.iter().all(|(name, value)| report[name].as_str().is_some_and(|text| text.starts_with(value)))
         {
             assert_eq!(retry, status == 503);
             return report;
         }
-        assert!(began.elapsed() < Duration::from_secs(8), "{wanted:?}: {code} {report}");
+        assert!(started.elapsed() < Duration::from_secs(8), "{expected:?}: {code} {report}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn readiness_says_what_is_away() {
-    let (_first, site) = Site::alone("health").await;
+async fn readiness_names_unavailable_dependencies() {
+    let (_first, site) = Site::with_own_cluster("health").await;
     let second = Cluster::start(&options("health-east")).unwrap();
     let east = connect::parse(&second.superuser_url("postgres")).unwrap();
     server::add(&site.operator, "east", &east, &fresh_password()).await.unwrap();
     let tenant = site.tenant(TenancyModel::Schema).await;
-    let server = Server::of(&site);
-    plant(&server.app, tenant.id, Uuid::now_v7(), "someone").await.unwrap();
+    let server = TestServer::of(&site);
+    insert_patient(&server.app, tenant.id, Uuid::now_v7(), "someone").await.unwrap();
     assert_eq!(get(&server, "/healthz").await.1, json!({ "status": "ok" }));
     let all = json!({ "status": "ready", "catalog": "ok", "keys": "ok", "databases": "ok", "audit": "ok" });
-    assert_eq!(becomes(&server, 200, &[("status", "ready")]).await, all);
+    assert_eq!(wait_for_report(&server, 200, &[("status", "ready")]).await, all);
     let lines = server.http.get(server.url.replace("/graphql", "/readyz")).send().await.unwrap().text().await.unwrap();
-    assert_eq!(lines.lines().count(), 7, "a line for each check: {lines}");
+    assert_eq!(lines.lines().count(), 7, "one line per check: {lines}");
     for (path, method) in [("/readyz", "POST"), ("/healthz", "DELETE")] {
         let answer =
             server.http.request(method.parse().unwrap(), server.url.replace("/graphql", path)).send().await.unwrap();
@@ -67,32 +70,32 @@ async fn readiness_says_what_is_away() {
     let head = server.http.head(server.url.replace("/graphql", "/readyz")).send().await.unwrap();
     assert_eq!(head.status().as_u16(), 200);
 
-    // Asked a thousand times, it looks once a second.
+    // A thousand requests cause one check per second.
     let superuser = site.superuser("postgres").await;
     let sessions = async || -> i64 {
         let count = "select sessions from pg_stat_database where datname = 'cordon_data'";
         tokio::time::sleep(Duration::from_millis(1500)).await;
         superuser.query_one(count, &[]).await.unwrap().get(0)
     };
-    let (before, began) = (sessions().await, Instant::now());
+    let (before, started) = (sessions().await, Instant::now());
     for _ in 0..10 {
         futures_util::future::join_all((0..100).map(|_| get(&server, "/readyz"))).await;
     }
     let opened = sessions().await - before;
-    println!("1,000 questions in {:?} opened {opened} sessions", began.elapsed());
-    assert!(u64::try_from(opened).unwrap() <= began.elapsed().as_secs() + 2, "{opened}");
+    println!("1,000 requests in {:?} opened {opened} sessions", started.elapsed());
+    assert!(u64::try_from(opened).unwrap() <= started.elapsed().as_secs() + 2, "{opened}");
 
-    // A server that takes a connection and says nothing, and one that is away: the others' tenants are served.
+    // One PostgreSQL server that hangs, and then is down: tenants on the other server are served.
     let pid = Pid::from_raw(second.pid().try_into().unwrap());
     kill(pid, Signal::SIGSTOP).unwrap();
-    becomes(&server, 200, &[("status", "degraded"), ("databases", "1 of 2 failing")]).await;
+    wait_for_report(&server, 200, &[("status", "degraded"), ("databases", "1 of 2 failing")]).await;
     kill(pid, Signal::SIGCONT).unwrap();
-    becomes(&server, 200, &[("status", "ready")]).await;
+    wait_for_report(&server, 200, &[("status", "ready")]).await;
     second.stop();
-    becomes(&server, 200, &[("status", "degraded"), ("databases", "1 of 2 failing"), ("audit", "ok")]).await;
-    assert_eq!(names(&server.app, tenant.id).await.unwrap(), ["someone"]);
+    wait_for_report(&server, 200, &[("status", "degraded"), ("databases", "1 of 2 failing"), ("audit", "ok")]).await;
+    assert_eq!(patient_names(&server.app, tenant.id).await.unwrap(), ["someone"]);
 
-    // The other loses plpgsql, as when its packages are upgraded underneath it; `select 1` goes on.
+    // The other server cannot load plpgsql, as during an upgrade of its packages. `select 1` still works.
     let data = site.superuser("cordon_data").await;
     let handler = |path: &str| {
         format!(
@@ -101,15 +104,19 @@ async fn readiness_says_what_is_away() {
     };
     data.batch_execute(&handler("nowhere")).await.unwrap();
     site.superuser("cordon_data").await.batch_execute("select 1").await.unwrap();
-    becomes(&server, 503, &[("status", "not_ready"), ("databases", "failing"), ("keys", "ok")]).await;
+    wait_for_report(&server, 503, &[("status", "not_ready"), ("databases", "failing"), ("keys", "ok")]).await;
     data.batch_execute(&handler("plpgsql")).await.unwrap();
-    becomes(&server, 200, &[("databases", "1 of 2 failing")]).await;
+    wait_for_report(&server, 200, &[("databases", "1 of 2 failing")]).await;
 
-    // Keys, and the catalog.
+    // The key file and the catalog are unavailable in turn.
     let keys = site.settings.keys.file.clone().unwrap();
     std::fs::rename(&keys, keys.with_extension("aside")).unwrap();
-    becomes(&server, 503, &[("status", "not_ready"), ("catalog", "ok"), ("keys", "failing"), ("databases", "unknown")])
-        .await;
+    wait_for_report(
+        &server,
+        503,
+        &[("status", "not_ready"), ("catalog", "ok"), ("keys", "failing"), ("databases", "unknown")],
+    )
+    .await;
     std::fs::rename(keys.with_extension("aside"), &keys).unwrap();
     for (away, status) in [(true, 503), (false, 200)] {
         let text = format!(
@@ -118,43 +125,43 @@ async fn readiness_says_what_is_away() {
             !away
         );
         superuser.batch_execute(&text).await.unwrap();
-        becomes(&server, status, &[("catalog", if away { "failing" } else { "ok" })]).await;
+        wait_for_report(&server, status, &[("catalog", if away { "failing" } else { "ok" })]).await;
     }
-    // Partitions that end soon are said, and stop nothing.
+    // Audit partitions that end soon are reported and do not make the replica unready.
     let years = "do $$ declare t text; begin for t in select relname from pg_class where relname ~ '^audit_log_\\d{4}$' and relkind = 'r'
         and relnamespace = 'shared'::regnamespace loop execute 'drop table shared.' || t; end loop; end $$";
     data.batch_execute(years).await.unwrap();
-    becomes(&server, 200, &[("status", "degraded"), ("audit", "partitions end in 0 days")]).await;
-    // `cordon migrate up` makes them again, where there was nothing else to migrate.
+    wait_for_report(&server, 200, &[("status", "degraded"), ("audit", "partitions end in 0 days")]).await;
+    // `cordon migrate up` creates the partitions again, even when there is nothing else to migrate.
     let _second = Cluster::start(&options("health-east")).unwrap();
     let own = site.tenant(TenancyModel::Database).await;
     for target in migrate::targets(&site.operator).await.unwrap() {
         assert!(migrate::run(&site.operator, &target, Direction::Up).await.unwrap().is_empty());
     }
-    becomes(&server, 200, &[("status", "ready"), ("audit", "ok")]).await;
-    // The same in a tenant's own database, when its turn comes.
+    wait_for_report(&server, 200, &[("status", "ready"), ("audit", "ok")]).await;
+    // The same is checked in a tenant's own database, in a later check.
     let inside = site.superuser(&own_database_name(own.id)).await;
     inside.batch_execute(&years.replace("shared", "tenant")).await.unwrap();
-    becomes(&server, 200, &[("status", "ready"), ("audit", "partitions end in 0 days")]).await;
-    // A tenant's suspension is no matter of health.
+    wait_for_report(&server, 200, &[("status", "ready"), ("audit", "partitions end in 0 days")]).await;
+    // The suspension of a tenant does not affect health.
     provision::suspend(&site.operator, &own.slug).await.unwrap();
-    becomes(&server, 200, &[("status", "ready"), ("audit", "ok")]).await;
+    wait_for_report(&server, 200, &[("status", "ready"), ("audit", "ok")]).await;
 }
 
-/// Under a load that uses every session, a replica is busy and not away.
+/// A replica whose sessions are all in use is ready.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn busy_is_ready() {
+async fn a_busy_replica_is_ready() {
     let site = Site::shared().await;
     let mut settings = site.server_settings();
     (settings.database.backends, settings.database.connect_timeout_ms) = (2, 300);
-    let server = Server::start(site, settings, BootCheck::Dev);
+    let server = TestServer::start(site, settings, BootCheck::Dev);
     let tenants = [site.tenant(TenancyModel::Shared).await, site.tenant(TenancyModel::Schema).await];
-    let mut held = Vec::new();
+    let mut guards = Vec::new();
     for tenant in &tenants {
-        let guard = crate::site::admitted(&server.app, tenant.id).await.unwrap();
-        crate::site::seen(&guard.read().await.unwrap()).await.unwrap();
-        held.push(guard);
+        let guard = crate::support::site::admitted_guard(&server.app, tenant.id).await.unwrap();
+        crate::support::site::patient_names_in(&guard.read().await.unwrap()).await.unwrap();
+        guards.push(guard);
     }
-    assert!(names(&server.app, tenants[0].id).await.is_err(), "no session is left");
-    becomes(&server, 200, &[("status", "ready")]).await;
+    assert!(patient_names(&server.app, tenants[0].id).await.is_err(), "no session is left");
+    wait_for_report(&server, 200, &[("status", "ready")]).await;
 }

@@ -1,14 +1,16 @@
-//! Every text that enters a request or a file carries, once, what ends strings, statements and lines elsewhere. Nothing but data comes
-//! of it, or a clear error with a code; and what cannot be text never reaches PostgreSQL.
+//! Injection: texts that end strings, statements or lines in other languages are sent in every field of requests,
+//! tokens and FHIR files. They are stored as data or rejected with an error code. Invalid text never reaches
+//! PostgreSQL.
 
-use crate::charts::{Charts, SYSTEM, document, import};
-use crate::server::{Reply, Server};
-use crate::site::{MODELS, Site};
+use crate::support::fhir_charts::{FhirCharts, SYSTEM, document, import};
+use crate::support::server::{Response, TestServer};
+use crate::support::site::{MODELS, Site};
 use cordon::tenant::{TenancyModel, Tenant};
 use serde_json::{Value, json};
 
-/// Quotes, backslashes, ends of statements, dollar quotes, comments, line separators, directions, format strings, and a tag.
-const POISON: [&str; 12] = [
+/// Quotes, backslashes, statement ends, dollar quotes, comments, line separators, direction marks, format strings and
+/// template tags.
+const PAYLOADS: [&str; 12] = [
     "o'clock",
     "'; drop table patients; --",
     "');drop table clinical_notes;commit;--",
@@ -23,17 +25,17 @@ const POISON: [&str; 12] = [
     "\u{1f600}\u{feff} \u{5d0}\u{301} E'\\x27'",
 ];
 
-/// What a chart holds is what was sent, to the letter, in every field and every model.
+/// The chart returns exactly what was imported, in every field and every tenancy model.
 #[tokio::test]
-async fn poison_in_fhir_is_data() {
+async fn payloads_in_fhir_are_data() {
     let site = Site::shared().await;
-    let server = Server::of(site);
+    let server = TestServer::of(site);
     for model in MODELS {
         let tenant = site.tenant(model).await;
         let token = site.token(&[tenant.id], "clinician", "alice");
-        let lines: String = POISON.iter().enumerate().map(|(n, poison)| poisoned(n, poison)).collect();
+        let lines: String = PAYLOADS.iter().enumerate().map(|(n, payload)| resources_with(n, payload)).collect();
         let report = import(site, &tenant, &lines).await;
-        let all = POISON.len() as u64;
+        let all = PAYLOADS.len() as u64;
         assert_eq!(
             (report.patients.new, report.encounters.new, report.notes.new, report.rejects),
             (all, all, all, 0),
@@ -45,59 +47,60 @@ async fn poison_in_fhir_is_data() {
             (all, all, 0),
             "{model}: {again:?}"
         );
-        for poison in POISON {
+        for payload in PAYLOADS {
             let query = "query ($system: String!, $value: String!) { patientByIdentifier(system: $system, value: $value) {
                 identifiers { system value } name { family given text }
                 encounters { nodes { reason class } } notes { nodes { title body type { code display } author { name } } } } }";
             let data =
-                server.data(&token, query, json!({ "system": format!("urn:x:{poison}"), "value": poison })).await;
+                server.data(&token, query, json!({ "system": format!("urn:x:{payload}"), "value": payload })).await;
             let patient = &data["patientByIdentifier"];
-            assert_eq!(patient["identifiers"], json!([{ "system": format!("urn:x:{poison}"), "value": poison }]));
+            assert_eq!(patient["identifiers"], json!([{ "system": format!("urn:x:{payload}"), "value": payload }]));
             assert_eq!(
                 (&patient["name"]["family"], &patient["name"]["given"]),
-                (&json!(poison), &json!([poison])),
+                (&json!(payload), &json!([payload])),
                 "{model}"
             );
-            assert_eq!(patient["encounters"]["nodes"][0]["reason"], poison);
+            assert_eq!(patient["encounters"]["nodes"][0]["reason"], payload);
             let note = &patient["notes"]["nodes"][0];
             assert_eq!(
                 (&note["title"], &note["body"], &note["author"]["name"]),
-                (&json!(poison), &json!(poison), &json!(poison)),
+                (&json!(payload), &json!(payload), &json!(payload)),
                 "{model}"
             );
-            // A display that FHIR's own table of types knows better is not the sender's to say.
+            // The display of a known type code comes from the built-in table, not from the sender. An invalid code is
+            // never returned.
             assert!(note["type"]["code"].as_str().is_some_and(|code| !code.contains(['\'', '\\', '$'])), "{note}");
         }
-        unharmed(site, &tenant, all).await;
+        assert_intact(site, &tenant, all).await;
     }
 }
 
-/// One patient, encounter, author and note, with the poison in every text.
-fn poisoned(n: usize, poison: &str) -> String {
-    let coded = json!({ "coding": [{ "system": format!("http://loinc.org{poison}"), "code": poison, "display": poison, "version": poison }], "text": poison });
+/// Returns a patient, encounter, author and note with the payload in every text.
+fn resources_with(n: usize, payload: &str) -> String {
+    let coded = json!({ "coding": [{ "system": format!("http://loinc.org{payload}"), "code": payload, "display": payload, "version": payload }], "text": payload });
     let mut note = document(n, Some(&format!("e{n}")), &format!("n{n}"), "2020-01-01T00:00:00Z", "");
-    note["content"] = json!([{ "attachment": { "contentType": "text/plain", "title": poison, "data": crate::charts::base64(poison.as_bytes()), "url": poison } }]);
+    note["content"] = json!([{ "attachment": { "contentType": "text/plain", "title": payload, "data": crate::support::fhir_charts::base64(payload.as_bytes()), "url": payload } }]);
     note["type"] = coded.clone();
-    note["author"] = json!([{ "reference": format!("Practitioner/d{n}"), "display": poison }]);
-    note["description"] = poison.into();
-    note["masterIdentifier"] = json!({ "system": poison, "value": poison });
-    note["docStatus"] = poison.into();
-    note["status"] = poison.into();
+    note["author"] = json!([{ "reference": format!("Practitioner/d{n}"), "display": payload }]);
+    note["description"] = payload.into();
+    note["masterIdentifier"] = json!({ "system": payload, "value": payload });
+    note["docStatus"] = payload.into();
+    note["status"] = payload.into();
     let resources = [
-        json!({ "resourceType": "Practitioner", "id": format!("d{n}"), "name": [{ "text": poison }], "identifier": [{ "system": poison, "value": poison }] }),
-        json!({ "resourceType": "Patient", "id": format!("p{n}"), "gender": poison, "name": [{ "family": poison, "given": [poison] }],
-            "identifier": [{ "system": format!("urn:x:{poison}"), "value": poison, "type": coded.clone() }],
-            "telecom": [{ "system": poison, "value": poison }], "address": [{ "text": poison, "line": [poison] }], "meta": { "source": poison } }),
-        json!({ "resourceType": "Encounter", "id": format!("e{n}"), "status": poison, "class": { "code": poison }, "type": [coded],
-            "subject": { "reference": format!("Patient/p{n}") }, "reasonCode": [{ "text": poison }], "serviceProvider": { "display": poison } }),
+        json!({ "resourceType": "Practitioner", "id": format!("d{n}"), "name": [{ "text": payload }], "identifier": [{ "system": payload, "value": payload }] }),
+        json!({ "resourceType": "Patient", "id": format!("p{n}"), "gender": payload, "name": [{ "family": payload, "given": [payload] }],
+            "identifier": [{ "system": format!("urn:x:{payload}"), "value": payload, "type": coded.clone() }],
+            "telecom": [{ "system": payload, "value": payload }], "address": [{ "text": payload, "line": [payload] }], "meta": { "source": payload } }),
+        json!({ "resourceType": "Encounter", "id": format!("e{n}"), "status": payload, "class": { "code": payload }, "type": [coded],
+            "subject": { "reference": format!("Patient/p{n}") }, "reasonCode": [{ "text": payload }], "serviceProvider": { "display": payload } }),
         note,
     ];
     resources.iter().map(|resource| format!("{resource}\n")).collect()
 }
 
-/// Ids with poison in them are refused by name; NUL and half characters are refused before they are anything.
+/// Ids with payloads, NUL characters and unpaired surrogates are rejected.
 #[tokio::test]
-async fn what_is_no_text_is_refused_by_the_importer() {
+async fn the_importer_rejects_invalid_text() {
     let site = Site::shared().await;
     let tenant = site.tenant(TenancyModel::Schema).await;
     let patient = |text: &str| {
@@ -118,25 +121,25 @@ async fn what_is_no_text_is_refused_by_the_importer() {
         );
     }
     let mut note = document(0, None, "n", "2020-01-01T00:00:00Z", "");
-    note["content"][0]["attachment"]["data"] = crate::charts::base64(b"before\0after").into();
-    let chart = Charts { mark: "nulzq", patients: 1, encounters: 0, notes: 0 };
+    note["content"][0]["attachment"]["data"] = crate::support::fhir_charts::base64(b"before\0after").into();
+    let chart = FhirCharts { mark: "nulzq", patients: 1, encounters: 0, notes: 0 };
     let report = import(site, &tenant, &format!("{}{note}\n", chart.ndjson())).await;
     assert_eq!((report.patients.new, report.notes.new, report.notes.rejected), (1, 1, 1), "{report:?}");
-    unharmed(site, &tenant, 1).await;
+    assert_intact(site, &tenant, 1).await;
 }
 
 #[tokio::test]
-async fn poison_in_a_request_is_data_or_an_error() {
+async fn payloads_in_requests_are_data_or_an_error() {
     let site = Site::shared().await;
-    let server = Server::of(site);
+    let server = TestServer::of(site);
     let tenant = site.tenant(TenancyModel::Schema).await;
-    Charts { mark: "wellzq", patients: 1, encounters: 1, notes: 1 }.import(site, &tenant).await;
+    FhirCharts { mark: "wellzq", patients: 1, encounters: 1, notes: 1 }.import(site, &tenant).await;
     let token = site.token(&[tenant.id], "clinician", "alice");
-    for poison in POISON {
-        let literal = Value::from(poison).to_string();
-        // Arguments, as variables and as literals; names of operations and variables; members nobody knows.
+    for payload in PAYLOADS {
+        let literal = Value::from(payload).to_string();
+        // Arguments as variables and as literals, names of operations and variables, and unknown members.
         let by_number = "query ($s: String!, $v: String!) { patientByIdentifier(system: $s, value: $v) { id } }";
-        for (system, value) in [(poison, "x"), (SYSTEM, poison)] {
+        for (system, value) in [(payload, "x"), (SYSTEM, payload)] {
             assert_eq!(
                 server.data(&token, by_number, json!({ "s": system, "v": value })).await,
                 json!({ "patientByIdentifier": null })
@@ -145,49 +148,57 @@ async fn poison_in_a_request_is_data_or_an_error() {
         let inline = format!("{{ patientByIdentifier(system: {literal}, value: {literal}) {{ id }} }}");
         assert_eq!(server.data(&token, &inline, Value::Null).await, json!({ "patientByIdentifier": null }));
         for root in ["node", "patient", "encounter", "note"] {
-            let reply = server
-                .reply(&token, &format!("query ($id: ID!) {{ {root}(id: $id) {{ id }} }}"), json!({ "id": poison }))
+            let response = server
+                .send_query(
+                    &token,
+                    &format!("query ($id: ID!) {{ {root}(id: $id) {{ id }} }}"),
+                    json!({ "id": payload }),
+                )
                 .await;
-            assert_eq!(reply.outcome(), (200, "INVALID_INPUT".into()), "{root} {poison}");
-            plain(&reply, poison);
+            assert_eq!(response.status_and_code(), (200, "INVALID_INPUT".into()), "{root} {payload}");
+            assert_not_repeated(&response, payload);
         }
         for list in ["encounters", "notes"] {
             let query = format!(
                 "query ($v: String!, $c: String) {{ patientByIdentifier(system: \"{SYSTEM}\", value: $v) {{ {list}(after: $c) {{ edges {{ cursor }} }} }} }}"
             );
-            let reply = server.reply(&token, &query, json!({ "v": "wellzq-mrn-0", "c": poison })).await;
-            assert_eq!(reply.outcome(), (200, "INVALID_INPUT".into()), "{list} {poison}");
-            plain(&reply, poison);
+            let response = server.send_query(&token, &query, json!({ "v": "wellzq-mrn-0", "c": payload })).await;
+            assert_eq!(response.status_and_code(), (200, "INVALID_INPUT".into()), "{list} {payload}");
+            assert_not_repeated(&response, payload);
         }
-        let body = json!({ "query": "query A { viewer { id } }", "operationName": poison });
-        assert_eq!(Reply::to(server.post(&token).json(&body)).await.outcome(), (400, "INVALID_INPUT".into()));
-        let body = json!({ "query": "{ viewer { id } }", "variables": { poison: poison }, "extensions": { poison: poison }, poison: poison });
-        assert_eq!(Reply::to(server.post(&token).json(&body)).await.status, 200);
+        let body = json!({ "query": "query A { viewer { id } }", "operationName": payload });
         assert_eq!(
-            Reply::to(server.post(&token).json(&json!({ "query": poison }))).await.outcome(),
+            Response::of(server.post(&token).json(&body)).await.status_and_code(),
+            (400, "INVALID_INPUT".into())
+        );
+        let body = json!({ "query": "{ viewer { id } }", "variables": { payload: payload }, "extensions": { payload: payload }, payload: payload });
+        assert_eq!(Response::of(server.post(&token).json(&body)).await.status, 200);
+        assert_eq!(
+            Response::of(server.post(&token).json(&json!({ "query": payload }))).await.status_and_code(),
             (400, "INVALID_INPUT".into()),
-            "{poison}"
+            "{payload}"
         );
 
-        // Headers. What is written to the log is what came.
-        let request = server.question(
+        // Headers. The audit log contains the user agent as it was sent.
+        let request = server.query_request(
             &token,
             &format!("{{ patientByIdentifier(system: \"{SYSTEM}\", value: \"wellzq-mrn-0\") {{ id }} }}"),
             Value::Null,
         );
-        let agent = reqwest::header::HeaderValue::from_bytes(poison.as_bytes()).unwrap();
-        let reply = Reply::to(request.header("user-agent", agent.clone())).await;
-        assert_eq!(reply.status, 200, "{poison}");
+        let agent = reqwest::header::HeaderValue::from_bytes(payload.as_bytes()).unwrap();
+        let response = Response::of(request.header("user-agent", agent.clone())).await;
+        assert_eq!(response.status, 200, "{payload}");
         let row = "select user_agent, subject from SCHEMA.audit_log where request_id = $1::text::uuid";
-        assert_eq!(column(site, &tenant, row, &reply.headers["x-request-id"]).await, poison);
-        let hinted =
-            Reply::to(server.question(&token, "{ viewer { id } }", Value::Null).header("x-tenant-id", agent.clone()))
-                .await;
+        assert_eq!(query_text(site, &tenant, row, &response.headers["x-request-id"]).await, payload);
+        let hinted = Response::of(
+            server.query_request(&token, "{ viewer { id } }", Value::Null).header("x-tenant-id", agent.clone()),
+        )
+        .await;
         assert!(
-            matches!(hinted.outcome(), (403, code) if code == "TENANT_MISMATCH") || hinted.status == 400,
+            matches!(hinted.status_and_code(), (403, code) if code == "TENANT_MISMATCH") || hinted.status == 400,
             "{hinted:?}"
         );
-        let accepted = Reply::to(
+        let accepted = Response::of(
             server
                 .http
                 .post(&server.url)
@@ -197,25 +208,25 @@ async fn poison_in_a_request_is_data_or_an_error() {
         )
         .await;
         assert!([200, 406].contains(&accepted.status), "{accepted:?}");
-        let typed = Reply::to(server.post(&token).header("content-type", agent.clone()).body("{}")).await;
-        assert_eq!(typed.outcome(), (415, "INVALID_INPUT".into()));
+        let typed = Response::of(server.post(&token).header("content-type", agent.clone()).body("{}")).await;
+        assert_eq!(typed.status_and_code(), (415, "INVALID_INPUT".into()));
         let hosted = server
-            .question(&token, "{ viewer { id } }", Value::Null)
+            .query_request(&token, "{ viewer { id } }", Value::Null)
             .header("x-forwarded-for", agent)
             .header("x-request-id", "' or 1=1");
-        assert_eq!(Reply::to(hosted).await.status, 200);
+        assert_eq!(Response::of(hosted).await.status, 200);
     }
-    unharmed(site, &tenant, 1).await;
+    assert_intact(site, &tenant, 1).await;
 }
 
-/// What a token says of a person goes into the binding, the staff id and the log.
+/// The claims about a person are used in the binding, the staff id and the audit log.
 #[tokio::test]
-async fn poison_in_a_token_is_data_or_no_token() {
+async fn payloads_in_tokens_are_data_or_rejected() {
     let site = Site::shared().await;
-    let server = Server::of(site);
+    let server = TestServer::of(site);
     for model in MODELS {
         let tenant = site.tenant(model).await;
-        Charts { mark: "tokenzq", patients: 1, encounters: 0, notes: 0 }.import(site, &tenant).await;
+        FhirCharts { mark: "tokenzq", patients: 1, encounters: 0, notes: 0 }.import(site, &tenant).await;
         let token = |claims: Value| {
             let now = chrono::Utc::now().timestamp();
             let mut all = json!({ "iss": cordon::auth::dev::ISSUER, "aud": "cordon", "sub": "alice", "tenants": [tenant.id], "roles": ["clinician"], "iat": now, "exp": now + 600 });
@@ -230,43 +241,52 @@ async fn poison_in_a_token_is_data_or_no_token() {
         let query = format!(
             "{{ viewer {{ name }} patientByIdentifier(system: \"{SYSTEM}\", value: \"tokenzq-mrn-0\") {{ id }} }}"
         );
-        for poison in POISON {
-            let reply = server
-                .reply(&token(json!({ "sub": poison, "name": poison, "act": { "sub": poison } })), &query, Value::Null)
+        for payload in PAYLOADS {
+            let response = server
+                .send_query(
+                    &token(json!({ "sub": payload, "name": payload, "act": { "sub": payload } })),
+                    &query,
+                    Value::Null,
+                )
                 .await;
-            assert_eq!(reply.status, 200, "{poison}: {reply:?}");
-            assert_eq!(reply.json()["data"]["viewer"]["name"], poison);
-            assert!(reply.json()["data"]["patientByIdentifier"]["id"].is_string(), "{reply:?}");
+            assert_eq!(response.status, 200, "{payload}: {response:?}");
+            assert_eq!(response.json()["data"]["viewer"]["name"], payload);
+            assert!(response.json()["data"]["patientByIdentifier"]["id"].is_string(), "{response:?}");
             for name in ["subject", "name", "acting"] {
                 let text = format!("select {name} from SCHEMA.audit_log where request_id = $1::text::uuid");
-                assert_eq!(column(site, &tenant, &text, &reply.headers["x-request-id"]).await, poison, "{name}");
+                assert_eq!(
+                    query_text(site, &tenant, &text, &response.headers["x-request-id"]).await,
+                    payload,
+                    "{name}"
+                );
             }
             for claims in [
-                json!({ "roles": [poison] }),
-                json!({ "iss": poison }),
-                json!({ "aud": poison }),
-                json!({ "tenants": [poison] }),
-                json!({ "exp": poison }),
+                json!({ "roles": [payload] }),
+                json!({ "iss": payload }),
+                json!({ "aud": payload }),
+                json!({ "tenants": [payload] }),
+                json!({ "exp": payload }),
             ] {
-                let refused = server.reply(&token(claims), &query, Value::Null).await;
-                assert_eq!(refused.outcome(), (401, "UNAUTHENTICATED".into()), "{poison}");
+                let refused = server.send_query(&token(claims), &query, Value::Null).await;
+                assert_eq!(refused.status_and_code(), (401, "UNAUTHENTICATED".into()), "{payload}");
             }
         }
         for bad in ["a\u{0}b", "line\nline", "\u{7f}"] {
             for claims in [json!({ "sub": bad }), json!({ "name": bad }), json!({ "act": { "sub": bad } })] {
-                assert_eq!(server.reply(&token(claims), &query, Value::Null).await.status, 401, "{bad:?}");
+                assert_eq!(server.send_query(&token(claims), &query, Value::Null).await.status, 401, "{bad:?}");
             }
         }
-        unharmed(site, &tenant, 1).await;
+        assert_intact(site, &tenant, 1).await;
     }
 }
 
-/// NUL and half characters, in every spelling: refused by what reads the request, so that PostgreSQL never sees them.
+/// NUL characters and unpaired surrogates, in every notation, are rejected when the request is parsed, and never reach
+/// PostgreSQL.
 #[tokio::test]
-async fn what_is_no_text_is_refused_at_the_door() {
+async fn the_http_layer_rejects_invalid_text() {
     let site = Site::shared().await;
     let tenant = site.tenant(TenancyModel::Shared).await;
-    let server = Server::of(site);
+    let server = TestServer::of(site);
     let token = site.token(&[tenant.id], "clinician", "alice");
     let query = "query ($v: String!) { patientByIdentifier(system: \\\"s\\\", value: $v) { id } }";
     let mut bodies = Vec::new();
@@ -284,27 +304,27 @@ async fn what_is_no_text_is_refused_at_the_door() {
     bodies.push(b"{\"query\":\"{ viewer { id } } # \0\"}".to_vec());
     bodies.push(b"{\"query\":\"{ viewer { id } } # \xed\xa0\x80\"}".to_vec());
     for body in bodies {
-        let shown = String::from_utf8_lossy(&body).into_owned();
-        let reply = Reply::to(server.post(&token).header("content-type", "application/json").body(body)).await;
-        assert_eq!(reply.outcome(), (400, "INVALID_INPUT".into()), "{shown}: {reply:?}");
+        let text = String::from_utf8_lossy(&body).into_owned();
+        let response = Response::of(server.post(&token).header("content-type", "application/json").body(body)).await;
+        assert_eq!(response.status_and_code(), (400, "INVALID_INPUT".into()), "{text}: {response:?}");
     }
-    assert!(!crate::server::Log::lines().contains("invalid byte sequence"), "PostgreSQL was sent what is no text");
+    assert!(!crate::support::log::Log::text().contains("invalid byte sequence"), "PostgreSQL received invalid text");
 }
 
-/// An error says what is wrong, not what was sent.
-fn plain(reply: &Reply, poison: &str) {
-    assert!(!reply.body.contains(poison), "{reply:?}");
+/// Checks that the error does not repeat what was sent.
+fn assert_not_repeated(response: &Response, payload: &str) {
+    assert!(!response.body.contains(payload), "{response:?}");
 }
 
-/// One text of one row.
-async fn column(site: &Site, tenant: &Tenant, text: &str, request: &str) -> String {
+/// Runs a query that returns one text. `SCHEMA` is the schema of the tenant.
+async fn query_text(site: &Site, tenant: &Tenant, text: &str, request: &str) -> String {
     let placement = tenant.placement.as_ref().unwrap();
     let text = text.replace("SCHEMA", placement.schema.as_str());
     site.superuser(&placement.database).await.query_one(&text, &[&request]).await.unwrap().get(0)
 }
 
-/// All tables are there, with the patients that belong there.
-async fn unharmed(site: &Site, tenant: &Tenant, patients: u64) {
+/// Checks that the tables exist and that the tenant has this number of patients.
+async fn assert_intact(site: &Site, tenant: &Tenant, patients: u64) {
     let placement = tenant.placement.as_ref().unwrap();
     let session = site.superuser(&placement.database).await;
     let text = format!("select count(*) from {}.patients where tenant_id = $1::text::uuid", placement.schema);

@@ -1,15 +1,15 @@
-//! Migrations: every set goes up, down and up again, and what stands afterwards is what stood before.
+//! Migrations: every set goes up, down and up again, and the structure of the databases is the same afterwards.
 
-use crate::site::Site;
-use crate::{cluster_of_own, site};
-use cordon::db::migrate::{Direction, Set};
+use crate::support::site::Site;
+use crate::support::{cluster_of_own, site};
+use cordon::db::migrate::{Direction, MigrationSet};
 use cordon::ops::OpsError;
-use cordon::ops::migrate::{self, Target};
+use cordon::ops::migrate::{self, MigrationTarget};
 use cordon::tenant::TenancyModel;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Columns, constraints, indexes, policies, triggers, functions and grants of a database, in words.
+/// Returns the columns, constraints, indexes, policies, triggers, functions and grants of a database, one line each.
 async fn structure(site: &Site, database: &str) -> Vec<String> {
     let rows = site
         .superuser(database)
@@ -36,11 +36,11 @@ async fn structure(site: &Site, database: &str) -> Vec<String> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-async fn targets(site: &Site, set: Set) -> Vec<Target> {
+async fn targets(site: &Site, set: MigrationSet) -> Vec<MigrationTarget> {
     migrate::targets(&site.operator).await.unwrap().into_iter().filter(|target| target.set == set).collect()
 }
 
-async fn all_down(site: &Site, set: Set) {
+async fn all_down(site: &Site, set: MigrationSet) {
     for target in targets(site, set).await {
         while !migrate::run(&site.operator, &target, Direction::Down).await.unwrap().is_empty() {}
     }
@@ -49,7 +49,7 @@ async fn all_down(site: &Site, set: Set) {
 #[tokio::test]
 async fn every_set_goes_up_down_and_up_again() {
     let cluster = cluster_of_own("migrations");
-    let site = Site::make(&cluster, "migrations-site").await;
+    let site = Site::create(&cluster, "migrations-site").await;
     let mut databases = vec!["cordon_control".to_owned(), "cordon_data".to_owned()];
     for model in site::MODELS {
         let tenant = site.tenant(model).await;
@@ -57,22 +57,24 @@ async fn every_set_goes_up_down_and_up_again() {
     }
     let before = structures(&site, &databases).await;
 
-    // The functions cannot go while a tenant's policies lean on them.
+    // The functions cannot be dropped while policies depend on them.
     let [_, data] =
-        <[_; 2]>::try_from(targets(&site, Set::Database).await.into_iter().take(2).collect::<Vec<_>>()).ok().unwrap();
+        <[_; 2]>::try_from(targets(&site, MigrationSet::Database).await.into_iter().take(2).collect::<Vec<_>>())
+            .ok()
+            .unwrap();
     assert!(matches!(migrate::run(&site.operator, &data, Direction::Down).await, Err(OpsError::Failed(_))));
 
-    all_down(&site, Set::Tenant).await;
+    all_down(&site, MigrationSet::Tenant).await;
     let bare = structures(&site, &databases).await;
     assert!(bare.iter().flatten().all(|line| !line.contains("clinical_notes")), "{bare:?}");
-    for target in targets(&site, Set::Tenant).await {
+    for target in targets(&site, MigrationSet::Tenant).await {
         let status = migrate::status(&site.operator, &target).await.unwrap();
         assert!(status.applied.is_empty() && !status.pending.is_empty());
         migrate::run(&site.operator, &target, Direction::Up).await.unwrap();
     }
     assert_eq!(structures(&site, &databases).await, before);
 
-    // What ran is on record, with its direction and outcome.
+    // Every run is recorded with its direction and outcome.
     let control = site.superuser("cordon_control").await;
     let runs =
         "select count(*), count(*) filter (where direction = 'down' and outcome = 'done'), count(*) filter (where outcome = 'failed'),
@@ -81,8 +83,8 @@ async fn every_set_goes_up_down_and_up_again() {
     let (all, down, failed, untimed): (i64, i64, i64, i64) = (row.get(0), row.get(1), row.get(2), row.get(3));
     assert!(all > down && down >= 6 && failed == 1 && untimed == 0, "{all} {down} {failed} {untimed}");
 
-    // The catalog's own set last: it takes the list of servers with it.
-    let catalog = targets(&site, Set::Catalog).await;
+    // The catalog's set is last, because it drops the list of servers.
+    let catalog = targets(&site, MigrationSet::Catalog).await;
     for direction in [Direction::Down, Direction::Up] {
         assert_eq!(migrate::run(&site.operator, catalog.first().unwrap(), direction).await.unwrap().len(), 1);
     }
@@ -98,24 +100,25 @@ async fn structures(site: &Site, databases: &[String]) -> Vec<Vec<String>> {
 }
 
 #[tokio::test]
-async fn two_who_migrate_at_once_do_it_once() {
+async fn concurrent_migrations_run_once() {
     let cluster = cluster_of_own("migrations-twice");
-    let site = Site::make(&cluster, "migrations-twice-site").await;
-    let shared = targets(&site, Set::Tenant).await.into_iter().next().unwrap();
+    let site = Site::create(&cluster, "migrations-twice-site").await;
+    let shared = targets(&site, MigrationSet::Tenant).await.into_iter().next().unwrap();
     for _ in 0..2 {
         migrate::run(&site.operator, &shared, Direction::Down).await.unwrap();
     }
-    let both = [0, 1, 2].map(|_| migrate::run(&site.operator, &shared, Direction::Up));
-    let ran: usize = futures_util::future::try_join_all(both).await.unwrap().iter().map(Vec::len).sum();
+    let runs = [0, 1, 2].map(|_| migrate::run(&site.operator, &shared, Direction::Up));
+    let ran: usize = futures_util::future::try_join_all(runs).await.unwrap().iter().map(Vec::len).sum();
     assert_eq!(ran, 2);
 }
 
-/// A process that dies between a migration's commit and its record leaves an open row, which whoever comes next closes by what happened.
+/// A process that dies between the commit of a migration and its record leaves a row in state `running`. The next
+/// process completes the row with the actual outcome.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_whose_process_died_is_put_on_record_by_the_next() {
+async fn the_outcome_of_a_killed_run_is_recorded_by_the_next() {
     let cluster = cluster_of_own("migrations-died");
-    let site = Arc::new(Site::make(&cluster, "migrations-died-site").await);
-    let shared = targets(&site, Set::Tenant).await.into_iter().next().unwrap();
+    let site = Arc::new(Site::create(&cluster, "migrations-died-site").await);
+    let shared = targets(&site, MigrationSet::Tenant).await.into_iter().next().unwrap();
     let control = site.superuser("cordon_control").await;
     let newest = async || {
         let newest = "select direction, outcome, error from cordon_catalog.migration_runs where schema_name = 'shared' order by started_at desc limit 1";
@@ -124,15 +127,16 @@ async fn a_run_whose_process_died_is_put_on_record_by_the_next() {
     };
     let applied = migrate::status(&site.operator, &shared).await.unwrap().applied.len();
 
-    // Another's lock holds the migration up, so that its caller can go away before it is done. One then ends, the other is cut off.
-    for (cut_off, outcome, error) in [(false, "done", ""), (true, "failed", "interrupted")] {
+    // A lock blocks the migration while its caller is aborted. The first migration then completes; the backend of the
+    // second is terminated.
+    for (terminated, outcome, error) in [(false, "done", ""), (true, "failed", "interrupted")] {
         let mut blocker = site.superuser("cordon_data").await;
-        let held = blocker.transaction().await.unwrap();
-        let table = if cut_off { "patients" } else { "audit_log" };
-        held.batch_execute(&format!("lock table shared.{table} in access share mode")).await.unwrap();
-        let (theirs, target) = (Arc::clone(&site), shared.clone());
-        let dies =
-            tokio::spawn(async move { migrate::run(&theirs.operator, &target, Direction::Down).await.map(drop) });
+        let blocking = blocker.transaction().await.unwrap();
+        let table = if terminated { "patients" } else { "audit_log" };
+        blocking.batch_execute(&format!("lock table shared.{table} in access share mode")).await.unwrap();
+        let (own_site, target) = (Arc::clone(&site), shared.clone());
+        let aborted =
+            tokio::spawn(async move { migrate::run(&own_site.operator, &target, Direction::Down).await.map(drop) });
         let waiting = "select pid from pg_stat_activity where usename = 'cordon_operator' and wait_event_type = 'Lock'";
         let superuser = site.superuser("postgres").await;
         let pid: i32 = loop {
@@ -141,17 +145,17 @@ async fn a_run_whose_process_died_is_put_on_record_by_the_next() {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
-        dies.abort();
+        aborted.abort();
         assert_eq!(newest().await, ["down", "running", ""]);
-        if cut_off {
+        if terminated {
             superuser.execute("select pg_terminate_backend($1)", &[&pid]).await.unwrap();
         }
-        held.rollback().await.unwrap();
+        blocking.rollback().await.unwrap();
         let left = migrate::status(&site.operator, &shared).await.unwrap().applied.len();
         assert_eq!(
             (left, newest().await),
             (applied - 1, ["down", outcome, error].map(str::to_owned)),
-            "cut off: {cut_off}"
+            "terminated: {terminated}"
         );
     }
     migrate::run(&site.operator, &shared, Direction::Up).await.unwrap();

@@ -1,7 +1,7 @@
-//! Notes: drafted, revised, discarded and signed over HTTP; whose they are, and that a signature holds.
+//! Notes over HTTP: drafting, revising, discarding and signing, who may do it, and what a signature covers.
 
-use crate::site::{MODELS, Site};
-use crate::write::{DISCARD, DRAFT, REVISE, SIGN, START, Ward, opaque};
+use crate::support::chart_writer::{ChartWriter, DISCARD, DRAFT, REVISE, SIGN, START, global_id};
+use crate::support::site::{MODELS, Site};
 use cordon::crypto::Sealed;
 use cordon::ids::{NoteId, PatientId, StaffId};
 use cordon::model::fields::SignatureSalt;
@@ -11,150 +11,153 @@ use uuid::Uuid;
 
 const NOTE: &str = "query ($id: ID!) { note(id: $id) { id status version body } }";
 
-async fn seen(ward: &Ward<'_>, token: &str, id: &Value) -> Value {
-    ward.server.data(token, NOTE, json!({ "id": id })).await["note"].take()
+async fn read_note(writer: &ChartWriter<'_>, token: &str, id: &Value) -> Value {
+    writer.server.data(token, NOTE, json!({ "id": id })).await["note"].take()
 }
 
 #[tokio::test]
-async fn a_draft_becomes_a_signed_note_that_nobody_changes() {
+async fn a_draft_is_signed_and_then_immutable() {
     let site = Site::shared().await;
     for model in MODELS {
-        let ward = Ward::open(site, site.tenant(model).await).await;
-        let (bob, id) = (ward.token("clinician", "bob"), ward.draft().await["id"].clone());
-        assert_eq!(seen(&ward, &bob, &id).await, Value::Null, "a draft is its author's");
+        let writer = ChartWriter::create(site, site.tenant(model).await).await;
+        let (bob, id) = (writer.token("clinician", "bob"), writer.draft_note().await["id"].clone());
+        assert_eq!(read_note(&writer, &bob, &id).await, Value::Null, "a draft is visible to its author only");
         for (mutation, part) in [(REVISE, json!({ "body": "mine" })), (DISCARD, json!({})), (SIGN, json!({}))] {
             let mut input = json!({ "id": id, "expectedVersion": 1 });
             input.as_object_mut().unwrap().extend(part.as_object().unwrap().clone());
             assert_eq!(
-                ward.change(&bob, mutation, input).await.unwrap_err().0,
+                writer.mutate(&bob, mutation, input).await.unwrap_err().0,
                 "NOT_FOUND",
-                "{model}: someone else's draft"
+                "{model}: a draft of another author"
             );
         }
         let revised = json!({ "id": id, "expectedVersion": 1, "title": null });
-        let revised = ward.change(&ward.alice, REVISE, revised).await.unwrap();
+        let revised = writer.mutate(&writer.alice, REVISE, revised).await.unwrap();
         assert_eq!(
             (&revised["title"], &revised["body"], &revised["version"]),
             (&Value::Null, &json!("Stable."), &json!(2))
         );
-        let stale = ward.change(&ward.alice, SIGN, json!({ "id": id, "expectedVersion": 1 })).await.unwrap_err();
+        let stale = writer.mutate(&writer.alice, SIGN, json!({ "id": id, "expectedVersion": 1 })).await.unwrap_err();
         assert_eq!(stale.1["currentVersion"], 2);
-        let signed = ward.change(&ward.alice, SIGN, json!({ "id": id, "expectedVersion": 2 })).await.unwrap();
+        let signed = writer.mutate(&writer.alice, SIGN, json!({ "id": id, "expectedVersion": 2 })).await.unwrap();
         assert_eq!((&signed["status"], &signed["version"]), (&json!("SIGNED"), &json!(3)));
         assert_eq!(signed["signatures"][0]["meaning"], "AUTHOR");
         assert_eq!(signed["signatures"][0]["signer"]["name"], "Dr. alice");
         assert_eq!(signed["signatures"][0]["signedAt"], signed["signedAt"]);
-        assert_eq!(seen(&ward, &bob, &id).await["body"], "Stable.");
+        assert_eq!(read_note(&writer, &bob, &id).await["body"], "Stable.");
         for (mutation, part) in [(REVISE, json!({ "body": "mine" })), (DISCARD, json!({})), (SIGN, json!({}))] {
             let mut input = json!({ "id": id, "expectedVersion": 3 });
             input.as_object_mut().unwrap().extend(part.as_object().unwrap().clone());
             assert_eq!(
-                ward.change(&ward.alice, mutation, input).await.unwrap_err().0,
+                writer.mutate(&writer.alice, mutation, input).await.unwrap_err().0,
                 "CONFLICT",
-                "{model}: it is signed"
+                "{model}: the note is signed"
             );
         }
     }
 }
 
 #[tokio::test]
-async fn a_discarded_draft_is_kept_and_seen_by_nobody() {
+async fn a_discarded_draft_is_kept_and_hidden() {
     let site = Site::shared().await;
-    let ward = Ward::open(site, site.tenant(MODELS[1]).await).await;
-    let id = ward.draft().await["id"].clone();
-    let gone = ward.change(&ward.alice, DISCARD, json!({ "id": id, "expectedVersion": 1 })).await.unwrap();
-    assert_eq!(gone, id);
-    assert_eq!(seen(&ward, &ward.alice, &id).await, Value::Null);
+    let writer = ChartWriter::create(site, site.tenant(MODELS[1]).await).await;
+    let id = writer.draft_note().await["id"].clone();
+    let discarded = writer.mutate(&writer.alice, DISCARD, json!({ "id": id, "expectedVersion": 1 })).await.unwrap();
+    assert_eq!(discarded, id);
+    assert_eq!(read_note(&writer, &writer.alice, &id).await, Value::Null);
     let list = "query ($id: ID!) { patient(id: $id) { notes { edges { node { id } } } } }";
-    let list = ward.server.data(&ward.alice, list, json!({ "id": ward.patient })).await;
+    let list = writer.server.data(&writer.alice, list, json!({ "id": writer.patient })).await;
     assert_eq!(list["patient"]["notes"]["edges"], json!([]));
     assert_eq!(
-        ward.change(&ward.alice, SIGN, json!({ "id": id, "expectedVersion": 2 })).await.unwrap_err().0,
+        writer.mutate(&writer.alice, SIGN, json!({ "id": id, "expectedVersion": 2 })).await.unwrap_err().0,
         "NOT_FOUND"
     );
-    assert_eq!(ward.rows("select from note_versions where tenant_id = $tenant").await.len(), 1);
+    assert_eq!(writer.rows("select from note_versions where tenant_id = $tenant").await.len(), 1);
 }
 
 #[tokio::test]
-async fn roles_write_what_is_theirs() {
+async fn roles_limit_who_drafts_and_signs() {
     let site = Site::shared().await;
-    let ward = Ward::open(site, site.tenant(MODELS[1]).await).await;
-    let input =
-        |kind: &str, author: Value| json!({ "patientId": ward.patient, "type": kind, "body": "b", "authorId": author });
+    let writer = ChartWriter::create(site, site.tenant(MODELS[1]).await).await;
+    let input = |kind: &str, author: Value| json!({ "patientId": writer.patient, "type": kind, "body": "b", "authorId": author });
     let (nurse, trainee, scribe) =
-        (ward.token("nurse", "nora"), ward.token("trainee", "tom"), ward.token("scribe", "sam"));
+        (writer.token("nurse", "nora"), writer.token("trainee", "tom"), writer.token("scribe", "sam"));
     let sign = async |token: &str, note: &Value| {
-        ward.change(token, SIGN, json!({ "id": note["id"], "expectedVersion": 1 })).await
+        writer.mutate(token, SIGN, json!({ "id": note["id"], "expectedVersion": 1 })).await
     };
 
-    assert_eq!(ward.change(&nurse, DRAFT, input("34117-2", Value::Null)).await.unwrap_err().0, "FORBIDDEN");
-    let note = ward.change(&nurse, DRAFT, input("34746-8", Value::Null)).await.unwrap();
+    assert_eq!(writer.mutate(&nurse, DRAFT, input("34117-2", Value::Null)).await.unwrap_err().0, "FORBIDDEN");
+    let note = writer.mutate(&nurse, DRAFT, input("34746-8", Value::Null)).await.unwrap();
     assert_eq!(sign(&nurse, &note).await.unwrap()["status"], "SIGNED");
 
-    let note = ward.change(&trainee, DRAFT, input("34117-2", Value::Null)).await.unwrap();
+    let note = writer.mutate(&trainee, DRAFT, input("34117-2", Value::Null)).await.unwrap();
     assert_eq!(sign(&trainee, &note).await.unwrap()["status"], "UNCOSIGNED");
 
-    let alice = ward.server.data(&ward.alice, "{ viewer { id } }", json!({})).await["viewer"]["id"].take();
+    let alice = writer.server.data(&writer.alice, "{ viewer { id } }", json!({})).await["viewer"]["id"].take();
     assert_eq!(
-        ward.change(&scribe, DRAFT, input("34117-2", Value::Null)).await.unwrap_err().0,
+        writer.mutate(&scribe, DRAFT, input("34117-2", Value::Null)).await.unwrap_err().0,
         "FORBIDDEN",
-        "a scribe writes for someone"
+        "a scribe drafts for a named author only"
     );
-    let note = ward.change(&scribe, DRAFT, input("34117-2", alice.clone())).await.unwrap();
+    let note = writer.mutate(&scribe, DRAFT, input("34117-2", alice.clone())).await.unwrap();
     assert_eq!(note["author"]["id"], alice);
-    assert_eq!(seen(&ward, &scribe, &note["id"]).await["body"], "b", "who typed it sees it");
-    assert_eq!(seen(&ward, &nurse, &note["id"]).await, Value::Null);
+    assert_eq!(read_note(&writer, &scribe, &note["id"]).await["body"], "b", "the scribe who typed the draft sees it");
+    assert_eq!(read_note(&writer, &nurse, &note["id"]).await, Value::Null);
     assert_eq!(sign(&scribe, &note).await.unwrap_err().0, "FORBIDDEN");
     assert_eq!(
-        sign(&ward.token("clinician", "sam"), &note).await.unwrap_err().0,
+        sign(&writer.token("clinician", "sam"), &note).await.unwrap_err().0,
         "FORBIDDEN",
-        "nor with another role: it is not theirs"
+        "not with another role either, because another person is the author"
     );
-    assert_eq!(sign(&ward.alice, &note).await.unwrap()["signatures"][0]["meaning"], "AUTHOR");
+    assert_eq!(sign(&writer.alice, &note).await.unwrap()["signatures"][0]["meaning"], "AUTHOR");
     assert_eq!(
-        ward.change(&ward.alice, DRAFT, input("34117-2", json!(opaque(b's', Uuid::now_v7())))).await.unwrap_err().0,
+        writer
+            .mutate(&writer.alice, DRAFT, input("34117-2", json!(global_id(b's', Uuid::now_v7()))))
+            .await
+            .unwrap_err()
+            .0,
         "FORBIDDEN"
     );
-    let nobody = input("34117-2", json!(opaque(b's', Uuid::now_v7())));
-    assert_eq!(ward.change(&scribe, DRAFT, nobody).await.unwrap_err().0, "NOT_FOUND");
+    let nobody = input("34117-2", json!(global_id(b's', Uuid::now_v7())));
+    assert_eq!(writer.mutate(&scribe, DRAFT, nobody).await.unwrap_err().0, "NOT_FOUND");
 }
 
 #[tokio::test]
-async fn who_is_named_sees_and_signs_a_draft() {
+async fn named_signers_see_and_sign_a_draft() {
     let site = Site::shared().await;
-    let ward = Ward::open(site, site.tenant(MODELS[2]).await).await;
-    let bob = ward.token("clinician", "bob");
-    ward.change(&bob, START, json!({ "patientId": ward.patient, "class": "AMB" })).await.unwrap();
-    let id = ward.server.data(&bob, "{ viewer { id } }", json!({})).await["viewer"]["id"].take();
-    let input = json!({ "patientId": ward.patient, "type": "34117-2", "body": "b", "signerIds": [id] });
-    let note = ward.change(&ward.token("trainee", "tom"), DRAFT, input).await.unwrap();
-    assert_eq!(seen(&ward, &bob, &note["id"]).await["body"], "b");
-    // To sign is not to give up, and a nurse named on a physician's note does not write in it.
+    let writer = ChartWriter::create(site, site.tenant(MODELS[2]).await).await;
+    let bob = writer.token("clinician", "bob");
+    writer.mutate(&bob, START, json!({ "patientId": writer.patient, "class": "AMB" })).await.unwrap();
+    let id = writer.server.data(&bob, "{ viewer { id } }", json!({})).await["viewer"]["id"].take();
+    let input = json!({ "patientId": writer.patient, "type": "34117-2", "body": "b", "signerIds": [id] });
+    let note = writer.mutate(&writer.token("trainee", "tom"), DRAFT, input).await.unwrap();
+    assert_eq!(read_note(&writer, &bob, &note["id"]).await["body"], "b");
+    // A signer may not discard the draft, and a nurse who is named as signer may not revise a physician's note.
     assert_eq!(
-        ward.change(&bob, DISCARD, json!({ "id": note["id"], "expectedVersion": 1 })).await.unwrap_err().0,
+        writer.mutate(&bob, DISCARD, json!({ "id": note["id"], "expectedVersion": 1 })).await.unwrap_err().0,
         "FORBIDDEN"
     );
-    let nurse = ward.token("nurse", "bob");
+    let nurse = writer.token("nurse", "bob");
     let over = json!({ "id": note["id"], "expectedVersion": 1, "body": "written over" });
-    assert_eq!(ward.change(&nurse, REVISE, over).await.unwrap_err().0, "FORBIDDEN");
-    let denied = ward
+    assert_eq!(writer.mutate(&nurse, REVISE, over).await.unwrap_err().0, "FORBIDDEN");
+    let denied = writer
         .rows("select action from audit_log where tenant_id = $tenant and outcome = 'denied' and array_length(resource_ids, 1) = 1")
         .await;
     let denied: Vec<String> = denied.iter().map(|row| row.get(0)).collect();
-    assert_eq!(denied, ["note.discarded", "note.revised"], "what was refused names the note");
-    let signed = ward.change(&bob, SIGN, json!({ "id": note["id"], "expectedVersion": 1 })).await.unwrap();
+    assert_eq!(denied, ["note.discarded", "note.revised"], "the audit rows of denied mutations name the note");
+    let signed = writer.mutate(&bob, SIGN, json!({ "id": note["id"], "expectedVersion": 1 })).await.unwrap();
     assert_eq!((&signed["status"], &signed["signatures"][0]["meaning"]), (&json!("SIGNED"), &json!("SIGNER")));
 }
 
 #[tokio::test]
-async fn what_is_no_note_is_refused() {
+async fn invalid_notes_are_rejected() {
     let site = Site::shared().await;
-    let ward = Ward::open(site, site.tenant(MODELS[0]).await).await;
-    let other = Ward::open(site, site.tenant(MODELS[0]).await).await;
-    let theirs =
-        other.change(&other.alice, START, json!({ "patientId": other.patient, "class": "AMB" })).await.unwrap();
+    let writer = ChartWriter::create(site, site.tenant(MODELS[0]).await).await;
+    let other = ChartWriter::create(site, site.tenant(MODELS[0]).await).await;
+    let foreign_encounter =
+        other.mutate(&other.alice, START, json!({ "patientId": other.patient, "class": "AMB" })).await.unwrap();
     let with = |part: Value| {
-        let mut input = json!({ "patientId": ward.patient, "type": "34117-2", "body": "b" });
+        let mut input = json!({ "patientId": writer.patient, "type": "34117-2", "body": "b" });
         input.as_object_mut().unwrap().extend(part.as_object().unwrap().clone());
         input
     };
@@ -166,30 +169,30 @@ async fn what_is_no_note_is_refused() {
         (json!({ "body": " \n " }), "input.body"),
         (json!({ "body": "a\u{7}" }), "input.body"),
         (json!({ "body": "b".repeat(500_001) }), "input.body"),
-        (json!({ "encounterId": ward.patient }), "input.encounterId"),
-        (json!({ "signerIds": [ward.patient] }), "input.signerIds"),
+        (json!({ "encounterId": writer.patient }), "input.encounterId"),
+        (json!({ "signerIds": [writer.patient] }), "input.signerIds"),
     ] {
-        let refused = ward.change(&ward.alice, DRAFT, with(part)).await.unwrap_err();
+        let refused = writer.mutate(&writer.alice, DRAFT, with(part)).await.unwrap_err();
         assert_eq!(refused, ("INVALID_INPUT".into(), json!({ "code": "INVALID_INPUT", "field": field })));
     }
     for part in [
-        json!({ "encounterId": theirs["id"] }),
+        json!({ "encounterId": foreign_encounter["id"] }),
         json!({ "patientId": other.patient }),
-        json!({ "signerIds": [opaque(b's', Uuid::now_v7())] }),
+        json!({ "signerIds": [global_id(b's', Uuid::now_v7())] }),
     ] {
-        assert_eq!(ward.change(&ward.alice, DRAFT, with(part)).await.unwrap_err().0, "NOT_FOUND");
+        assert_eq!(writer.mutate(&writer.alice, DRAFT, with(part)).await.unwrap_err().0, "NOT_FOUND");
     }
-    assert_eq!(ward.rows("select from clinical_notes where tenant_id = $tenant").await.len(), 0);
+    assert_eq!(writer.rows("select from clinical_notes where tenant_id = $tenant").await.len(), 0);
 }
 
-/// The stored signature is of the stored text, and of no other.
+/// The stored signature is valid for the stored content and for no other content.
 #[tokio::test]
-async fn a_signature_holds_what_was_signed() {
+async fn a_signature_covers_the_signed_content() {
     let site = Site::shared().await;
-    let ward = Ward::open(site, site.tenant(MODELS[2]).await).await;
-    let note = ward.draft().await;
-    ward.change(&ward.alice, SIGN, json!({ "id": note["id"], "expectedVersion": 1 })).await.unwrap();
-    let rows = ward
+    let writer = ChartWriter::create(site, site.tenant(MODELS[2]).await).await;
+    let note = writer.draft_note().await;
+    writer.mutate(&writer.alice, SIGN, json!({ "id": note["id"], "expectedVersion": 1 })).await.unwrap();
+    let rows = writer
         .rows(
             "select s.id::text, s.salt_sealed, s.hash, s.signature, s.signer_id::text, (extract(epoch from s.signed_at) * 1000000)::bigint,
                  s.verify_key, n.id::text, n.patient_id::text, (extract(epoch from n.authored_at) * 1000000)::bigint, n.author_id::text
@@ -199,11 +202,11 @@ async fn a_signature_holds_what_was_signed() {
     let row = &rows[0];
     let id = |column: usize| row.get::<_, &str>(column).parse::<Uuid>().unwrap();
     let at = |column: usize| chrono::DateTime::from_timestamp_micros(row.get(column)).unwrap();
-    let keys = ward.server.app.keys.tenant(ward.tenant.id).await.unwrap();
+    let keys = writer.server.app.keys.tenant(writer.tenant.id).await.unwrap();
     let salt = keys.open(id(0), &Sealed::<SignatureSalt>::from_bytes(row.get(1))).unwrap();
     let salt: Vec<u8> = (0..32).map(|at| u8::from_str_radix(&salt[2 * at..2 * at + 2], 16).unwrap()).collect();
     let content = Content {
-        tenant: ward.tenant.id,
+        tenant: writer.tenant.id,
         note: NoteId(id(7)),
         number: 1,
         patient: PatientId(id(8)),
@@ -215,41 +218,43 @@ async fn a_signature_holds_what_was_signed() {
         body: "Stable.",
     };
     let signing = Signing { signer: StaffId(id(4)), meaning: Meaning::Author, at: at(5) };
-    let holds = |content: &Content<'_>, signing| verify(&keys, content, signing, &salt, row.get(2), row.get(3));
-    assert!(holds(&content, signing));
+    let is_valid = |content: &Content<'_>, signing| verify(&keys, content, signing, &salt, row.get(2), row.get(3));
+    assert!(is_valid(&content, signing));
     assert_eq!(row.get::<_, Vec<u8>>(6), keys.verify_key());
-    assert!(!holds(&Content { body: "Stable!", ..content.clone() }, signing));
-    assert!(!holds(&Content { title: None, ..content.clone() }, signing));
-    assert!(!holds(&Content { number: 2, ..content.clone() }, signing));
-    assert!(!holds(&Content { patient: PatientId::new(), ..content.clone() }, signing));
-    assert!(!holds(&content, Signing { meaning: Meaning::Signer, ..signing }));
-    assert!(!holds(&content, Signing { signer: StaffId::new(), ..signing }));
+    assert!(!is_valid(&Content { body: "Stable!", ..content.clone() }, signing));
+    assert!(!is_valid(&Content { title: None, ..content.clone() }, signing));
+    assert!(!is_valid(&Content { number: 2, ..content.clone() }, signing));
+    assert!(!is_valid(&Content { patient: PatientId::new(), ..content.clone() }, signing));
+    assert!(!is_valid(&content, Signing { meaning: Meaning::Signer, ..signing }));
+    assert!(!is_valid(&content, Signing { signer: StaffId::new(), ..signing }));
 }
 
 #[tokio::test]
-async fn work_lists_show_what_waits() {
+async fn notes_are_filtered_for_work_lists() {
     let site = Site::shared().await;
     for model in MODELS {
-        let ward = Ward::open(site, site.tenant(model).await).await;
-        let (bob, tom) = (ward.token("clinician", "bob"), ward.token("trainee", "tom"));
-        let encounter = ward.change(&bob, START, json!({ "patientId": ward.patient, "class": "AMB" })).await.unwrap();
+        let writer = ChartWriter::create(site, site.tenant(model).await).await;
+        let (bob, tom) = (writer.token("clinician", "bob"), writer.token("trainee", "tom"));
+        let encounter =
+            writer.mutate(&bob, START, json!({ "patientId": writer.patient, "class": "AMB" })).await.unwrap();
         let id =
-            async |token: &str| ward.server.data(token, "{ viewer { id } }", json!({})).await["viewer"]["id"].take();
+            async |token: &str| writer.server.data(token, "{ viewer { id } }", json!({})).await["viewer"]["id"].take();
         let write = async |token: &str, kind: &str, body: &str, more: Value| {
-            let mut input = json!({ "patientId": ward.patient, "type": kind, "body": body });
+            let mut input = json!({ "patientId": writer.patient, "type": kind, "body": body });
             input.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-            ward.change(token, DRAFT, input).await.unwrap()
+            writer.mutate(token, DRAFT, input).await.unwrap()
         };
         let sign = async |token: &str, note: &Value| {
-            ward.change(token, SIGN, json!({ "id": note["id"], "expectedVersion": note["version"] })).await.unwrap();
+            writer.mutate(token, SIGN, json!({ "id": note["id"], "expectedVersion": note["version"] })).await.unwrap();
         };
-        write(&ward.alice, "11506-3", "a", json!({})).await;
-        sign(&ward.alice, &write(&ward.alice, "34117-2", "b", json!({ "encounterId": encounter["id"] })).await).await;
+        write(&writer.alice, "11506-3", "a", json!({})).await;
+        sign(&writer.alice, &write(&writer.alice, "34117-2", "b", json!({ "encounterId": encounter["id"] })).await)
+            .await;
         write(&tom, "34117-2", "c", json!({ "signerIds": [id(&bob).await] })).await;
         sign(&tom, &write(&tom, "11506-3", "d", json!({ "signerIds": [id(&bob).await] })).await).await;
         let list = async |token: &str, filter: Value| {
             let query = "query ($filter: NoteFilter) { notes(filter: $filter) { edges { node { body } } } }";
-            let data = ward.server.data(token, query, json!({ "filter": filter })).await;
+            let data = writer.server.data(token, query, json!({ "filter": filter })).await;
             data["notes"]["edges"]
                 .as_array()
                 .unwrap()
@@ -257,14 +262,14 @@ async fn work_lists_show_what_waits() {
                 .map(|edge| edge["node"]["body"].as_str().unwrap().to_owned())
                 .collect::<String>()
         };
-        let (alices, toms) = (id(&ward.alice).await, id(&tom).await);
+        let (alices, toms) = (id(&writer.alice).await, id(&tom).await);
         for (token, filter, expected) in [
-            (&ward.alice, Value::Null, "dba"),
+            (&writer.alice, Value::Null, "dba"),
             (&bob, Value::Null, "dcb"),
             (&tom, Value::Null, "dcb"),
-            (&ward.alice, json!({ "mine": true }), "ba"),
-            (&ward.alice, json!({ "mine": false }), "dba"),
-            (&ward.alice, json!({ "awaitingMySignature": true }), "a"),
+            (&writer.alice, json!({ "mine": true }), "ba"),
+            (&writer.alice, json!({ "mine": false }), "dba"),
+            (&writer.alice, json!({ "awaitingMySignature": true }), "a"),
             (&bob, json!({ "awaitingMySignature": true }), "dc"),
             (&bob, json!({ "awaitingMySignature": true, "mine": true }), ""),
             (&tom, json!({ "awaitingMySignature": true }), "c"),
@@ -272,16 +277,16 @@ async fn work_lists_show_what_waits() {
             (&bob, json!({ "authorId": alices, "status": ["DRAFT"] }), ""),
             (&bob, json!({ "type": ["34117-2"], "status": ["SIGNED", "DRAFT"] }), "cb"),
             (&bob, json!({ "encounterId": encounter["id"] }), "b"),
-            (&bob, json!({ "patientId": opaque(b'p', Uuid::now_v7()) }), ""),
+            (&bob, json!({ "patientId": global_id(b'p', Uuid::now_v7()) }), ""),
             (&bob, json!({ "from": "2999-01-01T00:00:00Z" }), ""),
             (&bob, json!({ "to": "2000-01-01T00:00:00Z" }), ""),
         ] {
             assert_eq!(list(token, filter.clone()).await, expected, "{model}: {filter}");
         }
         let many = json!({ "filter": { "type": vec!["x"; 51] } });
-        let refused = ward
+        let refused = writer
             .server
-            .ask(&bob, "query ($filter: NoteFilter) { notes(filter: $filter) { edges { node { id } } } }", many)
+            .query(&bob, "query ($filter: NoteFilter) { notes(filter: $filter) { edges { node { id } } } }", many)
             .await
             .1;
         assert_eq!(refused["errors"][0]["extensions"], json!({ "code": "INVALID_INPUT", "field": "filter.type" }));
@@ -289,17 +294,17 @@ async fn work_lists_show_what_waits() {
 }
 
 #[tokio::test]
-async fn an_answer_has_so_much_text_and_no_more() {
+async fn the_size_of_a_response_is_limited() {
     let site = Site::shared().await;
-    let ward = Ward::open(site, site.tenant(MODELS[1]).await).await;
+    let writer = ChartWriter::create(site, site.tenant(MODELS[1]).await).await;
     let mut settings = site.server_settings();
     settings.limits.answer_bytes = 10_000;
-    let server = crate::server::Server::start(site, settings, cordon::isolation::BootCheck::Dev);
+    let server = crate::support::server::TestServer::start(site, settings, cordon::isolation::BootCheck::Dev);
     for _ in 0..3 {
-        let input = json!({ "patientId": ward.patient, "type": "34117-2", "body": "x".repeat(4_000) });
-        ward.change(&ward.alice, DRAFT, input).await.unwrap();
+        let input = json!({ "patientId": writer.patient, "type": "34117-2", "body": "x".repeat(4_000) });
+        writer.mutate(&writer.alice, DRAFT, input).await.unwrap();
     }
-    let (status, body) = server.ask(&ward.alice, "{ notes { edges { node { id body } } } }", json!({})).await;
+    let (status, body) = server.query(&writer.alice, "{ notes { edges { node { id body } } } }", json!({})).await;
     let edges = body["data"]["notes"]["edges"].as_array().unwrap();
     assert_eq!((status, edges.iter().filter(|edge| edge["node"]["body"].is_string()).count()), (200, 2), "{status}");
     assert_eq!(body["errors"][0]["extensions"]["code"], "LIMIT_EXCEEDED");

@@ -1,7 +1,7 @@
-//! Patients: registered and updated over HTTP.
+//! Patients over HTTP: registering, updating and searching.
 
-use crate::site::{MODELS, Site};
-use crate::write::{REGISTER, UPDATE, Ward, opaque};
+use crate::support::chart_writer::{ChartWriter, REGISTER, UPDATE, global_id};
+use crate::support::site::{MODELS, Site};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -9,11 +9,11 @@ use uuid::Uuid;
 async fn a_patient_is_registered_and_updated() {
     let site = Site::shared().await;
     for model in MODELS {
-        let ward = Ward::open(site, site.tenant(model).await).await;
+        let writer = ChartWriter::create(site, site.tenant(model).await).await;
         let input = json!({
             "identifiers": [{ "system": "urn:mrn", "value": "7" }, { "system": "urn:pass", "value": "П-7" }],
             "name": { "family": "Nguyễn", "given": ["Thị", "山田"] }, "birthDate": "1980-02", "sex": "OTHER" });
-        let patient = ward.change(&ward.alice, REGISTER, input).await.unwrap();
+        let patient = writer.mutate(&writer.alice, REGISTER, input).await.unwrap();
         assert_eq!(patient["name"], json!({ "text": "Thị 山田 Nguyễn", "family": "Nguyễn", "given": ["Thị", "山田"] }));
         assert_eq!(
             (&patient["birthDate"], &patient["sex"], &patient["version"]),
@@ -28,16 +28,16 @@ async fn a_patient_is_registered_and_updated() {
             let mut input = edit;
             input["id"] = patient["id"].clone();
             input["expectedVersion"] = json!(version);
-            ward.change(&ward.alice, UPDATE, input)
+            writer.mutate(&writer.alice, UPDATE, input)
         };
-        // What is not sent stays.
+        // Fields that are not sent stay unchanged.
         let second = edit(1, json!({ "deceasedAt": "2020-01-02T03:04:05Z" })).await.unwrap();
         assert_eq!(
             (&second["name"], &second["birthDate"], numbers(&second)),
             (&patient["name"], &patient["birthDate"], "7 П-7".into())
         );
         assert_eq!((&second["deceasedAt"], &second["version"]), (&json!("2020-01-02T03:04:05Z"), &json!(2)));
-        // Null clears.
+        // Null removes a value.
         let third =
             edit(2, json!({ "deceasedAt": null, "name": null, "birthDate": null, "sex": "MALE" })).await.unwrap();
         assert_eq!(
@@ -46,50 +46,53 @@ async fn a_patient_is_registered_and_updated() {
         );
         let numbered = [json!({ "system": "urn:new", "value": "8" }), json!({ "system": "urn:mrn", "value": "7" })];
         let fourth = edit(3, json!({ "identifiers": numbered })).await.unwrap();
-        assert_eq!(numbers(&fourth), "8 7", "in the order given; the others are retired");
+        assert_eq!(numbers(&fourth), "8 7", "in the order of the input; the others are retired");
         assert_eq!(numbers(&edit(4, json!({ "identifiers": null })).await.unwrap()), "");
         assert_eq!(
-            ward.rows("select from patient_identifiers where tenant_id = $tenant and retired_at is null").await.len(),
+            writer.rows("select from patient_identifiers where tenant_id = $tenant and retired_at is null").await.len(),
             1
         );
         assert_eq!(
-            ward.rows("select from patient_identifiers where tenant_id = $tenant").await.len(),
+            writer.rows("select from patient_identifiers where tenant_id = $tenant").await.len(),
             4,
-            "what was is kept"
+            "retired identifiers are kept"
         );
-        // A number that was given up is free.
+        // A retired identifier can be used again.
         let heir = json!({ "identifiers": [{ "system": "urn:mrn", "value": "7" }], "sex": "UNKNOWN" });
-        ward.change(&ward.alice, REGISTER, heir).await.unwrap();
+        writer.mutate(&writer.alice, REGISTER, heir).await.unwrap();
         let refused = edit(1, json!({ "sex": "FEMALE" })).await.unwrap_err();
         assert_eq!(refused, ("CONFLICT".into(), json!({ "code": "CONFLICT", "currentVersion": 5 })));
     }
 }
 
 #[tokio::test]
-async fn an_identifier_is_one_patients() {
+async fn an_identifier_belongs_to_one_patient() {
     let site = Site::shared().await;
-    let ward = Ward::open(site, site.tenant(MODELS[0]).await).await;
-    let neighbour = Ward::open(site, site.tenant(MODELS[0]).await).await;
+    let writer = ChartWriter::create(site, site.tenant(MODELS[0]).await).await;
+    let neighbour = ChartWriter::create(site, site.tenant(MODELS[0]).await).await;
     let number = |value: &str| json!([{ "system": "urn:mrn", "value": value }]);
     let taken = json!({ "identifiers": number("1"), "sex": "MALE" });
-    assert_eq!(ward.change(&ward.alice, REGISTER, taken).await.unwrap_err().0, "CONFLICT");
-    let other = ward.change(&ward.alice, REGISTER, json!({ "identifiers": number("2"), "sex": "MALE" })).await.unwrap();
+    assert_eq!(writer.mutate(&writer.alice, REGISTER, taken).await.unwrap_err().0, "CONFLICT");
+    let other =
+        writer.mutate(&writer.alice, REGISTER, json!({ "identifiers": number("2"), "sex": "MALE" })).await.unwrap();
     let steal = json!({ "id": other["id"], "expectedVersion": 1, "identifiers": number("1") });
-    assert_eq!(ward.change(&ward.alice, UPDATE, steal).await.unwrap_err().0, "CONFLICT");
-    // What a neighbour has is nobody's here, and nobody learns of it.
-    let theirs = json!({ "identifiers": number("only-there"), "sex": "MALE" });
-    neighbour.change(&neighbour.alice, REGISTER, theirs.clone()).await.unwrap();
-    ward.change(&ward.alice, REGISTER, theirs).await.unwrap();
+    assert_eq!(writer.mutate(&writer.alice, UPDATE, steal).await.unwrap_err().0, "CONFLICT");
+    // An identifier that another tenant uses is free here, and the response does not tell that it is used there.
+    let used_by_neighbour = json!({ "identifiers": number("only-there"), "sex": "MALE" });
+    neighbour.mutate(&neighbour.alice, REGISTER, used_by_neighbour.clone()).await.unwrap();
+    writer.mutate(&writer.alice, REGISTER, used_by_neighbour).await.unwrap();
     let at_once = json!({ "identifiers": number("9"), "sex": "MALE" });
-    let (a, b) =
-        tokio::join!(ward.change(&ward.alice, REGISTER, at_once.clone()), ward.change(&ward.alice, REGISTER, at_once));
+    let (a, b) = tokio::join!(
+        writer.mutate(&writer.alice, REGISTER, at_once.clone()),
+        writer.mutate(&writer.alice, REGISTER, at_once)
+    );
     assert_eq!(a.is_ok() as u8 + b.is_ok() as u8, 1, "{a:?} {b:?}");
 }
 
 #[tokio::test]
-async fn what_is_no_patient_is_refused() {
+async fn invalid_patients_are_rejected() {
     let site = Site::shared().await;
-    let ward = Ward::open(site, site.tenant(MODELS[1]).await).await;
+    let writer = ChartWriter::create(site, site.tenant(MODELS[1]).await).await;
     let long = "n".repeat(10_000);
     let number = json!({ "system": "s", "value": "v" });
     let cases = [
@@ -108,7 +111,7 @@ async fn what_is_no_patient_is_refused() {
     for (part, field) in cases {
         let mut input = json!({ "identifiers": [], "sex": "MALE" });
         input.as_object_mut().unwrap().extend(part.as_object().unwrap().clone());
-        let refused = ward.change(&ward.alice, REGISTER, input).await.unwrap_err();
+        let refused = writer.mutate(&writer.alice, REGISTER, input).await.unwrap_err();
         assert_eq!(refused, ("INVALID_INPUT".into(), json!({ "code": "INVALID_INPUT", "field": field })));
     }
     for (field, wrong) in [
@@ -120,27 +123,27 @@ async fn what_is_no_patient_is_refused() {
     ] {
         let mut input = json!({ "identifiers": [], "sex": "MALE" });
         input[field] = wrong.clone();
-        let refused = ward.change(&ward.alice, REGISTER, input).await.unwrap_err();
+        let refused = writer.mutate(&writer.alice, REGISTER, input).await.unwrap_err();
         let place = json!({ "code": "INVALID_INPUT", "field": format!("input.{field}") });
         assert_eq!(refused, ("INVALID_INPUT".into(), place), "{wrong}");
     }
-    let sexless = json!({ "id": ward.patient, "expectedVersion": 1, "sex": null });
-    assert_eq!(ward.change(&ward.alice, UPDATE, sexless).await.unwrap_err().1["field"], "input.sex");
+    let sexless = json!({ "id": writer.patient, "expectedVersion": 1, "sex": null });
+    assert_eq!(writer.mutate(&writer.alice, UPDATE, sexless).await.unwrap_err().1["field"], "input.sex");
     for wrong in ["2999-01-01T00:00:00Z", "2026-11-22"] {
-        let deceased = json!({ "id": ward.patient, "expectedVersion": 1, "deceasedAt": wrong });
-        assert_eq!(ward.change(&ward.alice, UPDATE, deceased).await.unwrap_err().1["field"], "input.deceasedAt");
+        let deceased = json!({ "id": writer.patient, "expectedVersion": 1, "deceasedAt": wrong });
+        assert_eq!(writer.mutate(&writer.alice, UPDATE, deceased).await.unwrap_err().1["field"], "input.deceasedAt");
     }
-    let nobody = json!({ "id": opaque(b'p', Uuid::now_v7()), "expectedVersion": 1 });
-    assert_eq!(ward.change(&ward.alice, UPDATE, nobody).await.unwrap_err().0, "NOT_FOUND");
-    assert_eq!(ward.rows("select from patients where tenant_id = $tenant").await.len(), 1);
+    let nobody = json!({ "id": global_id(b'p', Uuid::now_v7()), "expectedVersion": 1 });
+    assert_eq!(writer.mutate(&writer.alice, UPDATE, nobody).await.unwrap_err().0, "NOT_FOUND");
+    assert_eq!(writer.rows("select from patients where tenant_id = $tenant").await.len(), 1);
 }
 
 const FIND: &str =
     "query ($search: String, $first: Int, $after: String) { patients(search: $search, first: $first, after: $after) {
     edges { node { name { text } } } pageInfo { hasNextPage endCursor } } }";
 
-async fn found(ward: &Ward<'_>, search: &str) -> Vec<String> {
-    let page = ward.server.data(&ward.alice, FIND, json!({ "search": search })).await;
+async fn search_names(writer: &ChartWriter<'_>, search: &str) -> Vec<String> {
+    let page = writer.server.data(&writer.alice, FIND, json!({ "search": search })).await;
     page["patients"]["edges"]
         .as_array()
         .unwrap()
@@ -150,14 +153,14 @@ async fn found(ward: &Ward<'_>, search: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn patients_are_found_by_words() {
+async fn patients_are_found_by_name_birth_date_and_identifier() {
     let site = Site::shared().await;
     for model in MODELS {
-        let ward = Ward::open(site, site.tenant(model).await).await;
+        let writer = ChartWriter::create(site, site.tenant(model).await).await;
         let register = async |text: &str, number: &str, born: &str| {
             let numbers = json!([{ "system": "urn:mrn", "value": number }]);
             let input = json!({ "name": { "text": text }, "identifiers": numbers, "birthDate": born, "sex": "OTHER" });
-            ward.change(&ward.alice, REGISTER, input).await.unwrap()
+            writer.mutate(&writer.alice, REGISTER, input).await.unwrap()
         };
         let zoe = register("Zoë O'Brien-Müller", "A-2", "1990-01-02").await;
         register("山田 太郎", "A-3", "1990").await;
@@ -178,21 +181,21 @@ async fn patients_are_found_by_words() {
             ("rien", vec![]),
             ("", vec![anna, "山田 太郎", zoes, "Ada Writ"]),
         ] {
-            assert_eq!(found(&ward, search).await, expected, "{model}: {search:?}");
+            assert_eq!(search_names(&writer, search).await, expected, "{model}: {search:?}");
         }
-        // Found by what is on the chart now.
+        // After an update the patient is found by the new values only.
         let edit = json!({ "id": zoe["id"], "expectedVersion": 1, "name": { "text": "Zita Stone" }, "identifiers": [{ "system": "urn:mrn", "value": "B-9" }] });
-        ward.change(&ward.alice, UPDATE, edit).await.unwrap();
+        writer.mutate(&writer.alice, UPDATE, edit).await.unwrap();
         for (search, expected) in
             [("zoe", 0), ("zit sto", 1), ("urn:mrn|A-2", 0), ("urn:mrn|B-9", 1), ("1990-01-02 zita", 1)]
         {
-            assert_eq!(found(&ward, search).await.len(), expected, "{model}: {search:?}");
+            assert_eq!(search_names(&writer, search).await.len(), expected, "{model}: {search:?}");
         }
         let (mut names, mut after) = (Vec::new(), Value::Null);
         loop {
-            let mut page = ward
+            let mut page = writer
                 .server
-                .data(&ward.alice, FIND, json!({ "search": "1990-01-02", "first": 1, "after": after }))
+                .data(&writer.alice, FIND, json!({ "search": "1990-01-02", "first": 1, "after": after }))
                 .await;
             let page = page["patients"].take();
             names.push(page["edges"][0]["node"]["name"]["text"].clone());
@@ -202,40 +205,40 @@ async fn patients_are_found_by_words() {
             }
         }
         assert_eq!(names, [json!("Anna Berg"), json!("Zita Stone")]);
-        let rows = ward
+        let rows = writer
             .rows(
                 "select patient_id is not null from audit_log where tenant_id = $tenant and action = 'patient.read' and fields = '{name}'",
             )
             .await;
         assert!(
             rows.len() > 10 && rows.iter().all(|row| row.get::<_, bool>(0)),
-            "each patient found has a row of its own"
+            "each patient found has an audit row of its own"
         );
     }
 }
 
 #[tokio::test]
-async fn what_is_no_search_is_refused() {
+async fn invalid_searches_are_rejected() {
     let site = Site::shared().await;
-    let ward = Ward::open(site, site.tenant(MODELS[1]).await).await;
-    let ask = async |variables: Value| {
-        let body = ward.server.ask(&ward.alice, FIND, variables).await.1;
+    let writer = ChartWriter::create(site, site.tenant(MODELS[1]).await).await;
+    let search = async |variables: Value| {
+        let body = writer.server.query(&writer.alice, FIND, variables).await.1;
         (body["errors"][0]["extensions"].clone(), body)
     };
     for bad in ["a".to_owned(), "ada w".into(), "- -".into(), "n".repeat(10_000), "ab ".repeat(1_000)] {
-        let (extensions, body) = ask(json!({ "search": bad })).await;
+        let (extensions, body) = search(json!({ "search": bad })).await;
         assert_eq!(extensions, json!({ "code": "INVALID_INPUT", "field": "search" }), "{bad:.20}: {body}");
     }
     for page in [0, -1, 201] {
-        assert_eq!(ask(json!({ "first": page })).await.0, json!({ "code": "INVALID_INPUT", "field": "first" }));
+        assert_eq!(search(json!({ "first": page })).await.0, json!({ "code": "INVALID_INPUT", "field": "first" }));
     }
-    ask(json!({ "search": "nobody" })).await;
-    let rows = ward
+    search(json!({ "search": "nobody" })).await;
+    let rows = writer
         .rows("select from audit_log where tenant_id = $tenant and action = 'patient.search' and outcome = 'not_found'")
         .await;
-    assert_eq!(rows.len(), 1, "that nobody was found is written down");
+    assert_eq!(rows.len(), 1, "a search without results is audited");
     for word in ["ada", "writ", "1815-12-10", "urn:mrn|77"] {
-        ask(json!({ "search": word })).await;
-        assert!(!crate::server::Log::lines().contains(&format!("\"{word}\"")), "what is searched for is in no log");
+        search(json!({ "search": word })).await;
+        assert!(!crate::support::log::Log::text().contains(&format!("\"{word}\"")), "search words are in no log");
     }
 }

@@ -1,6 +1,9 @@
-//! L-1, L-3, L-26: sessions are shared, what they saw is not. Pools, the budget of backends they have together, and the statement cache.
+//! L-1, L-3, L-26: pooled sessions are shared between tenants, and their state is not. Also the budget of backends over
+//! all pools, and the statement cache.
 
-use crate::site::{Site, admitted, names, pid, plant, seen, statement};
+use crate::support::site::{
+    Site, admitted_guard, backend_pid, execute_sql, insert_patient, patient_names, patient_names_in,
+};
 use cordon::app::App;
 use cordon::config::Database;
 use cordon::db::pool::closed_unclean;
@@ -23,134 +26,137 @@ const BACKENDS: &str =
     "select count(*) from pg_stat_activity where usename = 'cordon_app' or usename like 'cordon\\_t\\_%'";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn l01_pool_of_one() {
+async fn l01_tenants_on_one_session_see_their_own_patients() {
     let site = Site::shared().await;
     let app = app(site, |database| database.backends = 1);
-    let clinics = clinics(
+    let tenants = tenants(
         site,
         &app,
         &[TenancyModel::Shared, TenancyModel::Schema, TenancyModel::Shared, TenancyModel::Database],
     )
     .await;
     let suspended = site.tenant(TenancyModel::Shared).await;
-    assert_eq!(names(&app, suspended.id).await.unwrap(), Vec::<String>::new());
+    assert_eq!(patient_names(&app, suspended.id).await.unwrap(), Vec::<String>::new());
     provision::suspend(&site.operator, &suspended.slug).await.unwrap();
 
-    let (mut dice, mut outcomes, before) = (Dice(20_261_122), [0_u32; 6], closed_unclean());
+    let (mut random, mut outcomes, before) = (Random(20_261_122), [0_u32; 6], closed_unclean());
     for turn in 0..10_000 {
-        // The database tenant needs the one backend for itself, so it comes seldom.
-        let clinic = if turn % 100 == 99 { &clinics[3] } else { &clinics[turn % 2 * (1 + dice.below(2))] };
-        let misfortune = dice.below(200);
-        match misfortune {
-            0 => fails(&app, clinic, "select nonsense from patients", Error::Internal).await,
+        // The database tenant needs the only backend for its own pool, so it is used seldom.
+        let tenant = if turn % 100 == 99 { &tenants[3] } else { &tenants[turn % 2 * (1 + random.below(2))] };
+        let fault = random.below(200);
+        match fault {
+            0 => run_failing_statement(&app, tenant, "select nonsense from patients", Error::Internal).await,
             1 => {
-                let taken = plant(&app, clinic.id, clinic.patient, "an impostor").await;
+                let taken = insert_patient(&app, tenant.id, tenant.patient, "an impostor").await;
                 assert!(matches!(taken, Err(Error::Conflict { .. })), "{taken:?}");
             }
-            2 => panics(&app, clinic).await,
+            2 => run_panicking_request(&app, tenant).await,
             3 => {
-                // Given up while the answer is on its way.
-                let guard = admitted(&app, clinic.id).await.unwrap();
-                let _ = seen(&guard.read().await.unwrap()).now_or_never();
+                // Cancelled while the response is on its way.
+                let guard = admitted_guard(&app, tenant.id).await.unwrap();
+                let _ = patient_names_in(&guard.read().await.unwrap()).now_or_never();
             }
-            // The canary: its head is refused, so no query behind it may bring a row, and none may lose its refusal on the way.
-            4 => assert_eq!(names(&app, suspended.id).await, Err(Error::TenantSuspended)),
+            // The start of this transaction is rejected. No query behind it in the pipeline may return a row or hide
+            // the error.
+            4 => assert_eq!(patient_names(&app, suspended.id).await, Err(Error::TenantSuspended)),
             _ => {}
         }
-        outcomes[misfortune.min(5)] += 1;
-        assert_eq!(names(&app, clinic.id).await.unwrap(), from_ref(&clinic.name), "turn {turn}");
+        outcomes[fault.min(5)] += 1;
+        assert_eq!(patient_names(&app, tenant.id).await.unwrap(), from_ref(&tenant.name), "turn {turn}");
     }
-    println!("10,000 turns on one backend; bad statements, conflicts, panics, dropped, refused, none: {outcomes:?}");
+    println!(
+        "10,000 requests on one backend; wrong statements, conflicts, panics, cancelled, rejected, without fault: {outcomes:?}"
+    );
     assert!(outcomes.iter().all(|count| *count > 20));
     assert!(closed_unclean() - before >= u64::from(outcomes[0] + outcomes[2] + outcomes[3]));
 
-    let mut times = timed(&app, &clinics[0]).await;
+    let mut times = measure_reads(&app, &tenants[0]).await;
     times.sort();
-    println!("a guarded and audited read: median {:?}, 99 of 100 below {:?}", times[500], times[990]);
-    no_context_no_rows(site, &clinics).await;
+    println!("a guarded and audited read: median {:?}, 99th percentile {:?}", times[500], times[990]);
+    assert_unbound_queries_fail(site, &tenants).await;
 }
 
-/// As the server's login, but without a binding: an error, not an empty answer.
-async fn no_context_no_rows(site: &Site, clinics: &[Clinic]) {
+/// With the server's login but without a binding, a query is an error and not an empty result.
+async fn assert_unbound_queries_fail(site: &Site, tenants: &[TestTenant]) {
     let bare = site.superuser("cordon_data").await;
     bare.batch_execute("set session authorization cordon_app").await.unwrap();
-    for schema in ["shared".to_owned(), format!("t_{}", clinics[1].id.0.simple())] {
+    for schema in ["shared".to_owned(), format!("t_{}", tenants[1].id.0.simple())] {
         let text = format!("select id from {schema}.patients");
         let refused = bare.query(&text, &[]).await.unwrap_err();
         assert_eq!(refused.as_db_error().unwrap().message(), "tenant binding refused");
-        bare.batch_execute(&format!("set app.current_tenant = '{}'", clinics[0].id)).await.unwrap();
-        assert!(bare.query(&text, &[]).await.is_err(), "an unsigned setting proves nothing");
+        bare.batch_execute(&format!("set app.current_tenant = '{}'", tenants[0].id)).await.unwrap();
+        assert!(bare.query(&text, &[]).await.is_err(), "an unsigned setting does not replace a binding");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_is_used_again_after_a_clean_end_only() {
+async fn only_clean_sessions_are_reused() {
     let site = Site::shared().await;
     let app = app(site, |database| database.backends = 1);
-    let clinic = &clinics(site, &app, &[TenancyModel::Schema]).await[0];
-    let first = backend(&app, clinic).await;
-    assert_eq!(backend(&app, clinic).await, first);
-    assert!(plant(&app, clinic.id, clinic.patient, "an impostor").await.is_err());
-    assert_eq!(backend(&app, clinic).await, first, "a conflict that was rolled back leaves a clean session");
+    let tenant = &tenants(site, &app, &[TenancyModel::Schema]).await[0];
+    let first = current_backend(&app, tenant).await;
+    assert_eq!(current_backend(&app, tenant).await, first);
+    assert!(insert_patient(&app, tenant.id, tenant.patient, "an impostor").await.is_err());
+    assert_eq!(current_backend(&app, tenant).await, first, "a conflict that was rolled back leaves a clean session");
 
-    fails(&app, clinic, "select nonsense", Error::Internal).await;
-    let second = backend(&app, clinic).await;
-    assert_ne!(second, first, "a wrong statement closes it");
-    panics(&app, clinic).await;
-    let third = backend(&app, clinic).await;
-    assert_ne!(third, second, "a panic closes it");
+    run_failing_statement(&app, tenant, "select nonsense", Error::Internal).await;
+    let second = current_backend(&app, tenant).await;
+    assert_ne!(second, first, "a wrong statement closes the session");
+    run_panicking_request(&app, tenant).await;
+    let third = current_backend(&app, tenant).await;
+    assert_ne!(third, second, "a panic closes the session");
 
-    let guard = admitted(&app, clinic.id).await.unwrap();
+    let guard = admitted_guard(&app, tenant.id).await.unwrap();
     let tx = guard.read().await.unwrap();
-    assert_eq!(seen(&tx).await.unwrap(), from_ref(&clinic.name));
+    assert_eq!(patient_names_in(&tx).await.unwrap(), from_ref(&tenant.name));
     guard.finish().await.unwrap();
-    assert_eq!(seen(&tx).await, Err(Error::Internal), "after its end a transaction sends nothing more");
+    assert_eq!(patient_names_in(&tx).await, Err(Error::Internal), "a transaction sends nothing after its end");
     drop((tx, guard));
-    assert_eq!(backend(&app, clinic).await, third);
+    assert_eq!(current_backend(&app, tenant).await, third);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn l03_statement_cache_follows_the_schema() {
+async fn l03_the_statement_cache_follows_the_schema() {
     let site = Site::shared().await;
     let app = app(site, |database| database.backends = 1);
-    let clinics = clinics(site, &app, &[TenancyModel::Schema, TenancyModel::Schema]).await;
-    let first = backend(&app, &clinics[0]).await;
+    let tenants = tenants(site, &app, &[TenancyModel::Schema, TenancyModel::Schema]).await;
+    let first = current_backend(&app, &tenants[0]).await;
     for turn in 0..1000 {
-        let clinic = &clinics[turn % 2];
-        assert_eq!(names(&app, clinic.id).await.unwrap(), from_ref(&clinic.name));
+        let tenant = &tenants[turn % 2];
+        assert_eq!(patient_names(&app, tenant.id).await.unwrap(), from_ref(&tenant.name));
     }
-    assert_eq!(backend(&app, &clinics[1]).await, first, "all of it went over one connection");
+    assert_eq!(current_backend(&app, &tenants[1]).await, first, "all requests used one session");
 
-    // The same table with another type of column in one schema, as halfway through a migration.
+    // One schema has another column type in the same table, as during a migration.
     let inside = site.superuser("cordon_data").await;
     let other =
-        format!("alter table t_{}.patients alter name_sealed type text using 'other'", clinics[1].id.0.simple());
+        format!("alter table t_{}.patients alter name_sealed type text using 'other'", tenants[1].id.0.simple());
     inside.batch_execute(&other).await.unwrap();
-    assert_eq!(names(&app, clinics[0].id).await.unwrap(), from_ref(&clinics[0].name));
-    let before = backend(&app, &clinics[0]).await;
-    assert_eq!(names(&app, clinics[1].id).await, Err(Error::PlacementChanged), "the class that is tried again");
-    assert_ne!(backend(&app, &clinics[0]).await, before, "and the connection is closed");
-    assert_eq!(names(&app, clinics[0].id).await.unwrap(), from_ref(&clinics[0].name));
+    assert_eq!(patient_names(&app, tenants[0].id).await.unwrap(), from_ref(&tenants[0].name));
+    let before = current_backend(&app, &tenants[0]).await;
+    assert_eq!(patient_names(&app, tenants[1].id).await, Err(Error::PlacementChanged), "this error is retried");
+    assert_ne!(current_backend(&app, &tenants[0]).await, before, "the session is closed");
+    assert_eq!(patient_names(&app, tenants[0].id).await.unwrap(), from_ref(&tenants[0].name));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn l26_interleaved_workers() {
+async fn l26_interleaved_requests_keep_their_tenants() {
     let site = Site::shared().await;
     let app = app(site, |database| database.backends = 3);
-    let clinics = clinics(site, &app, &[TenancyModel::Shared, TenancyModel::Schema]).await;
+    let tenants = tenants(site, &app, &[TenancyModel::Shared, TenancyModel::Schema]).await;
     let workers = (0..8).map(|worker| {
-        let (app, clinics) = (Arc::clone(&app), clinics.clone());
+        let (app, tenants) = (Arc::clone(&app), tenants.clone());
         tokio::spawn(async move {
             for turn in 0..100 {
-                let (mine, other) = (&clinics[(worker + turn) % 2], &clinics[(worker + turn + 1) % 2]);
-                // Two guards at once in one task, each with its own session and tenant.
-                let guard = admitted(&app, mine.id).await.unwrap();
+                let (tenant, other) = (&tenants[(worker + turn) % 2], &tenants[(worker + turn + 1) % 2]);
+                // Two guards at the same time in one task, each with its own session and tenant.
+                let guard = admitted_guard(&app, tenant.id).await.unwrap();
                 if worker == 0 {
-                    assert_eq!(names(&app, other.id).await.unwrap(), from_ref(&other.name));
+                    assert_eq!(patient_names(&app, other.id).await.unwrap(), from_ref(&other.name));
                 }
-                assert_eq!(seen(&guard.read().await.unwrap()).await.unwrap(), from_ref(&mine.name));
+                assert_eq!(patient_names_in(&guard.read().await.unwrap()).await.unwrap(), from_ref(&tenant.name));
                 tokio::task::yield_now().await;
-                assert_eq!(seen(&guard.read().await.unwrap()).await.unwrap(), from_ref(&mine.name));
+                assert_eq!(patient_names_in(&guard.read().await.unwrap()).await.unwrap(), from_ref(&tenant.name));
                 guard.finish().await.unwrap();
             }
         })
@@ -161,17 +167,17 @@ async fn l26_interleaved_workers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn pools_share_one_budget_and_all_get_on() {
-    let (_cluster, site) = Site::alone("budget").await;
+async fn pools_share_one_budget_and_none_starves() {
+    let (_cluster, site) = Site::with_own_cluster("budget").await;
     let app = app(&site, |database| database.backends = 2);
-    let clinics = clinics(&site, &app, &[TenancyModel::Shared, TenancyModel::Database, TenancyModel::Database]).await;
-    let (over, superuser) = (Arc::new(AtomicBool::new(false)), site.superuser("postgres").await);
-    let counted = tokio::spawn(backends(superuser, Arc::clone(&over)));
-    let busy = clinics.iter().flat_map(|clinic| [clinic, clinic]).map(|clinic| {
-        let (app, clinic) = (Arc::clone(&app), clinic.clone());
+    let tenants = tenants(&site, &app, &[TenancyModel::Shared, TenancyModel::Database, TenancyModel::Database]).await;
+    let (done, superuser) = (Arc::new(AtomicBool::new(false)), site.superuser("postgres").await);
+    let counted = tokio::spawn(sample_backend_counts(superuser, Arc::clone(&done)));
+    let busy = tenants.iter().flat_map(|tenant| [tenant, tenant]).map(|tenant| {
+        let (app, tenant) = (Arc::clone(&app), tenant.clone());
         tokio::spawn(async move {
             for _ in 0..50 {
-                assert_eq!(names(&app, clinic.id).await.unwrap(), from_ref(&clinic.name));
+                assert_eq!(patient_names(&app, tenant.id).await.unwrap(), from_ref(&tenant.name));
             }
         })
     });
@@ -179,28 +185,28 @@ async fn pools_share_one_budget_and_all_get_on() {
         worker.await.unwrap();
     }
 
-    // A pool that is never idle gives way to another that waits.
+    // A pool that is never idle gives backends to another pool that waits.
     let hog = (0..16).map(|_| {
-        let (app, clinic, over) = (Arc::clone(&app), clinics[0].clone(), Arc::clone(&over));
+        let (app, tenant, done) = (Arc::clone(&app), tenants[0].clone(), Arc::clone(&done));
         tokio::spawn(async move {
-            while !over.load(Ordering::Relaxed) {
-                names(&app, clinic.id).await.unwrap();
+            while !done.load(Ordering::Relaxed) {
+                patient_names(&app, tenant.id).await.unwrap();
             }
         })
     });
     let hog: Vec<_> = hog.collect();
     let mut longest = Duration::ZERO;
     for turn in 0..20 {
-        let clinic = &clinics[1 + turn % 2];
-        let began = Instant::now();
-        assert_eq!(names(&app, clinic.id).await.unwrap(), from_ref(&clinic.name));
-        longest = longest.max(began.elapsed());
+        let tenant = &tenants[1 + turn % 2];
+        let started = Instant::now();
+        assert_eq!(patient_names(&app, tenant.id).await.unwrap(), from_ref(&tenant.name));
+        longest = longest.max(started.elapsed());
     }
-    println!("beside a pool that is never idle, another waits {longest:?} at most for a backend");
+    println!("beside a pool that is never idle, another waits at most {longest:?} for a backend");
     assert!(longest < Duration::from_secs(1), "waited {longest:?}");
-    over.store(true, Ordering::Relaxed);
+    done.store(true, Ordering::Relaxed);
     join_all(hog).await.into_iter().for_each(|end| end.unwrap());
-    // PostgreSQL needs a moment to end a backend whose session was closed; the next one may begin in it.
+    // PostgreSQL needs a moment to end the backend of a closed session, and the next backend may start meanwhile.
     let counts = counted.await.unwrap();
     let (all, most) = (counts.iter().sum::<i64>(), counts.iter().max());
     let average = all as f64 / counts.len() as f64;
@@ -209,71 +215,71 @@ async fn pools_share_one_budget_and_all_get_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_waits_too_long_is_told_and_who_gives_up_leaves_nothing() {
+async fn waiting_for_a_session_times_out_and_can_be_cancelled() {
     let site = Site::shared().await;
     let app = app(site, |database| (database.backends, database.connect_timeout_ms) = (1, 400));
-    let clinics = clinics(site, &app, &[TenancyModel::Shared, TenancyModel::Database]).await;
+    let tenants = tenants(site, &app, &[TenancyModel::Shared, TenancyModel::Database]).await;
     for holder in [0, 1] {
-        let guard = admitted(&app, clinics[holder].id).await.unwrap();
-        seen(&guard.read().await.unwrap()).await.unwrap();
-        for clinic in &clinics {
-            let began = Instant::now();
-            assert_eq!(names(&app, clinic.id).await, Err(Error::Unavailable));
-            assert!((300..900).contains(&began.elapsed().as_millis()), "told after {:?}", began.elapsed());
+        let guard = admitted_guard(&app, tenants[holder].id).await.unwrap();
+        patient_names_in(&guard.read().await.unwrap()).await.unwrap();
+        for tenant in &tenants {
+            let started = Instant::now();
+            assert_eq!(patient_names(&app, tenant.id).await, Err(Error::Unavailable));
+            assert!((300..900).contains(&started.elapsed().as_millis()), "failed after {:?}", started.elapsed());
             for _ in 0..10 {
-                assert!(tokio::time::timeout(Duration::from_millis(5), names(&app, clinic.id)).await.is_err());
+                assert!(tokio::time::timeout(Duration::from_millis(5), patient_names(&app, tenant.id)).await.is_err());
             }
         }
         guard.finish().await.unwrap();
         drop(guard);
-        for clinic in &clinics {
-            assert_eq!(names(&app, clinic.id).await.unwrap(), from_ref(&clinic.name));
+        for tenant in &tenants {
+            assert_eq!(patient_names(&app, tenant.id).await.unwrap(), from_ref(&tenant.name));
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sessions_end_when_idle_and_when_old() {
+async fn idle_and_old_sessions_are_closed() {
     let site = Site::shared().await;
     let idle = app(site, |database| database.idle_seconds = 1);
-    let clinics = clinics(site, &idle, &[TenancyModel::Database]).await;
+    let tenants = tenants(site, &idle, &[TenancyModel::Database]).await;
     let superuser = site.superuser("postgres").await;
     let sessions = async || -> i64 {
         let count = "select count(*) from pg_stat_activity where usename = $1::text::name";
-        superuser.query_one(count, &[&own_database_name(clinics[0].id)]).await.unwrap().get(0)
+        superuser.query_one(count, &[&own_database_name(tenants[0].id)]).await.unwrap().get(0)
     };
     assert!(sessions().await > 0);
-    let began = Instant::now();
+    let started = Instant::now();
     while sessions().await > 0 {
-        assert!(began.elapsed() < Duration::from_secs(4), "an idle session is still open");
+        assert!(started.elapsed() < Duration::from_secs(4), "an idle session is still open");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let old = app(site, |database| (database.backends, database.lifetime_seconds) = (1, 1));
-    let (mut pids, began) = (BTreeSet::new(), Instant::now());
-    while began.elapsed() < Duration::from_millis(2500) {
-        pids.insert(backend(&old, &clinics[0]).await);
+    let (mut pids, started) = (BTreeSet::new(), Instant::now());
+    while started.elapsed() < Duration::from_millis(2500) {
+        pids.insert(current_backend(&old, &tenants[0]).await);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!((2..=4).contains(&pids.len()), "a session in constant use lives a second: {pids:?}");
+    assert!((2..=4).contains(&pids.len()), "a session in constant use is closed after a second: {pids:?}");
 }
 
-/// A tenant with one patient.
+/// A tenant with one patient, whose name is unique.
 #[derive(Clone)]
-struct Clinic {
+struct TestTenant {
     id: TenantId,
     patient: Uuid,
     name: String,
 }
 
-async fn clinics(site: &Site, app: &App, models: &[TenancyModel]) -> Vec<Clinic> {
-    let mut clinics = Vec::new();
+async fn tenants(site: &Site, app: &App, models: &[TenancyModel]) -> Vec<TestTenant> {
+    let mut tenants = Vec::new();
     for model in models {
         let Tenant { id, slug, .. } = site.tenant(*model).await;
-        let clinic = Clinic { id, patient: Uuid::now_v7(), name: format!("patient of {slug}") };
-        plant(app, id, clinic.patient, &clinic.name).await.unwrap();
-        clinics.push(clinic);
+        let tenant = TestTenant { id, patient: Uuid::now_v7(), name: format!("patient of {slug}") };
+        insert_patient(app, id, tenant.patient, &tenant.name).await.unwrap();
+        tenants.push(tenant);
     }
-    clinics
+    tenants
 }
 
 fn app(site: &Site, set: impl FnOnce(&mut Database)) -> Arc<App> {
@@ -282,61 +288,61 @@ fn app(site: &Site, set: impl FnOnce(&mut Database)) -> Arc<App> {
     App::new(settings, BootCheck::Dev).unwrap()
 }
 
-async fn backend(app: &App, clinic: &Clinic) -> i32 {
-    let guard = admitted(app, clinic.id).await.unwrap();
-    let pid = pid(&guard.read().await.unwrap()).await.unwrap();
+async fn current_backend(app: &App, tenant: &TestTenant) -> i32 {
+    let guard = admitted_guard(app, tenant.id).await.unwrap();
+    let pid = backend_pid(&guard.read().await.unwrap()).await.unwrap();
     guard.finish().await.unwrap();
     pid
 }
 
-async fn fails(app: &App, clinic: &Clinic, text: &str, expected: Error) {
-    let guard = admitted(app, clinic.id).await.unwrap();
+async fn run_failing_statement(app: &App, tenant: &TestTenant, text: &str, expected: Error) {
+    let guard = admitted_guard(app, tenant.id).await.unwrap();
     let tx = guard.read().await.unwrap();
-    assert_eq!(statement(&tx, text).await, Err(expected));
-    assert_eq!(seen(&tx).await, Err(Error::Unavailable), "after an error only a rollback");
-    assert_eq!(guard.finish().await, Err(Error::Unavailable), "and never a commit");
-    guard.abandon().await;
+    assert_eq!(execute_sql(&tx, text).await, Err(expected));
+    assert_eq!(patient_names_in(&tx).await, Err(Error::Unavailable), "after an error only a rollback is possible");
+    assert_eq!(guard.finish().await, Err(Error::Unavailable), "a commit fails");
+    guard.rollback().await;
 }
 
-/// A request that panics with its transaction open.
-async fn panics(app: &Arc<App>, clinic: &Clinic) {
-    let (app, id) = (Arc::clone(app), clinic.id);
+/// Runs a request that panics while its transaction is open.
+async fn run_panicking_request(app: &Arc<App>, tenant: &TestTenant) {
+    let (app, id) = (Arc::clone(app), tenant.id);
     let task = tokio::spawn(async move {
-        let guard = admitted(&app, id).await.unwrap();
-        seen(&guard.read().await.unwrap()).await.unwrap();
-        // As a panic does, without its message.
-        std::panic::resume_unwind(Box::new("a fault of ours"));
+        let guard = admitted_guard(&app, id).await.unwrap();
+        patient_names_in(&guard.read().await.unwrap()).await.unwrap();
+        // Unwinds like a panic, but without the message.
+        std::panic::resume_unwind(Box::new("a deliberate panic"));
     });
     assert!(task.await.unwrap_err().is_panic());
 }
 
-async fn timed(app: &App, clinic: &Clinic) -> Vec<Duration> {
+async fn measure_reads(app: &App, tenant: &TestTenant) -> Vec<Duration> {
     let mut times = Vec::new();
     for _ in 0..1000 {
-        let began = Instant::now();
-        names(app, clinic.id).await.unwrap();
-        times.push(began.elapsed());
+        let started = Instant::now();
+        patient_names(app, tenant.id).await.unwrap();
+        times.push(started.elapsed());
     }
     times
 }
 
-async fn backends(superuser: Client, over: Arc<AtomicBool>) -> Vec<i64> {
+async fn sample_backend_counts(superuser: Client, done: Arc<AtomicBool>) -> Vec<i64> {
     let (mut counts, count) = (Vec::new(), superuser.prepare(BACKENDS).await.unwrap());
-    while !over.load(Ordering::Relaxed) {
+    while !done.load(Ordering::Relaxed) {
         counts.push(superuser.query_one(&count, &[]).await.unwrap().get(0));
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     counts
 }
 
-/// The same throws in every run.
-struct Dice(u64);
+/// A xorshift generator with a fixed seed: the numbers are the same in every run.
+struct Random(u64);
 
-impl Dice {
-    fn below(&mut self, sides: usize) -> usize {
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % sides as u64).unwrap()
+        usize::try_from(self.0 % limit as u64).unwrap()
     }
 }

@@ -1,20 +1,20 @@
-//! Sample charts: what a seed promises, that the importer takes all of them, and the command that writes them.
+//! Sample charts: what is constant for a seed, that the importer accepts all of them, and the command `cordon sample`.
 
-use crate::charts::import;
-use crate::run_dir;
-use crate::site::Site;
+use crate::support::fhir_charts::import;
+use crate::support::run_dir;
+use crate::support::site::Site;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use cordon::import::Counts;
-use cordon::sample::{Charts, Written};
+use cordon::sample::{ChartCounts, Charts};
 use cordon::tenant::TenancyModel;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
 
-fn ndjson(charts: Charts) -> (String, Written) {
+fn ndjson(charts: Charts) -> (String, ChartCounts) {
     let mut bytes = Vec::new();
     let written = charts.write_to(&mut bytes, |_| ()).unwrap();
     (String::from_utf8(bytes).unwrap(), written)
@@ -32,16 +32,17 @@ fn body(note: &Value) -> String {
     String::from_utf8(STANDARD.decode(note["content"][0]["attachment"]["data"].as_str().unwrap()).unwrap()).unwrap()
 }
 
-/// When this fails, seeds mean other charts than before: say so in the changelog, and put in the new value.
+/// If this fails, a seed produces other charts than before. Put the new value here and mention the change in the
+/// changelog.
 #[test]
-fn a_seed_gives_these_bytes() {
+fn a_seed_produces_the_same_bytes() {
     let (text, _) = ndjson(Charts::new(1, 50));
     let hash: String = digest(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(hash, "f3e8ffcadcc191906ccb3a0ce67c06773c3eef8a0915e01f5545cb6e9b1a236d");
 }
 
 #[test]
-fn few_charts_are_the_beginning_of_many_and_another_seed_has_others() {
+fn more_charts_extend_fewer_and_another_seed_differs() {
     let (few, many) = (ndjson(Charts::new(7, 20)).0, ndjson(Charts::new(7, 45)).0);
     assert_eq!(few, ndjson(Charts::new(7, 20)).0);
     assert!(many.starts_with(&few) && many.len() > few.len());
@@ -49,7 +50,7 @@ fn few_charts_are_the_beginning_of_many_and_another_seed_has_others() {
     let ids = |text: &str| -> BTreeSet<String> {
         resources(text).iter().map(|resource| resource["id"].to_string()).collect()
     };
-    assert!(ids(&few).is_disjoint(&ids(&other)), "charts of two seeds can live in one tenant");
+    assert!(ids(&few).is_disjoint(&ids(&other)), "charts of two seeds can be imported into one tenant");
     let names = |text: &str| -> Vec<Value> {
         of(&resources(text), "Patient").iter().map(|patient| patient["name"].clone()).collect()
     };
@@ -57,11 +58,11 @@ fn few_charts_are_the_beginning_of_many_and_another_seed_has_others() {
 }
 
 #[test]
-fn charts_are_whole_and_end_on_their_day() {
+fn charts_are_consistent_and_end_on_the_given_day() {
     let (text, written) = ndjson(Charts { until: "2001-02-03".parse().unwrap(), ..Charts::new(3, 300) });
     let all = resources(&text);
     let (patients, encounters, notes) = (of(&all, "Patient"), of(&all, "Encounter"), of(&all, "DocumentReference"));
-    let counted = Written {
+    let counted = ChartCounts {
         practitioners: of(&all, "Practitioner").len() as u64,
         patients: patients.len() as u64,
         encounters: encounters.len() as u64,
@@ -75,7 +76,7 @@ fn charts_are_whole_and_end_on_their_day() {
         .iter()
         .map(|one| format!("{}/{}", one["resourceType"].as_str().unwrap(), one["id"].as_str().unwrap()))
         .collect();
-    assert_eq!(known.len(), all.len(), "an id is given once");
+    assert_eq!(known.len(), all.len(), "ids are unique");
     let born: BTreeMap<_, _> = patients
         .iter()
         .map(|patient| (format!("Patient/{}", text_of(&patient["id"])), &patient["birthDate"]))
@@ -93,7 +94,7 @@ fn charts_are_whole_and_end_on_their_day() {
     let mut ends: Vec<_> =
         encounters.iter().map(|one| (text_of(&one["period"]["start"]), one["period"]["end"].as_str())).collect();
     ends.retain(|(start, end)| end.is_some_and(|end| end < *start));
-    assert_eq!(ends, [], "nobody leaves before coming");
+    assert_eq!(ends, [], "no encounter ends before it starts");
     let died: BTreeMap<_, _> = patients
         .iter()
         .filter_map(|patient| {
@@ -112,7 +113,7 @@ fn text_of(value: &Value) -> &str {
 }
 
 #[test]
-fn charts_vary() {
+fn charts_are_varied() {
     let all = resources(&ndjson(Charts::new(1, 600)).0);
     let (encounters, notes) = (of(&all, "Encounter"), of(&all, "DocumentReference"));
     let values = |list: &[&Value], pointer: &str| -> BTreeSet<String> {
@@ -127,7 +128,7 @@ fn charts_vary() {
             .all(|one| statuses.contains(*one)),
         "{statuses:?}"
     );
-    assert_eq!(values(&notes, "/type/coding/0/code").len(), 12, "all kinds that a tenant begins with");
+    assert_eq!(values(&notes, "/type/coding/0/code").len(), 12, "all note types of a new tenant");
     assert_eq!(values(&notes, "/type/coding/0/display").len(), 12);
     assert!(values(&encounters, "/serviceType/text").len() >= 10);
     assert!(values(&notes, "/author/0/reference").len() >= 40);
@@ -159,15 +160,12 @@ fn charts_vary() {
     lengths.sort_unstable();
     let (shortest, middle, longest) = (lengths[0], lengths[lengths.len() / 2], lengths[lengths.len() - 1]);
     assert!(shortest < 20 && (150..600).contains(&middle) && longest > 6_000, "{shortest} {middle} {longest}");
-    assert!(bodies.iter().all(|body| !body.contains(['{', '}'])), "all blanks are filled in");
-    assert!(
-        bodies.iter().collect::<BTreeSet<_>>().len() * 100 > bodies.len() * 80,
-        "most notes are the only one of their words"
-    );
+    assert!(bodies.iter().all(|body| !body.contains(['{', '}'])), "all placeholders are filled in");
+    assert!(bodies.iter().collect::<BTreeSet<_>>().len() * 100 > bodies.len() * 80, "most note texts are unique");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_importer_takes_all_of_it_once() {
+async fn the_importer_accepts_all_charts_once() {
     let site = Site::shared().await;
     let tenant = site.tenant(TenancyModel::Schema).await;
     let (text, written) = ndjson(Charts::new(1, 40));
@@ -186,15 +184,11 @@ async fn the_importer_takes_all_of_it_once() {
     assert_eq!((again.encounters, again.notes), (same(written.encounters), same(written.notes)));
 
     let others = import(site, &tenant, &ndjson(Charts::new(2, 10)).0).await;
-    assert_eq!(
-        (others.rejects, others.patients),
-        (0, new(10)),
-        "another seed's charts find their place beside the first's"
-    );
+    assert_eq!((others.rejects, others.patients), (0, new(10)), "charts of another seed can be imported too");
 }
 
 #[test]
-fn the_command_writes_what_the_library_does() {
+fn the_command_writes_the_same_as_the_library() {
     let (text, written) = ndjson(Charts::new(5, 12));
     let printed = sample(&["--patients", "12", "--seed", "5"]);
     assert_eq!((printed.status.code(), String::from_utf8(printed.stdout).unwrap()), (Some(0), text.clone()));
@@ -212,23 +206,23 @@ fn the_command_writes_what_the_library_does() {
 }
 
 #[test]
-fn the_command_refuses_what_it_cannot_do() {
-    for (arguments, said) in [
+fn the_command_rejects_invalid_arguments() {
+    for (arguments, expected) in [
         (vec!["--json"], "--out"),
         (vec!["--until", "yesterday"], "a day between"),
         (vec!["--until", "1700-01-01"], "a day between"),
     ] {
         let refused = sample(&arguments);
         assert_eq!((refused.status.code(), refused.stdout.len()), (Some(2), 0), "{arguments:?}");
-        assert!(String::from_utf8(refused.stderr).unwrap().contains(said), "{arguments:?}");
+        assert!(String::from_utf8(refused.stderr).unwrap().contains(expected), "{arguments:?}");
     }
     let nowhere = run_dir().join("no-such-directory/sample.ndjson");
     assert_eq!(sample(&["--out", nowhere.to_str().unwrap()]).status.code(), Some(2));
 }
 
-/// As before `| head`.
+/// As with `cordon sample | head`.
 #[test]
-fn a_reader_that_has_seen_enough_ends_it_quietly() {
+fn a_closed_pipe_ends_the_command_without_an_error() {
     let mut child = command(&["--patients", "1000000"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut reader = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
@@ -236,8 +230,8 @@ fn a_reader_that_has_seen_enough_ends_it_quietly() {
     assert!(line.starts_with(r#"{"resourceType":"Practitioner""#), "{line}");
     drop(reader);
     let ended = child.wait_with_output().unwrap();
-    let said = String::from_utf8(ended.stderr).unwrap();
-    assert!(ended.status.code() == Some(0) && !said.contains("cordon: "), "{said}");
+    let log = String::from_utf8(ended.stderr).unwrap();
+    assert!(ended.status.code() == Some(0) && !log.contains("cordon: "), "{log}");
 }
 
 fn sample(arguments: &[&str]) -> Output {

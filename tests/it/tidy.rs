@@ -1,9 +1,11 @@
-//! The layout and import rows of STYLE.md, checked over the text of the tree. What is forbidden is listed first, so that a change of
-//! the rules is a change of these tables. Each check is shown to fail on a line that breaks it.
+//! The rules of the source tree in `docs/architecture.md`: layout, imports, homes of crates, raw connections and
+//! statics. The rules are the tables at the beginning. Each test also shows that its check fails on code that breaks
+//! the rule.
 
+use crate::support::source_text::{code_only, contains_word, first_path_segments, is_word_char, without_tests};
 use std::path::{Path, PathBuf};
 
-/// Modules by row: a module imports only rows below its own.
+/// Modules by row. A module may import from rows below its own only.
 const ROWS: [&[&str]; 10] = [
     &["ids", "error", "config"],
     &["db", "cluster", "crypto", "flags", "telemetry"],
@@ -16,10 +18,10 @@ const ROWS: [&[&str]; 10] = [
     &["http"],
     &["main", "cli"],
 ];
-/// Modules that may import from their own row: the binary hands its arguments to the commands.
+/// Imports that are permitted within a row: the binary passes its arguments to the commands.
 const SAME_ROW: [(&str, &str); 1] = [("main", "cli")];
 
-/// Third-party crates, and the only paths that may name them.
+/// Third-party crates, and the paths that may name them.
 const HOMES: [(&str, &[&str]); 9] = [
     ("actix_web", &["src/http/"]),
     ("async_graphql", &["src/graphql/", "src/platform/", "src/http/graphql.rs"]),
@@ -31,29 +33,30 @@ const HOMES: [(&str, &[&str]); 9] = [
     ("bb8", &["src/db/"]),
     ("tokio_postgres", &["src/db/", "src/cluster/"]),
 ];
-/// Modules that never name diesel.
+/// Modules that must not name Diesel.
 const WITHOUT_DIESEL: [&str; 3] = ["src/http", "src/graphql", "src/fhir"];
 
-/// Files that name a raw connection: the database's own, the tenant transaction, the catalog, and the operator's. Anything else goes
-/// through the guard.
-const RAW_CONNECTIONS: [&str; 11] = [
+/// Files that may name a raw connection: those of the database, the tenant transaction, the catalog and the operations.
+/// All others use the guard.
+const RAW_CONNECTIONS: [&str; 12] = [
     "src/cluster/supervisor.rs",
     "src/db/connect.rs",
     "src/db/migrate.rs",
     "src/db/pool.rs",
     "src/guard/tx/query.rs",
-    "src/ops/log.rs",
     "src/ops/migrate.rs",
+    "src/ops/operation_log.rs",
     "src/ops/operator.rs",
     "src/ops/provision.rs",
     "src/ops/server.rs",
-    "src/tenant/catalog.rs",
+    "src/tenant/catalog/mod.rs",
+    "src/tenant/catalog/rows.rs",
 ];
-/// How a raw connection is named.
+/// Texts that name a raw connection.
 const RAW_NAMES: [&str; 3] = ["AsyncPgConnection", "tokio_postgres::Client", ".connect("];
 
-/// The top level, beside dot-files and `target`.
-const TOP_LEVEL: [&str; 14] = [
+/// The entries of the top level, without dot-files and `target`.
+const TOP_LEVEL: [&str; 17] = [
     "Cargo.toml",
     "Cargo.lock",
     "schema.graphql",
@@ -62,20 +65,23 @@ const TOP_LEVEL: [&str; 14] = [
     "diesel.toml",
     "tests",
     "config",
+    "rust-toolchain.toml",
     "README.md",
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
     "LICENSE",
     "x",
     "docs",
     "benches",
 ];
-/// Names that say nothing.
-const EMPTY_NAMES: [&str; 6] = ["util", "utils", "helper", "helpers", "common", "manager"];
-/// More is two jobs in one file.
-const LONGEST_FILE: usize = 400;
+/// Names of files and modules that do not tell what is in them.
+const VAGUE_NAMES: [&str; 6] = ["util", "utils", "helper", "helpers", "common", "manager"];
+/// The maximum length of a source file, without its unit tests.
+const MAX_FILE_LINES: usize = 400;
 
-/// Statics that hold state, and are known not to hold a tenant's.
-const KNOWN_STATICS: [(&str, &str); 4] = [
+/// Statics with state that is known not to belong to a tenant.
+const PERMITTED_STATICS: [(&str, &str); 4] = [
     ("src/crypto/mod.rs", "INTEGRITY_FAILURES"),
     ("src/crypto/mod.rs", "SEALED"),
     ("src/crypto/mod.rs", "OPENED"),
@@ -84,7 +90,7 @@ const KNOWN_STATICS: [(&str, &str); 4] = [
 
 #[test]
 fn modules_import_only_rows_below() {
-    passes(imports);
+    assert_no_violations(imports);
     for (file, text) in [
         ("src/ids.rs", "use crate::cluster::Cluster;"),
         ("src/model/note.rs", "use crate::{error::Result, http::Server};"),
@@ -110,7 +116,7 @@ fn modules_import_only_rows_below() {
 
 #[test]
 fn crates_stay_in_their_homes() {
-    passes(homes);
+    assert_no_violations(homes);
     for (file, text) in [
         ("src/model/note.rs", "use async_graphql::Object;"),
         ("src/graphql/note.rs", "use actix_web::web;"),
@@ -140,10 +146,10 @@ fn raw_connections_are_counted() {
     );
 }
 
-/// L-26: a tenant that is ambient is the previous request's tenant sooner or later.
+/// L-26: an ambient tenant would sooner or later be the tenant of the previous request.
 #[test]
 fn l26_no_ambient_tenant() {
-    passes(ambient);
+    assert_no_violations(ambient);
     for text in [
         "tokio::task_local! { static TENANT: TenantId; }",
         "thread_local! {\n    static TENANT: Cell<u8> = Cell::new(0); }",
@@ -165,8 +171,8 @@ fn l26_no_ambient_tenant() {
 }
 
 #[test]
-fn files_open_with_their_contract_and_stay_short() {
-    passes(shape);
+fn files_start_with_a_comment_and_are_short() {
+    assert_no_violations(shape);
     assert_eq!(shape("src/ids.rs", "use std::fmt;\n").len(), 1);
     assert_eq!(shape("src/ids.rs", &format!("//! Ids.\n{}", "fn f() {}\n".repeat(400))).len(), 1);
     assert!(
@@ -176,8 +182,8 @@ fn files_open_with_their_contract_and_stay_short() {
 }
 
 #[test]
-fn names_say_something() {
-    passes(names);
+fn names_are_specific() {
+    assert_no_violations(names);
     for file in ["src/db/utils.rs", "src/common/mod.rs", "tests/it/helpers.rs"] {
         assert_eq!(names(file, "").len(), 1, "{file}");
     }
@@ -189,12 +195,17 @@ fn names_say_something() {
 #[test]
 fn the_top_level_is_known() {
     let entries = std::fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let strangers: Vec<_> = entries.filter(|name| !at_home(name)).collect();
-    assert_eq!(strangers, Vec::<String>::new());
-    assert!(!at_home("scripts") && !at_home("Makefile") && at_home(".ci") && at_home("target"));
+    let unknown: Vec<_> = entries.filter(|name| !is_permitted_entry(name)).collect();
+    assert_eq!(unknown, Vec::<String>::new());
+    assert!(
+        !is_permitted_entry("scripts")
+            && !is_permitted_entry("Makefile")
+            && is_permitted_entry(".ci")
+            && is_permitted_entry("target")
+    );
 }
 
-fn at_home(name: &str) -> bool {
+fn is_permitted_entry(name: &str) -> bool {
     name.starts_with('.') || name == "target" || TOP_LEVEL.contains(&name)
 }
 
@@ -204,11 +215,11 @@ fn imports(file: &str, text: &str) -> Vec<String> {
         return Vec::new();
     }
     let Some(row) = row_of(&own) else { return vec![format!("{file}: module {own} has no row")] };
-    let text = code(text);
-    let mut named = roots(&text, "crate::");
-    named.extend(roots(&text, "cordon::"));
+    let text = code_only(text);
+    let mut named = first_path_segments(&text, "crate::");
+    named.extend(first_path_segments(&text, "cordon::"));
     if Path::new(file).components().count() == 2 || file.ends_with("/mod.rs") {
-        named.extend(roots(&text, "super::").into_iter().filter(|name| row_of(name).is_some()));
+        named.extend(first_path_segments(&text, "super::").into_iter().filter(|name| row_of(name).is_some()));
     }
     if text.contains("super::super") {
         return vec![format!("{file}: write crate:: for super::super::")];
@@ -219,81 +230,81 @@ fn imports(file: &str, text: &str) -> Vec<String> {
 }
 
 fn homes(file: &str, text: &str) -> Vec<String> {
-    let text = code(text);
-    let mut wrong: Vec<_> = HOMES
+    let text = code_only(text);
+    let mut violations: Vec<_> = HOMES
         .iter()
-        .filter(|(krate, paths)| names_word(&text, krate) && !paths.iter().any(|path| file.starts_with(path)))
+        .filter(|(krate, paths)| contains_word(&text, krate) && !paths.iter().any(|path| file.starts_with(path)))
         .collect();
     let diesel = ("diesel", &[] as &[&str]);
     if WITHOUT_DIESEL.iter().any(|path| file.starts_with(path))
-        && ["diesel", "diesel_async"].iter().any(|krate| names_word(&text, krate))
+        && ["diesel", "diesel_async"].iter().any(|krate| contains_word(&text, krate))
     {
-        wrong.push(&diesel);
+        violations.push(&diesel);
     }
-    wrong.into_iter().map(|(krate, paths)| format!("{file}: {krate} lives in {paths:?}")).collect()
+    violations.into_iter().map(|(krate, paths)| format!("{file}: {krate} lives in {paths:?}")).collect()
 }
 
 fn raw_connections(text: &str) -> usize {
-    let text = code(text);
+    let text = code_only(text);
     RAW_NAMES.iter().map(|name| text.matches(name).count()).sum()
 }
 
 fn ambient(file: &str, text: &str) -> Vec<String> {
-    let text = code(text);
+    let text = code_only(text);
     let holders = ["Mutex", "RwLock", "Once", "Lazy", "Cell", "Atomic", "Swap", "Map", "mut "];
-    let mut wrong: Vec<String> = ["task_local", "thread_local", "lazy_static"]
+    let mut violations: Vec<String> = ["task_local", "thread_local", "lazy_static"]
         .iter()
-        .filter(|word| names_word(&text, word))
+        .filter(|word| contains_word(&text, word))
         .map(|word| (*word).into())
         .collect();
-    if wrong.is_empty() {
+    if violations.is_empty() {
         let statics = text
             .match_indices("static ")
-            .filter(|(at, _)| !text[..*at].ends_with(|before: char| before == '\'' || is_word(before)));
+            .filter(|(at, _)| !text[..*at].ends_with(|before: char| before == '\'' || is_word_char(before)));
         let declared = statics.map(|(at, _)| text[at..].split(['=', ';']).next().unwrap_or_default());
         let stateful = declared.filter(|text| text.contains(':') && holders.iter().any(|holder| text.contains(holder)));
-        wrong = stateful.map(|text| text.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        violations = stateful.map(|text| text.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     }
-    wrong.retain(|found| {
-        !KNOWN_STATICS.iter().any(|(known, name)| *known == file && found.contains(&format!("static {name}:")))
+    violations.retain(|found| {
+        !PERMITTED_STATICS.iter().any(|(known, name)| *known == file && found.contains(&format!("static {name}:")))
     });
-    wrong.into_iter().map(|found| format!("{file}: {found}: pass the tenant as a value")).collect()
+    violations.into_iter().map(|found| format!("{file}: {found}: pass the tenant as a value")).collect()
 }
 
 fn shape(file: &str, text: &str) -> Vec<String> {
-    let lines = production(text).lines().count();
-    let mut wrong = Vec::new();
+    let lines = without_tests(text).lines().count();
+    let mut violations = Vec::new();
     if !text.starts_with("//! ") {
-        wrong.push(format!("{file}: opens without its contract, //!"));
+        violations.push(format!("{file}: has no //! comment at the beginning"));
     }
-    if lines > LONGEST_FILE {
-        wrong.push(format!("{file}: {lines} lines"));
+    if lines > MAX_FILE_LINES {
+        violations.push(format!("{file}: {lines} lines"));
     }
-    wrong
+    violations
 }
 
 fn names(file: &str, text: &str) -> Vec<String> {
-    let text = code(text);
+    let text = code_only(text);
     let modules =
-        text.match_indices("mod ").filter_map(|(at, word)| text[at + word.len()..].split(|c| !is_word(c)).next());
+        text.match_indices("mod ").filter_map(|(at, word)| text[at + word.len()..].split(|c| !is_word_char(c)).next());
     let parts = file.split('/').map(|part| part.trim_end_matches(".rs"));
     parts
         .chain(modules)
-        .filter(|name| EMPTY_NAMES.contains(name))
-        .map(|name| format!("{file}: {name} says nothing"))
+        .filter(|name| VAGUE_NAMES.contains(name))
+        .map(|name| format!("{file}: {name} is too vague"))
         .collect()
 }
 
-/// Complaints of a check over the whole of `src` fail the test.
-fn passes(check: fn(&str, &str) -> Vec<String>) {
-    let wrong: Vec<String> = sources().into_iter().flat_map(|(file, text)| check(&file, &text)).collect();
-    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+/// Applies a check to all files of `src`. Any violation fails the test.
+fn assert_no_violations(check: fn(&str, &str) -> Vec<String>) {
+    let violations: Vec<String> = sources().into_iter().flat_map(|(file, text)| check(&file, &text)).collect();
+    assert!(violations.is_empty(), "\n{}", violations.join("\n"));
 }
 
 fn sources() -> Vec<(String, String)> {
     let read = |file: String| (std::fs::read_to_string(root().join(&file)).unwrap(), file);
     let found: Vec<_> = files("src").into_iter().map(read).map(|(text, file)| (file, text)).collect();
-    assert!(found.len() > 3, "the tree is somewhere else");
+    assert!(found.len() > 3, "src was not found");
     found
 }
 
@@ -322,86 +333,4 @@ fn module(file: &str) -> String {
 
 fn row_of(module: &str) -> Option<usize> {
     ROWS.iter().position(|row| row.contains(&module))
-}
-
-/// First path segments after `prefix`, those of a braced group one by one.
-fn roots(code: &str, prefix: &str) -> Vec<String> {
-    let starts = code
-        .match_indices(prefix)
-        .filter(|(at, _)| !code[..*at].ends_with(|before: char| is_word(before) || before == ':'));
-    let mut found = Vec::new();
-    for (at, _) in starts {
-        let rest = code[at + prefix.len()..].trim_start();
-        let mut depth = 0;
-        let mut word = String::new();
-        let mut wanted = true;
-        for c in rest.chars() {
-            match c {
-                c if is_word(c) && wanted => word.push(c),
-                c => {
-                    if !word.is_empty() {
-                        found.push(std::mem::take(&mut word));
-                        wanted = false;
-                    }
-                    match c {
-                        '{' => depth += 1,
-                        '}' => depth -= 1,
-                        ',' if depth == 1 => wanted = true,
-                        _ => {}
-                    }
-                    if depth <= 0 {
-                        break;
-                    }
-                }
-            }
-        }
-        found.extend((!word.is_empty()).then_some(word));
-    }
-    found.sort();
-    found.dedup();
-    found
-}
-
-/// Whether the word occurs, and not as a part of a longer one.
-fn names_word(code: &str, word: &str) -> bool {
-    code.match_indices(word)
-        .any(|(at, _)| !code[..at].ends_with(is_word) && !code[at + word.len()..].starts_with(is_word))
-}
-
-fn is_word(c: char) -> bool {
-    c.is_alphanumeric() || c == '_'
-}
-
-/// A file without the tests at its end.
-fn production(text: &str) -> &str {
-    text.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default()
-}
-
-/// What the compiler sees of it, tests aside: comments and string literals are blank.
-fn code(text: &str) -> String {
-    let mut rest = production(text);
-    let mut seen = String::new();
-    while let Some(c) = rest.chars().next() {
-        let skip = if rest.starts_with("//") {
-            rest.find('\n').unwrap_or(rest.len())
-        } else if rest.starts_with("r#\"") {
-            rest.find("\"#").map_or(rest.len(), |end| end + 2)
-        } else if rest.starts_with("'\"'") || rest.starts_with("'\\\"'") {
-            rest[1..].find('\'').map_or(rest.len(), |end| end + 2)
-        } else if c == '"' {
-            let mut escaped = false;
-            let end = rest[1..].find(|c| {
-                (c == '"' && !escaped) || {
-                    escaped = c == '\\' && !escaped;
-                    false
-                }
-            });
-            end.map_or(rest.len(), |end| end + 2)
-        } else {
-            seen.push(c);
-            c.len_utf8()
-        };
-        rest = &rest[skip..];
-    }
-    seen
 }

@@ -1,9 +1,10 @@
-//! The way in and the way to the databases, encrypted: what is shown and what is believed. Certificates are the test's own, good until 2099.
-//! A PostgreSQL that speaks TLS is a part of tests/conformance: not every build of it can.
+//! TLS of the HTTP listener and of connections to PostgreSQL. The certificates in `tests/it/certificates` are valid
+//! until 2099. Tests with a PostgreSQL that has TLS are in `tests/conformance`, because not every build of PostgreSQL
+//! has it.
 
-use crate::run_dir;
-use crate::server::Server;
-use crate::site::Site;
+use crate::support::run_dir;
+use crate::support::server::TestServer;
+use crate::support::site::Site;
 use cordon::config::Tls;
 use cordon::db::connect;
 use cordon::isolation::BootCheck;
@@ -20,8 +21,8 @@ fn certificate(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/certificates").join(name)
 }
 
-/// A directory with the certificate and key that a server reads.
-fn served_files(name: &str) -> Tls {
+/// Creates a directory with a certificate and key for a server.
+fn server_files(name: &str) -> Tls {
     let directory = run_dir().join(name);
     std::fs::create_dir(&directory).unwrap();
     let files = Tls { certificate: directory.join("chain.pem"), key: directory.join("key.pem") };
@@ -30,7 +31,7 @@ fn served_files(name: &str) -> Tls {
     files
 }
 
-/// Puts a file in the place of another, as certificate clients do.
+/// Replaces a file atomically, as certificate renewal clients do.
 fn replace(with: &str, file: &Path) {
     let next = file.with_extension("next");
     std::fs::copy(certificate(with), &next).unwrap();
@@ -43,12 +44,12 @@ fn der(name: &str) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn https_with_a_certificate_that_can_be_renewed() {
+async fn certificates_are_renewed_without_a_restart() {
     let site = Site::shared().await;
     let tenant = site.tenant(TenancyModel::Shared).await;
-    let (files, mut settings) = (served_files("https"), site.server_settings());
+    let (files, mut settings) = (server_files("https"), site.server_settings());
     settings.http.tls = Some(files.clone());
-    let server = Server::start(site, settings, BootCheck::Dev);
+    let server = TestServer::start(site, settings, BootCheck::Dev);
     let address: std::net::SocketAddr =
         server.url.trim_start_matches("http://").trim_end_matches("/graphql").parse().unwrap();
     let url = format!("https://notes.test:{}/graphql", address.port());
@@ -59,41 +60,41 @@ async fn https_with_a_certificate_that_can_be_renewed() {
         set(builder).build().unwrap()
     };
     let token = site.token(&[tenant.id], "clinician", "alice");
-    let ask = async |client: &Client| {
+    let query = async |client: &Client| {
         let body = serde_json::json!({ "query": "{ viewer { id } }" });
         let answer = client.post(&url).bearer_auth(&token).json(&body).send().await.unwrap();
-        let shown = answer.extensions().get::<TlsInfo>().and_then(TlsInfo::peer_certificate).map(<[u8]>::to_vec);
-        (answer.status().as_u16(), answer.version(), shown)
+        let certificate = answer.extensions().get::<TlsInfo>().and_then(TlsInfo::peer_certificate).map(<[u8]>::to_vec);
+        (answer.status().as_u16(), answer.version(), certificate)
     };
     let (old, new) = (Some(der("server.pem")), Some(der("next.pem")));
-    let kept = client(|builder| builder);
-    assert_eq!(ask(&kept).await, (200, Version::HTTP_2, old.clone()));
-    assert_eq!(ask(&client(ClientBuilder::http1_only)).await, (200, Version::HTTP_11, old.clone()));
-    assert_eq!(ask(&client(|builder| builder.tls_version_max(TlsVersion::TLS_1_2))).await.0, 200);
-    assert!(Client::new().post(&server.url).send().await.is_err(), "no plain HTTP beside it");
-    let distrustful = Client::builder().resolve("notes.test", address).build().unwrap();
-    assert!(distrustful.post(&url).send().await.is_err(), "the test's authority is nobody's but the test's");
+    let connected = client(|builder| builder);
+    assert_eq!(query(&connected).await, (200, Version::HTTP_2, old.clone()));
+    assert_eq!(query(&client(ClientBuilder::http1_only)).await, (200, Version::HTTP_11, old.clone()));
+    assert_eq!(query(&client(|builder| builder.tls_version_max(TlsVersion::TLS_1_2))).await.0, 200);
+    assert!(Client::new().post(&server.url).send().await.is_err(), "plain HTTP is not served");
+    let other_client = Client::builder().resolve("notes.test", address).build().unwrap();
+    assert!(other_client.post(&url).send().await.is_err(), "other clients do not trust the authority");
 
-    // Half a pair, and no certificate at all, leave what is served.
+    // While certificate and key do not match, or the certificate is invalid, the previous pair is served.
     replace("next.pem", &files.certificate);
     tokio::time::sleep(Duration::from_millis(1200)).await;
-    assert_eq!(ask(&client(|builder| builder)).await, (200, Version::HTTP_2, old.clone()));
+    assert_eq!(query(&client(|builder| builder)).await, (200, Version::HTTP_2, old.clone()));
     replace("next.key", &files.key);
-    let began = Instant::now();
-    while ask(&client(|builder| builder)).await.2 != new {
-        assert!(began.elapsed() < Duration::from_secs(5), "the new certificate is served");
+    let started = Instant::now();
+    while query(&client(|builder| builder)).await.2 != new {
+        assert!(started.elapsed() < Duration::from_secs(5), "the new certificate is served");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert_eq!(ask(&kept).await, (200, Version::HTTP_2, old), "a connection that was open is still the same one");
+    assert_eq!(query(&connected).await, (200, Version::HTTP_2, old), "an open connection keeps its certificate");
     std::fs::write(&files.certificate, "nothing").unwrap();
     tokio::time::sleep(Duration::from_millis(1200)).await;
-    assert_eq!(ask(&client(|builder| builder)).await.2, new);
+    assert_eq!(query(&client(|builder| builder)).await.2, new);
 }
 
 #[tokio::test]
-async fn a_listener_does_not_begin_without_a_whole_pair() {
+async fn a_listener_does_not_start_without_a_matching_pair() {
     let site = Site::shared().await;
-    let files = served_files("https-half");
+    let files = server_files("https-half");
     for (wrong, with) in [("other key", Some("next.key")), ("no key", Some("server.pem")), ("absent", None)] {
         match with {
             Some(with) => replace(with, &files.key),
@@ -107,11 +108,11 @@ async fn a_listener_does_not_begin_without_a_whole_pair() {
     }
 }
 
-/// Whoever answers in the database's place says that it has no TLS: nothing more is said to them.
+/// The server in place of the database has no TLS: the connection is closed before the password is sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_said_in_plain_text() {
+async fn remote_databases_without_tls_are_rejected() {
     let site = Site::shared().await;
-    let cluster = crate::cluster();
+    let cluster = crate::support::cluster();
     let url = cluster.superuser_url("postgres");
     let password = url.expose_secret().split(['@', ':']).nth(2).unwrap().to_owned();
     let socket = cluster.socket_dir().join(".s.PGSQL.5432");
@@ -123,7 +124,7 @@ async fn nothing_is_said_in_plain_text() {
             tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
         }
     });
-    // It is a way to PostgreSQL, and a local one may be plain.
+    // The proxy works, and connections to a local address may be without TLS.
     let local = connect::parse(&format!("postgres://postgres:{password}@127.0.0.1:{port}/postgres").into()).unwrap();
     connect::open(&local).await.unwrap();
     let authority = certificate("authority.pem");
@@ -133,7 +134,7 @@ async fn nothing_is_said_in_plain_text() {
     );
     let refused = connect::open(&connect::parse(&named.into()).unwrap()).await.err().unwrap().to_string();
     assert!(refused.contains("TLS"), "{refused}");
-    // Nor is such a server ever registered.
+    // Such a server cannot be registered either.
     let weak = format!("postgres://postgres:{password}@db.test:{port}/postgres?hostaddr=127.0.0.1&sslmode=prefer");
     assert!(connect::parse(&weak.into()).is_err());
     let config =

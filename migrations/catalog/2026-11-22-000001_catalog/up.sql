@@ -1,5 +1,6 @@
--- The catalog: which tenants there are, where they live, and their keys, wrapped. Never a chart.
--- Runs as cordon_operator in the control database. The server reads it as cordon_catalog_reader and writes nothing.
+-- The catalog: the tenants, their placements and their wrapped keys; no chart data. Runs as cordon_operator in the
+-- control database. The server reads it as cordon_catalog_reader and writes only counts of security events, through
+-- note_security_event().
 
 create schema cordon_catalog;
 revoke all on schema cordon_catalog from public;
@@ -8,13 +9,13 @@ grant usage on schema cordon_catalog to cordon_catalog_reader;
 create table cordon_catalog.servers (
   id uuid primary key,
   name text not null unique check (name ~ '^[a-z][a-z0-9-]{0,38}$'),
-  system_identifier bigint not null unique,      -- PostgreSQL's own: one server is not registered twice under two names
+  system_identifier bigint not null unique,      -- PostgreSQL's own, so that no server is registered under two names
   address text not null,                -- connection parameters without a login: postgres://host:port/?sslmode=…
   data_database name not null,
-  app_password bytea not null,          -- sealed under the system's key, like the two below
+  app_password bytea not null,          -- wrapped by the system's key, like the two below
   keeper_password bytea not null,
   operator_password bytea not null,
-  region text check (region ~ '^[a-z0-9][a-z0-9-]{0,38}$'),       -- where it stands, in the operator's words
+  region text check (region ~ '^[a-z0-9][a-z0-9-]{0,38}$'),      -- location, as the operator names it
   created_at timestamptz not null default now()
 );
 
@@ -24,8 +25,9 @@ create table cordon_catalog.tenants (
   name text not null,
   plan text not null default 'standard',
   state text not null check (state in ('provisioning', 'active', 'suspended', 'offboarding', 'destroyed')),
-  origins text[] not null default '{}',           -- of web pages that may ask for it
-  statement_timeout_ms int check (statement_timeout_ms between 1 and 600000),      -- null, here and below: as the server's settings say
+  origins text[] not null default '{}',           -- of web pages that browsers let call the API for it
+  -- Null in one of these three: the server's settings apply.
+  statement_timeout_ms int check (statement_timeout_ms between 1 and 600000),
   requests_per_second int check (requests_per_second > 0),
   concurrency int check (concurrency > 0),
   created_at timestamptz not null default now(),
@@ -42,7 +44,7 @@ create table cordon_catalog.placements (
   schema_name name not null,
   generation int not null,
   serving boolean not null,
-  app_password bytea,                   -- of a tenant that has a login of its own
+  app_password bytea,                   -- wrapped; only of a placement with a login of its own
   created_at timestamptz not null default now(),
   unique (tenant_id, generation)
 );
@@ -50,16 +52,18 @@ create unique index placements_serving on cordon_catalog.placements (tenant_id) 
 
 create table cordon_catalog.wrapped_keys (
   id uuid primary key,
-  tenant_id uuid references cordon_catalog.tenants,       -- null: the system's
-  server_id uuid references cordon_catalog.servers,       -- of a binding key: the database it binds in
+  tenant_id uuid references cordon_catalog.tenants,       -- null: a key of the system
+  server_id uuid references cordon_catalog.servers,       -- of a binding key: the database it is for
   database_name name,
   kind text not null check (kind in ('data', 'search', 'signing', 'binding')),
   version int not null,
   wrapped bytea not null,
   created_at timestamptz not null default now()
 );
-create unique index wrapped_keys_tenant on cordon_catalog.wrapped_keys (tenant_id, kind, version) where tenant_id is not null;
-create unique index wrapped_keys_database on cordon_catalog.wrapped_keys (server_id, database_name, version) where kind = 'binding';
+create unique index wrapped_keys_tenant on cordon_catalog.wrapped_keys (tenant_id, kind, version)
+  where tenant_id is not null;
+create unique index wrapped_keys_database on cordon_catalog.wrapped_keys (server_id, database_name, version)
+  where kind = 'binding';
 
 create table cordon_catalog.migration_runs (
   id uuid primary key,
@@ -79,7 +83,7 @@ create table cordon_catalog.operations (
   id uuid primary key,
   kind text not null,
   tenant_id uuid,
-  subject text not null,                -- what it works on: a slug, a server's name
+  subject text not null,                -- the slug or the server's name that it works on
   state text not null default 'running' check (state in ('running', 'done', 'failed')),
   step text,
   error text,
@@ -97,9 +101,11 @@ create table cordon_catalog.security_events (
 );
 
 grant select on cordon_catalog.tenants, cordon_catalog.placements, cordon_catalog.wrapped_keys to cordon_catalog_reader;
-grant select (id, name, address, data_database, app_password, region, created_at) on cordon_catalog.servers to cordon_catalog_reader;
+grant select (id, name, address, data_database, app_password, region, created_at) on cordon_catalog.servers
+  to cordon_catalog_reader;
 
--- What no verified tenant stands behind is counted here, a row a minute and kind, so that a flood is a few rows.
+-- Adds to the count of a kind of security event. Events that belong to no verified tenant are counted in one row per
+-- minute, kind and detail, so that a flood of them becomes few rows.
 create function cordon_catalog.note_security_event(event text, about text, times bigint) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin

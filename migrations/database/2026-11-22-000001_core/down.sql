@@ -1,4 +1,4 @@
--- Not while tables lean on it: dropping the functions would take their policies along.
+-- It is refused while tenant tables exist: dropping the functions would drop the tables' policies with them.
 do $$
 begin
   if exists (select from pg_policy where polname = 'tenant') then

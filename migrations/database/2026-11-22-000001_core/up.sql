@@ -1,13 +1,15 @@
--- The database's own half of the guard: signed bindings, the fence, and what every tenant table is enclosed with.
--- Runs as cordon_operator, once in each database; schema `cordon` holds functions and fences, never a chart.
+-- The database's part of the guard: signed bindings, the fence, and the policies and triggers of every tenant table.
+-- Runs as cordon_operator, once in each database. Schema `cordon` holds functions, keys and fences, and no chart data.
 
 create schema cordon;
 revoke all on schema cordon from public;
 alter default privileges in schema cordon revoke all on functions from public;
 grant usage on schema cordon to cordon_keeper, cordon_guard, cordon_search;
-grant create on schema cordon to cordon_owner, cordon_guard;      -- only to take over what is made below; withdrawn from the guard at the end
+-- A new owner of a function needs CREATE on its schema. It is revoked at the end of this file.
+grant create on schema cordon to cordon_owner, cordon_guard;
 
--- Who may run tenant SQL here: cordon_app, or the one login of a tenant that has the database to itself.
+-- The login that may run tenant SQL in this database: cordon_app, or the login of the tenant that the database belongs
+-- to.
 create table cordon.settings (
   one boolean primary key default true check (one),
   app_login name not null
@@ -21,8 +23,8 @@ revoke all on function cordon.app_login() from public;
 alter function cordon.app_login() owner to cordon_owner;
 
 -- ------------------------------------------------------------------ keys of the binding, and the fence
--- HMAC-SHA-256 key blocks, already combined with 0x36 and 0x5c (RFC 2104). Only ever read as a column of a statement:
--- as a plpgsql variable a key becomes a constant of a custom plan, and debug_print_plan shows it.
+-- HMAC-SHA-256 key blocks, already combined with 0x36 and 0x5c (RFC 2104). They are read only as columns of a
+-- statement, because a key in a plpgsql variable becomes a constant of a custom plan, which debug_print_plan prints.
 create table cordon.binding_keys (
   kid int primary key,
   ipad bytea not null check (length(ipad) = 64),
@@ -30,8 +32,9 @@ create table cordon.binding_keys (
 );
 alter table cordon.binding_keys owner to cordon_guard;
 
--- Which tenant lives here, in which schema, since which generation, and whether it may be served.
--- The catalog decides; this row is the gate, read by bind() in the transaction that it guards.
+-- The fence: one row for each tenant placed in this database, with its schema, the generation of its placement and its
+-- state. The catalog decides about tenants, and operations copy its decision into this row. bind() reads it in the
+-- transaction that it guards.
 create table cordon.tenants (
   tenant_id uuid primary key,
   schema_name name not null,
@@ -41,11 +44,13 @@ create table cordon.tenants (
 alter table cordon.tenants owner to cordon_guard;
 
 -- ------------------------------------------------------------------ the binding
--- Ticket: v1.kid.expiry_ms.generation.tenant.principal.roles.purpose.request.actor.event
+-- Binds the transaction to a tenant, a principal and a purpose.
+-- The ticket has 11 parts: v1.kid.expiry_ms.generation.tenant.principal.roles.purpose.request.actor.action
 --   actor: hex of a JSON array [issuer, subject, name, acting], and for a write [.., ip, user agent, trace id];
---   event: what the write is, in the audit log's words with a hyphen for the dot, or nothing; the MAC covers 'ticket.' || ticket || '.' || backend pid.
--- Good for ten seconds at most. What it buys is good for this transaction: a second MAC over ticket, pid and its start.
--- Errors: 42501 refused, CO001 placement changed (look it up again), CO002 suspended, CO003 being moved.
+--   action: the audit action of a write, with a hyphen instead of the dot; empty where a write has none.
+-- The MAC covers 'ticket.' || ticket || '.' || backend pid. A ticket is accepted for ten seconds at most. The binding
+-- lasts until the end of the transaction: it is a second MAC over the ticket, the pid and the transaction's start.
+-- Errors: 42501 refused; CO001 the placement changed and has to be looked up again; CO002 suspended; CO003 being moved.
 create function cordon.bind(ticket text, mac text) returns void
 language plpgsql volatile parallel unsafe security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -57,13 +62,16 @@ begin
   if coalesce(current_setting('app.binding', true), '') <> '' then
     raise exception 'already bound' using errcode = '42501';
   end if;
-  -- A PREPARE or a held cursor carries rows of whoever left it here. The driver's own statements do not come from SQL.
-  if exists (select from pg_prepared_statement() s where s.from_sql) or exists (select from pg_cursor() c where c.is_holdable) then
+  -- A PREPARE or a held cursor of an earlier transaction can carry that transaction's rows. The driver's own prepared
+  -- statements are made by the protocol, not by SQL, and therefore pass.
+  if exists (select from pg_prepared_statement() s where s.from_sql)
+    or exists (select from pg_cursor() c where c.is_holdable) then
     raise exception 'binding refused' using errcode = '42501';
   end if;
   select true into genuine from cordon.binding_keys k
     where k.kid::text = p[2] and p[1] = 'v1' and array_length(p, 1) = 11
-      and encode(sha256(k.opad || sha256(k.ipad || convert_to('ticket.' || ticket || '.' || pg_backend_pid(), 'utf8'))), 'hex') = mac;
+      and mac = encode(
+        sha256(k.opad || sha256(k.ipad || convert_to('ticket.' || ticket || '.' || pg_backend_pid(), 'utf8'))), 'hex');
   if genuine is not true then
     raise exception 'binding refused' using errcode = '42501';
   end if;
@@ -74,12 +82,14 @@ begin
     raise exception 'binding refused' using errcode = '42501';
   end if;
   if p[8] not in ('read', 'backup', 'seal') then
-    -- Lock first, look second: only a snapshot per statement sees a flip that committed while this waited.
+    -- The lock is taken before the state is read. Only a snapshot per statement sees a change of state that was
+    -- committed while this transaction waited for the lock.
     if current_setting('transaction_isolation') <> 'read committed' then
       raise exception 'a write binds in read committed' using errcode = '25001';
     end if;
     perform pg_advisory_xact_lock_shared(hashtextextended(p[5], 7));
-    if p[8] = 'import' then      -- imports into one tenant take turns: what one has stored the other finds
+    -- Imports into one tenant run one after the other, so that each finds what the earlier one stored.
+    if p[8] = 'import' then
       perform pg_advisory_xact_lock(hashtextextended(p[5], 8));
     end if;
   end if;
@@ -97,20 +107,24 @@ begin
   end if;
   perform set_config('app.claims', ticket, true),
           set_config('app.binding', encode(sha256(k.opad || sha256(k.ipad || convert_to(
-            'tx.' || ticket || '.' || pg_backend_pid() || '.' || extract(epoch from transaction_timestamp()), 'utf8'))), 'hex'), true),
-          set_config('app.current_tenant', p[5], true),      -- for people and tools; no policy looks at an unsigned setting
+            'tx.' || ticket || '.' || pg_backend_pid() || '.' || extract(epoch from transaction_timestamp()),
+            'utf8'))), 'hex'), true),
+          -- These two are for people and tools. They are not signed, and no policy reads them.
+          set_config('app.current_tenant', p[5], true),
           set_config('app.current_user', p[6], true)
     from cordon.binding_keys k where k.kid::text = p[2];
 end $$;
 
--- The parts of the ticket this transaction is bound with, or an error. Everything else reads its answer.
+-- Returns the parts of the ticket that this transaction is bound with, after checking the binding's MAC. Raises 42501
+-- where it is not bound. The functions below read the ticket only through this one, except for current_tenant().
 create function cordon.claims() returns text[]
 language plpgsql stable parallel restricted security definer set search_path = pg_catalog, pg_temp as $$
 declare
   parts text[];
 begin
   select string_to_array(c, '.') into parts
-    from (select current_setting('app.claims', true) c) x join cordon.binding_keys k on k.kid::text = split_part(c, '.', 2)
+    from (select current_setting('app.claims', true) c) x
+      join cordon.binding_keys k on k.kid::text = split_part(c, '.', 2)
     where encode(sha256(k.opad || sha256(k.ipad || convert_to(
       'tx.' || c || '.' || pg_backend_pid() || '.' || extract(epoch from transaction_timestamp()), 'utf8'))), 'hex')
       = current_setting('app.binding', true);
@@ -120,14 +134,16 @@ begin
   return parts;
 end $$;
 
--- The hot one, called once a statement by every policy: the same check without a nested call.
+-- Returns the bound tenant, or raises 42501. Every policy calls it once per statement, so it repeats the check of
+-- claims() instead of calling it, which saves a nested call.
 create function cordon.current_tenant() returns uuid
 language plpgsql stable parallel restricted security definer set search_path = pg_catalog, pg_temp as $$
 declare
   tenant uuid;
 begin
   select split_part(c, '.', 5)::uuid into tenant
-    from (select current_setting('app.claims', true) c) x join cordon.binding_keys k on k.kid::text = split_part(c, '.', 2)
+    from (select current_setting('app.claims', true) c) x
+      join cordon.binding_keys k on k.kid::text = split_part(c, '.', 2)
     where encode(sha256(k.opad || sha256(k.ipad || convert_to(
       'tx.' || c || '.' || pg_backend_pid() || '.' || extract(epoch from transaction_timestamp()), 'utf8'))), 'hex')
       = current_setting('app.binding', true);
@@ -137,7 +153,8 @@ begin
   return tenant;
 end $$;
 
--- For WITH CHECK: a binding made for reading writes nothing, and so cannot go round the fence.
+-- Returns the bound tenant for WITH CHECK, or raises 42501 where the binding's purpose only reads. A reading binding
+-- does not take the fence's lock and must therefore not write.
 create function cordon.writing_tenant() returns uuid
 language plpgsql stable parallel restricted security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -149,12 +166,14 @@ begin
   return parts[5]::uuid;
 end $$;
 
+-- Returns the purpose of the binding.
 create function cordon.purpose() returns text
 language plpgsql stable parallel restricted security definer set search_path = pg_catalog, pg_temp as $$
 begin
   return (cordon.claims())[8];
 end $$;
 
+-- Returns whether the bound principal has the role.
 create function cordon.has_role(role text) returns boolean
 language plpgsql stable parallel restricted security definer set search_path = pg_catalog, pg_temp as $$
 begin
@@ -162,6 +181,7 @@ begin
 end $$;
 
 -- ------------------------------------------------------------------ triggers
+-- Row trigger a_stamp: records the writing transaction in every row and refuses to move a row to another tenant.
 create function cordon.stamp() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   if tg_op = 'UPDATE' and new.tenant_id <> old.tenant_id then
@@ -171,8 +191,9 @@ begin
   return new;
 end $$;
 
--- What row security says once more, where it is off or bypassed: rows of another tenant are not written. Once a statement, not once a row;
--- an update shows its old rows, and its new ones have the same tenant by stamp().
+-- Statement triggers own_insert, own_update and own_delete: refuse rows of any tenant but the bound one. They repeat
+-- row security, for the case that it is off or bypassed, once per statement and not once per row. An update passes its
+-- old rows; stamp() ensures that its new rows have the same tenant.
 create function cordon.own_rows() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   if exists (select from touched where tenant_id <> (select cordon.writing_tenant())) then
@@ -181,40 +202,45 @@ begin
   return null;
 end $$;
 
+-- Refuses the statement.
 create function cordon.refuse() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   raise exception '% on % is refused', tg_op, tg_table_name using errcode = '42501';
 end $$;
 
--- A draft is open. Past that, a note that waits for its cosigner becomes a signed one, and nothing else moves: another text needs a
--- signature of its own, which no SQL can make. An import, whose notes are history from elsewhere, may correct everything but whose note
--- it is. Nobody deletes.
+-- Row trigger b_lock of clinical_notes. A draft may be changed. After that, a note that waits for its cosigner may
+-- become a signed one, and nothing else may change: another text needs a signature of its own, which no SQL can make.
+-- An import may correct the notes that an import created, except for their tenant, id, patient and source key. No note
+-- is deleted.
 create function cordon.note_lock() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  moves_on text[] := '{status,version,updated_at,changed_in}';
+  may_change text[] := '{status,version,updated_at,changed_in}';
 begin
   if tg_op = 'UPDATE' and new.tenant_id = old.tenant_id and new.id = old.id and new.patient_id = old.patient_id then
     if old.status = 'DRAFT' then
       return new;
     end if;
-    -- An import has the last word on the notes that an import brought, and on no other.
+    -- Only notes that an import created have a source key.
     if new.status <> 'DRAFT' and cordon.purpose() = 'import' and new.source_key = old.source_key then
       return new;
     end if;
-    if old.status = 'UNCOSIGNED' and new.status = 'SIGNED' and (to_jsonb(new) - moves_on) = (to_jsonb(old) - moves_on) then
+    if old.status = 'UNCOSIGNED' and new.status = 'SIGNED'
+      and (to_jsonb(new) - may_change) = (to_jsonb(old) - may_change) then
       return new;
     end if;
   end if;
   raise exception '% on % is refused', tg_op, tg_table_name using errcode = '42501';
 end $$;
 
--- Signers are named while a note is a draft; whoever would sign it at this moment waits.
+-- Row trigger b_lock of note_signers: a write may name signers only while the note is a draft. The row lock makes a
+-- concurrent signing of the note wait.
 create function cordon.signers_lock() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   draft boolean;
 begin
   if cordon.purpose() = 'write' then
-    execute format('select true from %I.clinical_notes where tenant_id = $1 and id = $2 and status = ''DRAFT'' for share', tg_table_schema)
+    execute format('select true from %I.clinical_notes
+        where tenant_id = $1 and id = $2 and status = ''DRAFT'' for share', tg_table_schema)
       into draft using new.tenant_id, new.note_id;
     if draft is not true then
       raise exception '% on % is refused', tg_op, tg_table_name using errcode = '42501';
@@ -223,29 +249,44 @@ begin
   return new;
 end $$;
 
--- One audit row per statement and patient, naming every row: written whatever the statement says, by whoever is bound.
+-- Statement triggers audit_insert, audit_update and audit_delete: write one audit row per statement and patient, which
+-- names every row that the statement wrote. Who, for what purpose and in which request come from the binding. The
+-- action is the ticket's, and where it has none the statement's verb. Raises 55000 on a table that it has no words for:
+-- such a table cannot be written until this function knows its resource type and its patient column.
 create function cordon.audit_write() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   me text[] := cordon.claims();
   actor jsonb := convert_from(decode(me[10], 'hex'), 'utf8')::jsonb;
-  patient text := case tg_table_name when 'patients' then 'id' else 'patient_id' end;
+  record_type text;
+  patient name;
 begin
-  if me[8] in ('move', 'restore', 'reseal', 'migrate') then      -- these leave one row of their own
+  select t.record_type, t.patient into record_type, patient
+    from (values ('patients', 'patient', 'id'),
+        ('encounters', 'encounter', 'patient_id'),
+        ('clinical_notes', 'note', 'patient_id')) t(tbl, record_type, patient)
+    where t.tbl = tg_table_name;
+  if record_type is null then
+    raise exception 'table % is unknown to audit_write()', tg_table_name using errcode = '55000';
+  end if;
+  -- An operation with one of these purposes writes one audit row for the whole of its work.
+  if me[8] in ('move', 'restore', 'reseal', 'migrate') then
     return null;
   end if;
   execute format(
     'insert into %I.audit_log (tenant_id, principal_id, issuer, subject, name, acting, roles, purpose, request_id,
        ip, user_agent, trace_id, action, resource_type, patient_id, resource_ids)
-     select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, c.%2$I, array_agg(c.id) from changed c group by c.%2$I',
+     select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, c.%2$I, array_agg(c.id)
+       from changed c group by c.%2$I',
     tg_table_schema, patient)
-    using me[5]::uuid, me[6]::uuid, actor->>0, actor->>1, actor->>2, actor->>3, string_to_array(me[7], ','), me[8], me[9]::uuid,
-          (actor->>4)::inet, actor->>5, actor->>6, coalesce(nullif(replace(me[11], '-', '.'), ''), lower(tg_op)),
-          case tg_table_name when 'patients' then 'patient' when 'encounters' then 'encounter' else 'note' end;
+    using me[5]::uuid, me[6]::uuid, actor->>0, actor->>1, actor->>2, actor->>3, string_to_array(me[7], ','), me[8],
+          me[9]::uuid, (actor->>4)::inet, actor->>5, actor->>6,
+          coalesce(nullif(replace(me[11], '-', '.'), ''), lower(tg_op)), record_type;
   return null;
 end $$;
 
--- Someone comes with other roles than last time: who they are stays, what they may do has changed, and both are written down.
+-- Statement trigger audit_roles of staff: where the roles of a staff row change, it writes an audit row with the roles
+-- before and after.
 create function cordon.audit_roles() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -253,10 +294,12 @@ declare
   actor jsonb := convert_from(decode(me[10], 'hex'), 'utf8')::jsonb;
 begin
   execute format(
-    'insert into %I.audit_log (tenant_id, principal_id, issuer, subject, name, acting, roles, roles_before, purpose, request_id,
-       ip, user_agent, trace_id, action, resource_type, resource_ids, fields)
-     select $1, $2, $3, $4, $5, $6, n.roles, o.roles, $7, $8, $9, $10, $11, ''staff.roles'', ''staff'', array[n.id], ''{roles}''
-       from now_is n join was o on o.tenant_id = n.tenant_id and o.id = n.id where n.roles is distinct from o.roles and o.roles is not null',
+    'insert into %I.audit_log (tenant_id, principal_id, issuer, subject, name, acting, roles, roles_before, purpose,
+       request_id, ip, user_agent, trace_id, action, resource_type, resource_ids, fields)
+     select $1, $2, $3, $4, $5, $6, n.roles, o.roles, $7, $8, $9, $10, $11, ''staff.roles'', ''staff'', array[n.id],
+         ''{roles}''
+       from new_rows n join old_rows o on o.tenant_id = n.tenant_id and o.id = n.id
+       where n.roles is distinct from o.roles and o.roles is not null',
     tg_table_schema)
     using me[5]::uuid, me[6]::uuid, actor->>0, actor->>1, actor->>2, actor->>3, me[8], me[9]::uuid,
           (actor->>4)::inet, actor->>5, actor->>6;
@@ -264,9 +307,11 @@ begin
 end $$;
 
 -- ------------------------------------------------------------------ enclosing a table
--- Called by the migration that makes a table, for the schema first in its search_path: owner, forced policy, pin, stamp, grants.
--- `app` lists what the server may do with it; a keeper may read, add and change. Nobody may delete.
-create procedure cordon.enclose(tbl name, app text default 'select, insert, update', audited boolean default false)
+-- Puts a table of the schema home() behind the walls: owner, forced row security with its policy, the tenant pin,
+-- triggers and grants. The migration that creates a table calls it. `app` lists the privileges of the server's login;
+-- keepers get SELECT, INSERT and UPDATE. DELETE is granted only where `app` names it. A table is audited unless the
+-- caller says otherwise; the isolation check lists the tables that are not (src/isolation/schema.sql).
+create procedure cordon.enclose(tbl name, app text default 'select, insert, update', audited boolean default true)
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   home name := cordon.home();
@@ -281,19 +326,22 @@ begin
   if pin is not null then
     execute format('alter table %I.%I add constraint %I check (tenant_id = %L)', home, tbl, tbl || '_pin', pin);
   end if;
-  execute format('create trigger a_stamp before insert or update on %I.%I for each row execute function cordon.stamp()', home, tbl);
+  execute format('create trigger a_stamp before insert or update on %I.%I
+    for each row execute function cordon.stamp()', home, tbl);
   execute format('create trigger z_truncate before truncate on %I.%I execute function cordon.refuse()', home, tbl);
   execute format('alter table %I.%I enable always trigger a_stamp', home, tbl);
   execute format('alter table %I.%I enable always trigger z_truncate', home, tbl);
   foreach verb in array '{insert,update,delete}'::text[] loop
     execute format('create trigger own_%3$s after %3$s on %1$I.%2$I referencing %4$s table as touched
-      for each statement execute function cordon.own_rows()', home, tbl, verb, case verb when 'insert' then 'new' else 'old' end);
+      for each statement execute function cordon.own_rows()',
+      home, tbl, verb, case verb when 'insert' then 'new' else 'old' end);
     execute format('alter table %I.%I enable always trigger own_%s', home, tbl, verb);
   end loop;
   if audited then
     foreach verb in array '{insert,update,delete}'::text[] loop
       execute format('create trigger audit_%3$s after %3$s on %1$I.%2$I referencing %4$s table as changed
-        for each statement execute function cordon.audit_write()', home, tbl, verb, case verb when 'delete' then 'old' else 'new' end);
+        for each statement execute function cordon.audit_write()',
+        home, tbl, verb, case verb when 'delete' then 'old' else 'new' end);
       execute format('alter table %I.%I enable always trigger audit_%s', home, tbl, verb);
     end loop;
   end if;
@@ -301,11 +349,12 @@ begin
   execute format('grant select, insert, update on %I.%I to cordon_keeper', home, tbl);
 end $$;
 
--- The schema a migration runs in: `shared`, `t_<id>` or `tenant`; handed over by the migration's runner.
+-- Returns the schema that a migration runs in: `shared`, `t_<id>` or `tenant`. The runner of migrations sets it.
 create function cordon.home() returns name language sql stable set search_path = pg_catalog, pg_temp
   as $$ select current_setting('cordon.home')::name $$;
 
--- Whose schema it is, null for `shared`. A schema that belongs to nobody yet cannot be built.
+-- Returns the tenant that a schema belongs to, or null for `shared`. Raises an error where the schema belongs to no
+-- tenant.
 create function cordon.pin(home name) returns uuid language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   tenant uuid;
@@ -317,8 +366,8 @@ begin
   return tenant;
 end $$;
 
--- Partitions of a tenant schema's audit log, one a year, `years` ahead. A partition has FORCE, no policy and no grant:
--- it can be reached through its parent only.
+-- Creates the missing yearly partitions of a schema's audit log, from this year to `years` ahead. A partition has
+-- forced row security, no policy and no grant, so it can be reached through its parent only.
 create procedure cordon.extend_audit(home name, years int default 3)
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
@@ -333,8 +382,9 @@ begin
   end loop;
 end $$;
 
--- For how many days the audit logs of this database have partitions: of the schema that runs out first. Asked by whoever wants to know whether
--- the server is ready, in plpgsql, because that breaks under a server whose packages were upgraded while `select 1` goes on.
+-- Returns for how many more days the audit logs of this database have partitions, for the schema that runs out first.
+-- The readiness check calls it. It is written in plpgsql so that the check also notices a server whose packages were
+-- upgraded under it: such a server still runs `select 1` but cannot load plpgsql.
 create function cordon.audit_days_left() returns int
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
@@ -347,6 +397,7 @@ begin
   return coalesce(greatest(make_date(last_year + 1, 1, 1) - current_date, 0), 0);
 end $$;
 
+-- Gives a partition of the audit log its owner and forced row security.
 create procedure cordon.enclose_partition(home name, partition name)
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
@@ -355,7 +406,7 @@ begin
   execute format('alter table %I.%I force row level security', home, partition);
 end $$;
 
--- Makes `login` the one that may run tenant SQL in this database.
+-- Makes `login` the only login that may run tenant SQL in this database.
 create procedure cordon.adopt(login name) language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   previous name := cordon.app_login();
@@ -364,8 +415,8 @@ begin
   execute format('revoke all on all functions in schema cordon from %I', previous);
   update cordon.settings set app_login = login;
   execute format('grant usage on schema cordon to %I', login);
-  execute format('grant execute on function cordon.bind(text, text), cordon.claims(), cordon.current_tenant(), cordon.writing_tenant(),
-    cordon.purpose(), cordon.has_role(text), cordon.audit_days_left() to %I', login);
+  execute format('grant execute on function cordon.bind(text, text), cordon.claims(), cordon.current_tenant(),
+    cordon.writing_tenant(), cordon.purpose(), cordon.has_role(text), cordon.audit_days_left() to %I', login);
 end $$;
 
 -- ------------------------------------------------------------------ owners and rights
@@ -385,7 +436,7 @@ alter function cordon.signers_lock() owner to cordon_owner;
 alter function cordon.audit_days_left() owner to cordon_owner;
 revoke all on all functions in schema cordon from public;
 revoke all on all procedures in schema cordon from public;
-grant execute on function cordon.bind(text, text), cordon.claims(), cordon.current_tenant(), cordon.writing_tenant(), cordon.purpose(),
-  cordon.has_role(text) to cordon_keeper, cordon_search, cordon_owner;
+grant execute on function cordon.bind(text, text), cordon.claims(), cordon.current_tenant(), cordon.writing_tenant(),
+  cordon.purpose(), cordon.has_role(text) to cordon_keeper, cordon_search, cordon_owner;
 revoke create on schema cordon from cordon_guard, cordon_owner;
 call cordon.adopt('cordon_app');

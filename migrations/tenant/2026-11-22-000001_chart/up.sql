@@ -1,13 +1,16 @@
--- The chart: staff, patients, encounters, notes. The same in all three models; the schema is chosen by search_path.
--- Sealed columns end in _sealed; what stands beside them in clear is ids, codes, statuses, times and the names of staff.
+-- The chart: staff, patients, encounters, notes. The tables are the same in all three tenancy models; search_path
+-- chooses the schema. Sealed columns end in _sealed. The other columns hold ids, codes, statuses, times, blind indexes
+-- and the names of staff.
 
 create table staff (
   tenant_id uuid not null default cordon.current_tenant(),
   id uuid not null,
   issuer text,
   subject text,
-  source_key bytea,                     -- of an imported practitioner, who never logs in: blind index of its resource id and name
-  identifier_key bytea,                 -- the same of an identifier and name: two sources give one number to different doctors
+  -- Two blind indexes of an imported practitioner, who never logs in: of the resource id and the name, and of an
+  -- identifier and the name. The name is part of both because two sources may give one number to two people.
+  source_key bytea,
+  identifier_key bytea,
   name text,
   roles text[],                         -- as last seen in a token
   created_at timestamptz not null default now(),
@@ -32,8 +35,8 @@ create table patients (
   birth_date_sealed bytea,
   contact_sealed bytea,
   source_key bytea,                     -- blind index of where an imported chart comes from
-  source_hash bytea,                    -- of what was imported last: the same again changes nothing
-  source_version int,                   -- the version that import made: where it is another now, the row was changed here
+  source_hash bytea,                    -- of the resource as last imported: the same resource again changes nothing
+  source_version int,                   -- `version` after the last import: where they differ, the row was changed here
   source_sealed bytea,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
@@ -52,7 +55,7 @@ create table patient_identifiers (
   position int not null,
   system text not null,
   kind text,                            -- HL7 v2-0203: MR, SS, DL, …
-  exclusive boolean not null,           -- handed out by the organisation, so no two patients have it
+  exclusive boolean not null,           -- issued by the organisation, so that no two patients have it
   value_sealed bytea not null,
   value_hash bytea not null,            -- blind index of system and value
   retired_at timestamptz,
@@ -61,7 +64,8 @@ create table patient_identifiers (
   primary key (tenant_id, id),
   foreign key (tenant_id, patient_id) references patients
 );
-create unique index patient_identifiers_exclusive on patient_identifiers (tenant_id, value_hash) where exclusive and retired_at is null;
+create unique index patient_identifiers_exclusive on patient_identifiers (tenant_id, value_hash)
+  where exclusive and retired_at is null;
 create index on patient_identifiers (tenant_id, value_hash);
 create index on patient_identifiers (tenant_id, patient_id);
 create index on patient_identifiers (tenant_id, changed_in);
@@ -69,7 +73,7 @@ create index on patient_identifiers (tenant_id, changed_in);
 create table patient_terms (
   tenant_id uuid not null default cordon.current_tenant(),
   patient_id uuid not null,
-  terms bigint[] not null,              -- blind: prefixes of the words of the name, birth date, identifiers
+  terms bigint[] not null,              -- blind index of prefixes of the name's words, the birth date, the identifiers
   created_at timestamptz not null default now(),
   changed_in xid8 not null default pg_current_xact_id(),
   primary key (tenant_id, patient_id),
@@ -84,15 +88,16 @@ create table encounters (
   tenant_id uuid not null default cordon.current_tenant(),
   id uuid not null,
   patient_id uuid not null,
-  status text not null check (status in ('PLANNED', 'IN_PROGRESS', 'FINISHED', 'CANCELLED', 'ENTERED_IN_ERROR', 'UNKNOWN')),
+  status text not null
+    check (status in ('PLANNED', 'IN_PROGRESS', 'FINISHED', 'CANCELLED', 'ENTERED_IN_ERROR', 'UNKNOWN')),
   class text,
   reason_sealed bytea,
   cancel_reason_sealed bytea,
   started_at timestamptz,
   ended_at timestamptz,
-  ordered_at timestamptz not null,      -- started_at, else when the row was made: what lists are sorted by
+  ordered_at timestamptz not null,      -- started_at, or else the time of creation: lists are sorted by it
   source_key bytea,
-  identifier_key bytea,                 -- blind index of its number in the source, which some references give instead of its id
+  identifier_key bytea,                 -- blind index of its number in the source, which some references use
   source_hash bytea,
   source_version int,
   source_sealed bytea,
@@ -102,13 +107,14 @@ create table encounters (
   changed_in xid8 not null default pg_current_xact_id(),
   primary key (tenant_id, id),
   unique (tenant_id, source_key),
-  unique (tenant_id, id, patient_id),   -- what a note refers to: an encounter of the same patient
+  unique (tenant_id, id, patient_id),   -- for the notes' foreign key: an encounter of the same patient
   foreign key (tenant_id, patient_id) references patients
 );
 create index on encounters (tenant_id, patient_id, ordered_at desc, id desc);
 create index on encounters (tenant_id, ordered_at desc, id desc);
--- Of those that are to come or happening there are few: the work of the day.
-create index encounters_open on encounters (tenant_id, ordered_at desc, id desc) where status in ('PLANNED', 'IN_PROGRESS');
+-- For lists of planned and current encounters, of which there are few.
+create index encounters_open on encounters (tenant_id, ordered_at desc, id desc)
+  where status in ('PLANNED', 'IN_PROGRESS');
 create index on encounters (tenant_id, identifier_key) where identifier_key is not null;
 create index on encounters (tenant_id, changed_in);
 
@@ -128,8 +134,9 @@ create table clinical_notes (
   patient_id uuid not null,
   encounter_id uuid,
   author_id uuid,
-  entered_by uuid,                      -- who typed it, where that is not the author: a scribe
-  status text not null default 'DRAFT' check (status in ('DRAFT', 'DISCARDED', 'UNCOSIGNED', 'SIGNED', 'AMENDED', 'RETRACTED')),
+  entered_by uuid,                      -- the scribe who typed it, where that is not the author
+  status text not null default 'DRAFT'
+    check (status in ('DRAFT', 'DISCARDED', 'UNCOSIGNED', 'SIGNED', 'AMENDED', 'RETRACTED')),
   type_code text not null,
   current_version int not null default 1,
   authored_at timestamptz not null,
@@ -137,7 +144,7 @@ create table clinical_notes (
   source_key bytea,
   source_hash bytea,
   source_version int,
-  source_status text,                   -- DocumentReference.status as it came: superseded without relatesTo hides nothing
+  source_status text,                   -- DocumentReference.status; superseded without relatesTo hides nothing
   source_sealed bytea,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
@@ -156,8 +163,9 @@ create index on clinical_notes (tenant_id, encounter_id, authored_at desc, id de
 create index on clinical_notes (tenant_id, authored_at desc, id desc);
 create index on clinical_notes (tenant_id, author_id, authored_at desc, id desc);
 create index on clinical_notes (tenant_id, type_code, authored_at desc, id desc);
--- Work lists: what is unfinished is little, however much there is.
-create index clinical_notes_pending on clinical_notes (tenant_id, authored_at desc, id desc) where status in ('DRAFT', 'UNCOSIGNED');
+-- For work lists: few notes are unfinished, however many there are.
+create index clinical_notes_pending on clinical_notes (tenant_id, authored_at desc, id desc)
+  where status in ('DRAFT', 'UNCOSIGNED');
 create index on clinical_notes (tenant_id, entered_by) where entered_by is not null;
 create index on clinical_notes (tenant_id, changed_in);
 
@@ -177,11 +185,12 @@ create table note_versions (
   foreign key (tenant_id, author_id) references staff
 );
 create index on note_versions (tenant_id, changed_in);
--- What a note says it is at is there; a note and its first version are made in one transaction.
-alter table clinical_notes add foreign key (tenant_id, id, current_version) references note_versions (tenant_id, note_id, number)
-  deferrable initially deferred;
+-- A note's current version exists. The check is deferred because a note and its first version are inserted in one
+-- transaction.
+alter table clinical_notes add foreign key (tenant_id, id, current_version)
+  references note_versions (tenant_id, note_id, number) deferrable initially deferred;
 
--- Who besides the author may see, change and sign a draft.
+-- The staff who may see, change and sign a draft besides its author.
 create table note_signers (
   tenant_id uuid not null default cordon.current_tenant(),
   note_id uuid not null,
@@ -195,8 +204,8 @@ create table note_signers (
 create index on note_signers (tenant_id, staff_id);
 create index on note_signers (tenant_id, changed_in);
 
--- One signature under one version of a note. `hash` is salted and the salt sealed, so that it confirms no guess about the text;
--- what is hashed and what is signed is written in src/model/signature.rs.
+-- One signature of one version of a note. `hash` is salted and the salt is sealed, so that the hash confirms no guess
+-- about the text. src/model/signature.rs defines what is hashed and what is signed.
 create table note_signatures (
   tenant_id uuid not null default cordon.current_tenant(),
   id uuid not null,
@@ -218,14 +227,15 @@ create table note_signatures (
 );
 create index on note_signatures (tenant_id, changed_in);
 
--- What a client asked to be done once, with the id of what came of it; never the answer. Rows go after a day.
+-- The Idempotency-Keys of clients, each with the id of the record that its mutation made or changed; never the
+-- response. Rows are deleted after a day.
 create table idempotency_keys (
   tenant_id uuid not null default cordon.current_tenant(),
   id uuid not null,
   principal_id uuid not null,
   key_hash bytea not null,
   body_hash bytea not null,
-  made uuid,
+  record_id uuid,                       -- null only until the mutation is committed
   created_at timestamptz not null default now(),
   changed_in xid8 not null default pg_current_xact_id(),
   primary key (tenant_id, id),
@@ -233,34 +243,38 @@ create table idempotency_keys (
 );
 create index on idempotency_keys (tenant_id, created_at);
 
-call cordon.enclose('staff');
-call cordon.enclose('patients', audited => true);
-call cordon.enclose('patient_identifiers');
-call cordon.enclose('patient_terms', 'insert, select (tenant_id, patient_id), update (terms)');   -- blind terms are written, never read
-call cordon.enclose('encounters', audited => true);
-call cordon.enclose('note_types');
-call cordon.enclose('clinical_notes', audited => true);
-call cordon.enclose('note_versions', 'select, insert');
+-- Tables are audited by default. The others are exceptions of the isolation check, with their reasons
+-- (src/isolation/schema.sql).
+call cordon.enclose('staff', audited => false);
+call cordon.enclose('patients');
+call cordon.enclose('patient_identifiers', audited => false);
+-- The server writes the blind terms and never reads them.
+call cordon.enclose('patient_terms', 'insert, select (tenant_id, patient_id), update (terms)', audited => false);
+call cordon.enclose('encounters');
+call cordon.enclose('note_types', audited => false);
+call cordon.enclose('clinical_notes');
+call cordon.enclose('note_versions', 'select, insert', audited => false);
+call cordon.enclose('note_signers', 'select, insert', audited => false);
+call cordon.enclose('note_signatures', 'select, insert', audited => false);
+call cordon.enclose('idempotency_keys', 'select, insert, update, delete', audited => false);
 
-create trigger b_lock before update or delete on clinical_notes for each row execute function cordon.note_lock();
-alter table clinical_notes enable always trigger b_lock;
--- A version, once written, never changes.
-create trigger b_lock before update or delete on note_versions for each row execute function cordon.refuse();
-alter table note_versions enable always trigger b_lock;
-create trigger audit_roles after update on staff referencing old table as was new table as now_is
+create trigger audit_roles after update on staff referencing old table as old_rows new table as new_rows
   for each statement execute function cordon.audit_roles();
 alter table staff enable always trigger audit_roles;
-call cordon.enclose('note_signers', 'select, insert');
-create trigger b_lock before insert on note_signers for each row execute function cordon.signers_lock();
-alter table note_signers enable always trigger b_lock;
-call cordon.enclose('note_signatures', 'select, insert');
+create trigger b_lock before update or delete on clinical_notes for each row execute function cordon.note_lock();
+alter table clinical_notes enable always trigger b_lock;
+-- Versions and signatures are never changed.
+create trigger b_lock before update or delete on note_versions for each row execute function cordon.refuse();
+alter table note_versions enable always trigger b_lock;
 create trigger b_lock before update or delete on note_signatures for each row execute function cordon.refuse();
 alter table note_signatures enable always trigger b_lock;
-call cordon.enclose('idempotency_keys', 'select, insert, update, delete');
+create trigger b_lock before insert on note_signers for each row execute function cordon.signers_lock();
+alter table note_signers enable always trigger b_lock;
 
--- Finding patients by blind terms. Array operators are not leakproof, so under row security they could not use the index: this one function
--- reads the terms past it, for the bound tenant alone, and gives ids, which are joined back under row security. One page, newest first or
--- oldest first; `older` and `newer` are the places it lies between.
+-- search_patients() returns the ids of one page of patients whose blind terms contain all of `query_terms`, newest or
+-- oldest first, strictly between the positions `older` and `newer`, and at most `max_rows` of them. Array operators are
+-- not leakproof and therefore cannot use the index under row security. This one function reads the terms without row
+-- security, for the bound tenant alone; the caller joins the ids with `patients` under row security.
 create policy search on patient_terms for select to cordon_search using (true);
 grant select (tenant_id, patient_id, terms, created_at) on patient_terms to cordon_search;
 do $$
@@ -268,21 +282,23 @@ declare
   home name := cordon.home();
 begin
   execute format($f$
-    create function %1$I.search_patients(wanted bigint[], older_at timestamptz, older_id uuid, newer_at timestamptz, newer_id uuid,
-      newest_first boolean, most int) returns setof uuid
+    create function %1$I.search_patients(query_terms bigint[], older_at timestamptz, older_id uuid,
+      newer_at timestamptz, newer_id uuid, newest_first boolean, max_rows int) returns setof uuid
     language plpgsql stable parallel restricted security definer rows 50 set search_path = pg_catalog, pg_temp
     set plan_cache_mode = force_custom_plan as $q$
     declare
       tenant uuid := cordon.current_tenant();
     begin
       if newest_first then
-        return query select t.patient_id from %1$I.patient_terms t where t.tenant_id = tenant and t.terms @> wanted
-          and (t.created_at, t.patient_id) < (older_at, older_id) and (t.created_at, t.patient_id) > (newer_at, newer_id)
-          order by t.created_at desc, t.patient_id desc limit most;
+        return query select t.patient_id from %1$I.patient_terms t where t.tenant_id = tenant and t.terms @> query_terms
+          and (t.created_at, t.patient_id) < (older_at, older_id)
+          and (t.created_at, t.patient_id) > (newer_at, newer_id)
+          order by t.created_at desc, t.patient_id desc limit max_rows;
       else
-        return query select t.patient_id from %1$I.patient_terms t where t.tenant_id = tenant and t.terms @> wanted
-          and (t.created_at, t.patient_id) < (older_at, older_id) and (t.created_at, t.patient_id) > (newer_at, newer_id)
-          order by t.created_at, t.patient_id limit most;
+        return query select t.patient_id from %1$I.patient_terms t where t.tenant_id = tenant and t.terms @> query_terms
+          and (t.created_at, t.patient_id) < (older_at, older_id)
+          and (t.created_at, t.patient_id) > (newer_at, newer_id)
+          order by t.created_at, t.patient_id limit max_rows;
       end if;
     end $q$ $f$, home);
   execute format('revoke all on function %I.search_patients from public', home);

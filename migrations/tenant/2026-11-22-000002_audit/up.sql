@@ -1,5 +1,6 @@
--- The audit log of a tenant schema. Rows come in through audit() and the triggers of the chart, both owned by cordon_guard, which take
--- who and for what from the binding and the time from the database. The server cannot insert, change or remove one.
+-- The audit log of a tenant schema. Rows are inserted by audit() and by the triggers of the chart, whose functions
+-- cordon_guard owns. They take the principal and the purpose from the binding and the time from the database. The
+-- server cannot insert, change or delete a row.
 
 create table audit_log (
   tenant_id uuid not null,
@@ -12,7 +13,7 @@ create table audit_log (
   name text,
   acting text,
   roles text[] not null,
-  roles_before text[],                  -- of someone who came with others than last time
+  roles_before text[],                  -- only in rows about a change of roles
   purpose text not null,
   request_id uuid not null,
   trace_id text,
@@ -45,15 +46,19 @@ begin
   end if;
   call cordon.enclose_partition(home, 'audit_log_rest');
   call cordon.extend_audit(home);
-  -- The server reads it for those whose signed roles say so, keepers for operations; only the guard's functions add to it.
+  -- The server reads it for principals whose signed roles allow it, and keepers for operations. Only functions of
+  -- cordon_guard insert.
   execute format('create policy reader on audit_log for select to %I using (tenant_id = (select cordon.current_tenant())
     and ((select cordon.has_role(''auditor'')) or (select cordon.has_role(''records''))))', cordon.app_login());
-  execute 'create policy keeper on audit_log for select to cordon_keeper using (tenant_id = (select cordon.current_tenant()))';
-  execute 'create policy guard on audit_log for insert to cordon_guard with check (tenant_id = (select cordon.current_tenant()))';
+  execute 'create policy keeper on audit_log for select to cordon_keeper
+    using (tenant_id = (select cordon.current_tenant()))';
+  execute 'create policy guard on audit_log for insert to cordon_guard
+    with check (tenant_id = (select cordon.current_tenant()))';
   execute format('grant select on audit_log to %I, cordon_keeper', cordon.app_login());
   execute 'grant insert on audit_log to cordon_guard';
 
-  -- What the guard calls before COMMIT, with a JSON array of rows as hex. It answers how many it stored.
+  -- The guard calls audit() before COMMIT with the hex of a JSON array of rows. It returns the number of rows that it
+  -- stored.
   execute format($f$
     create function %1$I.audit(rows_hex text) returns int
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $q$
@@ -64,11 +69,12 @@ begin
     begin
       insert into %1$I.audit_log (tenant_id, principal_id, issuer, subject, name, acting, roles, purpose, request_id,
           trace_id, ip, user_agent, action, outcome, resource_type, patient_id, resource_ids, fields, detail_sealed)
-        select me[5]::uuid, me[6]::uuid, actor->>0, actor->>1, actor->>2, actor->>3, string_to_array(me[7], ','), me[8], me[9]::uuid,
-          r.trace_id, r.ip, r.user_agent, r.action, coalesce(r.outcome, 'success'), r.resource_type, r.patient_id,
-          coalesce(r.resource_ids, '{}'), r.fields, decode(r.detail, 'hex')
-        from jsonb_to_recordset(convert_from(decode(rows_hex, 'hex'), 'utf8')::jsonb) as r(trace_id text, ip inet, user_agent text,
-          action text, outcome text, resource_type text, patient_id uuid, resource_ids uuid[], fields text[], detail text);
+        select me[5]::uuid, me[6]::uuid, actor->>0, actor->>1, actor->>2, actor->>3, string_to_array(me[7], ','), me[8],
+          me[9]::uuid, r.trace_id, r.ip, r.user_agent, r.action, coalesce(r.outcome, 'success'), r.resource_type,
+          r.patient_id, coalesce(r.resource_ids, '{}'), r.fields, decode(r.detail, 'hex')
+        from jsonb_to_recordset(convert_from(decode(rows_hex, 'hex'), 'utf8')::jsonb)
+          as r(trace_id text, ip inet, user_agent text, action text, outcome text, resource_type text, patient_id uuid,
+            resource_ids uuid[], fields text[], detail text);
       get diagnostics stored = row_count;
       return stored;
     end $q$ $f$, home);

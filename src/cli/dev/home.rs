@@ -1,41 +1,49 @@
-//! Where `cordon dev` keeps what it makes: a directory with settings, keys and tokens, and the private PostgreSQL.
-//! Other commands find it here and work on the same installation, whether `dev` is up or not.
+//! The directory of `cordon dev`: settings, keys, tokens, and the private PostgreSQL cluster. Other commands find it
+//! here and work on the same installation, whether `dev` is running or not.
 
 use crate::auth::dev::DevIssuer;
 use crate::cluster::{Cluster, ClusterError, Durability, Options};
 use crate::config::Settings;
 use crate::ops::OpsError;
+use crate::ops::operator::fresh_password;
 use nix::unistd::{Uid, User};
+use secrecy::{ExposeSecret, SecretString};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Overrides where everything lies.
+/// Environment variable that overrides both directories.
 const VARIABLE: &str = "CORDON_DEV_DIR";
-/// In a checkout.
+/// The directory's name in a checkout.
 const DIRECTORY: &str = ".cordon";
-/// Where root's clusters lie: the user that PostgreSQL runs as must get there.
-const OF_ROOT: &str = "/var/lib/cordon";
+/// Root's clusters are here, because the user that PostgreSQL runs as must be able to enter the directory.
+const ROOT_CLUSTERS: &str = "/var/lib/cordon";
+/// Length of the explorer's key: 128 bits in hex.
+const EXPLORER_KEY_CHARS: usize = 32;
 
-/// The directory of a `dev`.
+/// The directories of a `dev`.
 pub struct Home {
-    /// Settings, keys, tokens.
+    /// Settings, keys and tokens.
     pub dir: PathBuf,
-    /// The cluster's directory.
+    /// The PostgreSQL cluster.
     pub cluster: PathBuf,
 }
 
 impl Home {
-    /// Makes what is missing.
+    /// Creates what is missing.
+    ///
+    /// # Errors `Refused` when the directory belongs to another user, or when a process still uses a cluster whose keys
+    /// are gone.
     pub fn make() -> Result<Self, OpsError> {
-        let home = Self::of(std::env::var_os(VARIABLE).map(PathBuf::from))?;
+        let home = Self::at(std::env::var_os(VARIABLE).map(PathBuf::from))?;
         home.refuse_of_another_user()?;
         home.set_aside_without_keys()?;
         std::fs::write(home.dir.join("cluster"), format!("{}\n", home.cluster.display()))?;
         Ok(home)
     }
 
-    /// Keys and tokens are for their owner alone, and PostgreSQL runs as someone its files belong to: no two users share one.
+    /// Two users cannot share a directory: keys and tokens are readable by their owner only, and PostgreSQL must own
+    /// its files.
     fn refuse_of_another_user(&self) -> Result<(), OpsError> {
         let (owner, me) = (Uid::from_raw(std::fs::metadata(&self.dir)?.uid()), Uid::effective());
         if owner == me {
@@ -48,7 +56,8 @@ impl Home {
         )))
     }
 
-    /// A cluster whose keys were removed with the directory that held them opens for nobody. It makes room for a new one; the last such is kept.
+    /// Moves a cluster aside whose keys are gone, because nobody can decrypt its data any more. Only the latest such
+    /// cluster is kept.
     fn set_aside_without_keys(&self) -> Result<(), OpsError> {
         if self.dir.join("keys.json").exists() || !self.cluster.join("data").exists() {
             return Ok(());
@@ -69,12 +78,13 @@ impl Home {
         Ok(())
     }
 
-    /// Where it is, made or not.
+    /// The path of the directory, which may not exist yet.
     pub fn directory() -> PathBuf {
         std::env::var_os(VARIABLE).map_or_else(|| PathBuf::from(DIRECTORY), PathBuf::from)
     }
 
-    /// The one that `dev` made here, when the settings name no other installation.
+    /// The directory of a `dev` that ran here before. `None` when there is none, or when the settings name another
+    /// installation.
     pub fn found(settings: &Settings) -> Option<Self> {
         if settings.catalog.url.is_some() || settings.catalog.operator_url.is_some() {
             return None;
@@ -84,7 +94,8 @@ impl Home {
         dir.join("operator.env").exists().then_some(Self { dir, cluster })
     }
 
-    /// Points `settings` at this installation, and starts its PostgreSQL when nobody has; the command's run then owns it.
+    /// Points `settings` at this installation. Starts its PostgreSQL if it is not running; the cluster then stops with
+    /// the returned value.
     pub fn enter(&self, settings: &mut Settings) -> Result<Option<Cluster>, OpsError> {
         self.refuse_of_another_user()?;
         self.fill(settings)?;
@@ -96,7 +107,7 @@ impl Home {
         }
     }
 
-    /// Starts the cluster. Blocks.
+    /// Starts the cluster. Blocks the thread until PostgreSQL accepts connections.
     pub fn start(&self) -> Result<Cluster, ClusterError> {
         let binaries = std::env::var_os("CORDON_POSTGRES_BIN").map(PathBuf::from);
         Cluster::start(&Options {
@@ -107,7 +118,7 @@ impl Home {
         })
     }
 
-    /// Puts in what `init` wrote, and the issuer.
+    /// Sets the URLs and the key file that `init` wrote, and the development issuer as the only issuer.
     pub fn fill(&self, settings: &mut Settings) -> Result<DevIssuer, OpsError> {
         settings.catalog.url = Some(setting(&self.dir.join("server.env"), "CORDON__CATALOG__URL")?.into());
         settings.catalog.operator_url =
@@ -118,7 +129,25 @@ impl Home {
         Ok(issuer)
     }
 
-    fn of(chosen: Option<PathBuf>) -> Result<Self, OpsError> {
+    /// The key of the explorer's link. It stays the same over restarts, so that an open page and a bookmark go on
+    /// working.
+    pub fn explorer_key(&self) -> Result<SecretString, OpsError> {
+        let path = self.dir.join("explorer-key");
+        if let Some(key) = std::fs::read_to_string(&path).ok().filter(|key| key.len() >= EXPLORER_KEY_CHARS) {
+            return Ok(key.into());
+        }
+        let password = fresh_password();
+        let key: String = password.expose_secret().chars().take(EXPLORER_KEY_CHARS).collect();
+        super::write_private(&path, &key)?;
+        Ok(key.into())
+    }
+
+    /// A file of HTTP headers with the clinician's token of a tenant, for `curl -H @FILE`.
+    pub fn headers_file(&self, slug: &str) -> PathBuf {
+        self.dir.join(format!("{slug}.headers"))
+    }
+
+    fn at(chosen: Option<PathBuf>) -> Result<Self, OpsError> {
         let (dir, own) = match chosen {
             Some(dir) => (dir, true),
             None => (PathBuf::from(DIRECTORY), false),
@@ -126,7 +155,7 @@ impl Home {
         std::fs::create_dir_all(&dir)?;
         let dir = dir.canonicalize()?;
         let cluster = match nix::unistd::geteuid().is_root() && !own {
-            true => Path::new(OF_ROOT).join(format!("{:016x}", digest(&dir))),
+            true => Path::new(ROOT_CLUSTERS).join(format!("{:016x}", digest(&dir))),
             false => dir.join("pg"),
         };
         Ok(Self { dir, cluster })
@@ -139,7 +168,7 @@ fn digest(path: &Path) -> u64 {
     hasher.finish()
 }
 
-/// One variable of a file that `init` wrote.
+/// Reads a variable from a file that `init` wrote.
 fn setting(file: &Path, variable: &str) -> Result<String, OpsError> {
     let text =
         std::fs::read_to_string(file).map_err(|error| OpsError::Failed(format!("{}: {error}", file.display())))?;

@@ -81,7 +81,7 @@ diesel::table! {
         principal_id -> Uuid,
         key_hash -> Bytea,
         body_hash -> Bytea,
-        made -> Nullable<Uuid>,
+        record_id -> Nullable<Uuid>,
         created_at -> Timestamptz,
     }
 }

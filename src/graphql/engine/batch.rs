@@ -1,5 +1,6 @@
-//! Loads what all resolvers of a level ask for at once. The first one to ask opens the batch; when every other task on this thread and every
-//! resolver of this request had its turn, the batch closes and runs. No timer, no task of its own: whoever waits drives it.
+//! Batch loading: what all resolvers of one level ask for is loaded at once. The first resolver that asks opens a
+//! batch. When every other task on this thread and every resolver of this request has run, the batch closes and loads
+//! its keys. It needs no timer and no task of its own: the resolvers that wait for it drive it.
 
 use crate::error::Result;
 use crate::guard::Guard;
@@ -14,104 +15,111 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-type Run<C, K, V> = fn(Arc<C>, Vec<K>) -> BoxFuture<'static, Result<HashMap<K, V>>>;
-type Found<K, V> = BoxFuture<'static, Result<Arc<HashMap<K, V>>>>;
-type Answer<K, V> = Shared<Found<K, V>>;
-/// `None` once the batch is closed.
-type Keys<K> = Arc<Mutex<Option<HashSet<K>>>>;
+type LoadFn<C, K, V> = fn(Arc<C>, Vec<K>) -> BoxFuture<'static, Result<HashMap<K, V>>>;
+type LoadFuture<K, V> = BoxFuture<'static, Result<Arc<HashMap<K, V>>>>;
+type SharedLoad<K, V> = Shared<LoadFuture<K, V>>;
+/// The keys of an open batch; `None` once it is closed.
+type OpenKeys<K> = Arc<Mutex<Option<HashSet<K>>>>;
 
-/// Loads values by key, many at a time.
-pub struct Batch<K, V, C = Guard> {
+/// Loads values by key, many keys at a time.
+pub struct BatchLoader<K, V, C = Guard> {
     context: Arc<C>,
-    run: Run<C, K, V>,
-    open: Mutex<Option<Open<K, V>>>,
-    /// What was loaded for questions yet to come.
-    ahead: Mutex<HashMap<K, Result<Option<V>>>>,
+    load: LoadFn<C, K, V>,
+    open: Mutex<Option<OpenBatch<K, V>>>,
+    /// Values that `preload` has loaded for the next level.
+    preloaded: Mutex<HashMap<K, Result<Option<V>>>>,
 }
 
-struct Open<K, V> {
-    keys: Keys<K>,
-    /// Those who wait hold it: when all have gone, what it holds of a transaction goes too.
-    answer: WeakShared<Found<K, V>>,
+struct OpenBatch<K, V> {
+    keys: OpenKeys<K>,
+    /// Weak, so that only waiting resolvers keep the load alive: when all are dropped, what it holds of a transaction
+    /// is dropped too.
+    load: WeakShared<LoadFuture<K, V>>,
 }
 
-impl<K, V, C> Batch<K, V, C>
+impl<K, V, C> BatchLoader<K, V, C>
 where
     K: Hash + Eq + Copy + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
     C: Send + Sync + 'static,
 {
-    /// `run` is called with each batch.
-    pub fn new(context: &Arc<C>, run: Run<C, K, V>) -> Self {
-        Self { context: Arc::clone(context), run, open: Mutex::new(None), ahead: Mutex::default() }
+    /// Creates a loader that calls `load` with the keys of each batch.
+    pub fn new(context: &Arc<C>, load: LoadFn<C, K, V>) -> Self {
+        Self { context: Arc::clone(context), load, open: Mutex::new(None), preloaded: Mutex::default() }
     }
 
-    /// The value of `key`, if there is one.
+    /// Returns the value of `key`, or `None` when there is none.
+    ///
+    /// # Errors
+    /// The error of the load, the same for all keys of a batch.
     pub async fn load(&self, key: K) -> Result<Option<V>> {
-        let known = self.ahead.lock().get(&key).cloned();
-        match known {
-            Some(known) => known,
+        let preloaded = self.preloaded.lock().get(&key).cloned();
+        match preloaded {
+            Some(result) => result,
             None => Ok(self.join(key).await?.get(&key).cloned()),
         }
     }
 
-    /// Loads what the next level will ask for, together with this one, and keeps it: only for who changes nothing meanwhile.
-    pub async fn load_ahead(&self, key: K) {
-        let found = self.load(key).await;
-        self.ahead.lock().insert(key, found);
+    /// Loads a value that the next level will ask for, in the same batch as the current level, and keeps it until then.
+    /// It must not be used when a mutation can happen in between.
+    pub async fn preload(&self, key: K) {
+        let result = self.load(key).await;
+        self.preloaded.lock().insert(key, result);
     }
 
-    fn join(&self, key: K) -> Answer<K, V> {
+    /// Adds `key` to the open batch, or opens one with it.
+    fn join(&self, key: K) -> SharedLoad<K, V> {
         let mut open = self.open.lock();
         if let Some(batch) = open.as_ref()
-            && let Some(answer) = batch.answer.upgrade()
+            && let Some(load) = batch.load.upgrade()
             && let Some(keys) = batch.keys.lock().as_mut()
         {
             keys.insert(key);
-            return answer;
+            return load;
         }
-        let keys: Keys<K> = Arc::new(Mutex::new(Some(HashSet::from([key]))));
-        let (context, run, mine) = (Arc::clone(&self.context), self.run, Arc::clone(&keys));
-        let answer = async move {
-            let mut known = 1;
+        let keys: OpenKeys<K> = Arc::new(Mutex::new(Some(HashSet::from([key]))));
+        let (context, load, batch_keys) = (Arc::clone(&self.context), self.load, Arc::clone(&keys));
+        let load = async move {
+            let mut previous_count = 1;
             loop {
-                Turn::over().await;
-                // Tokio's wake may come between two halves of a long level; as long as keys come, there are more to come.
-                let asked = mine.lock().as_ref().map_or(0, HashSet::len);
-                if std::mem::replace(&mut known, asked) == asked {
+                SchedulerTick::wait().await;
+                // The tick can come in the middle of a long level. While keys are still being added, more may follow.
+                let count = batch_keys.lock().as_ref().map_or(0, HashSet::len);
+                if std::mem::replace(&mut previous_count, count) == count {
                     break;
                 }
             }
-            let keys = mine.lock().take().unwrap_or_default();
-            run(context, keys.into_iter().collect()).await.map(Arc::new)
+            let keys = batch_keys.lock().take().unwrap_or_default();
+            load(context, keys.into_iter().collect()).await.map(Arc::new)
         };
-        let answer = answer.boxed().shared();
-        // It has not been polled, so there is something to come back to.
-        *open = answer.downgrade().map(|answer| Open { keys, answer });
-        answer
+        let load = load.boxed().shared();
+        // `downgrade` returns `None` only for a future that has completed, and this one has not been polled yet.
+        *open = load.downgrade().map(|load| OpenBatch { keys, load });
+        load
     }
 }
 
-/// The wait for everyone else. Everyone who waits for a batch polls it, so a second poll must not count as having waited:
-/// only Tokio's wake does, which comes after all that was ready has run.
+/// One tick of Tokio's scheduler: everything that was ready to run has run. Every resolver that waits for a batch polls
+/// it, so a second poll does not prove that others have run in between. Only Tokio's wake-up does, which comes after
+/// all tasks that were ready.
 #[derive(Default)]
-struct Turn {
-    over: AtomicBool,
-    task: AtomicWaker,
+struct SchedulerTick {
+    passed: AtomicBool,
+    waiter: AtomicWaker,
 }
 
-impl Turn {
-    async fn over() {
-        let turn = Arc::new(Self::default());
-        let waker = Waker::from(Arc::clone(&turn));
-        let mut asked = false;
+impl SchedulerTick {
+    async fn wait() {
+        let tick = Arc::new(Self::default());
+        let waker = Waker::from(Arc::clone(&tick));
+        let mut yielded = false;
         poll_fn(|context| {
-            turn.task.register(context.waker());
-            if turn.over.load(Ordering::Acquire) {
+            tick.waiter.register(context.waker());
+            if tick.passed.load(Ordering::Acquire) {
                 return Poll::Ready(());
             }
-            if !std::mem::replace(&mut asked, true) {
-                // Its first poll only leaves the waker with Tokio.
+            if !std::mem::replace(&mut yielded, true) {
+                // The first poll of `yield_now` only registers the waker with Tokio.
                 let _ = pin!(tokio::task::yield_now()).poll(&mut Context::from_waker(&waker));
             }
             Poll::Pending
@@ -120,10 +128,10 @@ impl Turn {
     }
 }
 
-impl Wake for Turn {
+impl Wake for SchedulerTick {
     fn wake(self: Arc<Self>) {
-        self.over.store(true, Ordering::Release);
-        self.task.wake();
+        self.passed.store(true, Ordering::Release);
+        self.waiter.wake();
     }
 }
 
@@ -133,7 +141,7 @@ mod tests {
     use async_graphql::{EmptyMutation, EmptySubscription, Object, Schema};
     use std::sync::atomic::AtomicUsize;
 
-    type Counter = Batch<usize, usize, AtomicUsize>;
+    type Doubler = BatchLoader<usize, usize, AtomicUsize>;
 
     struct Item(usize);
 
@@ -144,11 +152,11 @@ mod tests {
         }
 
         async fn twice(&self, ctx: &async_graphql::Context<'_>) -> usize {
-            ctx.data_unchecked::<Counter>().load(self.0).await.unwrap().unwrap_or_default()
+            ctx.data_unchecked::<Doubler>().load(self.0).await.unwrap().unwrap_or_default()
         }
 
         async fn items(&self, ctx: &async_graphql::Context<'_>, n: usize) -> Vec<Item> {
-            let first = ctx.data_unchecked::<Counter>().load(self.0 + 1_000).await.unwrap().unwrap_or_default();
+            let first = ctx.data_unchecked::<Doubler>().load(self.0 + 1_000).await.unwrap().unwrap_or_default();
             (first..first + n).map(Item).collect()
         }
     }
@@ -162,24 +170,25 @@ mod tests {
         }
     }
 
-    fn counter() -> (Arc<AtomicUsize>, Counter) {
+    /// A loader that doubles its keys, and the number of its loads.
+    fn doubler() -> (Arc<AtomicUsize>, Doubler) {
         let calls = Arc::new(AtomicUsize::new(0));
-        let batch = Batch::new(&calls, |calls, keys: Vec<usize>| {
+        let loader = BatchLoader::new(&calls, |calls, keys: Vec<usize>| {
             Box::pin(async move {
                 calls.fetch_add(1, Ordering::SeqCst);
                 tokio::time::sleep(std::time::Duration::from_millis(2)).await;
                 Ok(keys.into_iter().map(|key| (key, key * 2)).collect())
             })
         });
-        (calls, batch)
+        (calls, loader)
     }
 
     async fn levels(n: usize) -> usize {
-        let (calls, batch) = counter();
+        let (calls, loader) = doubler();
         let schema = Schema::new(Root, EmptyMutation, EmptySubscription);
         let query = format!("{{ items(n: {n}) {{ a items(n: 3) {{ a twice b: a }} a2: a twice }} }}");
-        let answer = schema.execute(async_graphql::Request::new(query).data(batch)).await;
-        assert!(answer.is_ok(), "{:?}", answer.errors);
+        let response = schema.execute(async_graphql::Request::new(query).data(loader)).await;
+        assert!(response.is_ok(), "{:?}", response.errors);
         calls.load(Ordering::SeqCst)
     }
 
@@ -200,31 +209,31 @@ mod tests {
     }
 
     #[test]
-    fn what_was_loaded_ahead_is_there() {
+    fn a_preloaded_value_is_not_loaded_again() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let (calls, batch) = counter();
+        let (calls, loader) = doubler();
         runtime.block_on(async {
-            futures_util::join!(batch.load_ahead(1), batch.load_ahead(2));
+            futures_util::join!(loader.preload(1), loader.preload(2));
             assert_eq!(calls.load(Ordering::SeqCst), 1);
-            assert_eq!((batch.load(1).await, batch.load(2).await), (Ok(Some(2)), Ok(Some(4))));
-            assert_eq!((batch.load(1).await, batch.load(3).await), (Ok(Some(2)), Ok(Some(6))));
+            assert_eq!((loader.load(1).await, loader.load(2).await), (Ok(Some(2)), Ok(Some(4))));
+            assert_eq!((loader.load(1).await, loader.load(3).await), (Ok(Some(2)), Ok(Some(6))));
             assert_eq!(calls.load(Ordering::SeqCst), 2, "nothing was loaded twice");
         });
     }
 
     #[test]
-    fn the_batch_ends_with_its_request() {
+    fn a_dropped_request_drops_its_batch() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let (calls, batch) = counter();
+        let (calls, loader) = doubler();
         runtime.block_on(async {
-            let mut dropped = Box::pin(batch.load(1));
+            let mut dropped = Box::pin(loader.load(1));
             assert!(futures_util::poll!(&mut dropped).is_pending());
             drop(dropped);
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-            assert_eq!(calls.load(Ordering::SeqCst), 0, "nobody waits, nothing runs");
-            assert_eq!(batch.load(2).await, Ok(Some(4)), "and the next one is not stuck behind it");
-            assert_eq!(batch.load(3).await, Ok(Some(6)));
+            assert_eq!(calls.load(Ordering::SeqCst), 0, "a batch without a waiting resolver does not load");
+            assert_eq!(loader.load(2).await, Ok(Some(4)), "the next batch does not wait for it");
+            assert_eq!(loader.load(3).await, Ok(Some(6)));
         });
-        assert_eq!(Arc::strong_count(&calls), 2, "no circle keeps a finished batch alive");
+        assert_eq!(Arc::strong_count(&calls), 2, "no reference cycle keeps a finished batch alive");
     }
 }

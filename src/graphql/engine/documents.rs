@@ -1,51 +1,52 @@
-//! Documents that were parsed and found within the limits before, by their text: a front end asks the same few over and over, with variables.
-//! A text that holds a string or a comment is not kept, because a name may stand in it. Like the schema this belongs to no tenant; no variable
-//! and no answer is here.
+//! A cache of parsed documents that passed the limits, by their text: a front end sends the same few documents over and
+//! over, with other variables. A document with a string literal or a comment is not cached, because it may contain a
+//! patient's name. Like the schema, the cache belongs to no tenant; it holds no variables and no responses.
 
 use async_graphql::parser::types::ExecutableDocument;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Bytes of the texts that are kept, together.
-const MOST: usize = 256 << 10;
-/// Bytes of a text that is kept.
-const LONGEST: usize = 8 << 10;
+/// Limit for the texts of all cached documents together.
+const MAX_CACHE_BYTES: usize = 256 << 10;
+/// A longer document is not cached.
+const MAX_DOCUMENT_BYTES: usize = 8 << 10;
 
-/// Documents by their text.
+/// Parsed documents by their text.
 #[derive(Default)]
-pub struct DocumentCache(Mutex<Kept>);
+pub struct DocumentCache(Mutex<Entries>);
 
 #[derive(Default)]
-struct Kept {
+struct Entries {
     documents: HashMap<String, Arc<ExecutableDocument>>,
     bytes: usize,
 }
 
 impl DocumentCache {
-    /// The document of this text, if it was kept.
+    /// Returns the cached document with this text.
     pub fn get(&self, text: &str) -> Option<Arc<ExecutableDocument>> {
         self.0.lock().documents.get(text).cloned()
     }
 
-    /// Keeps a document that has run, where it may be kept. When there is no more room, all make place: what is asked often is soon back.
-    pub fn keep(&self, text: &str, document: &Arc<ExecutableDocument>) {
-        if text.len() > LONGEST || text.contains(['"', '#']) {
+    /// Caches a document that has been executed, unless it is too long or may contain a name. When the cache is full it
+    /// is emptied first: documents that are sent often are soon cached again.
+    pub fn insert(&self, text: &str, document: &Arc<ExecutableDocument>) {
+        if text.len() > MAX_DOCUMENT_BYTES || text.contains(['"', '#']) {
             return;
         }
-        let mut gone = Kept::default();
-        let mut kept = self.0.lock();
-        if kept.documents.contains_key(text) {
+        let mut evicted = Entries::default();
+        let mut entries = self.0.lock();
+        if entries.documents.contains_key(text) {
             return;
         }
-        if kept.bytes + text.len() > MOST {
-            gone = std::mem::take(&mut *kept);
+        if entries.bytes + text.len() > MAX_CACHE_BYTES {
+            evicted = std::mem::take(&mut *entries);
         }
-        kept.bytes += text.len();
-        kept.documents.insert(text.to_owned(), Arc::clone(document));
-        drop(kept);
-        // Nobody waits for that.
-        drop(gone);
+        entries.bytes += text.len();
+        entries.documents.insert(text.to_owned(), Arc::clone(document));
+        drop(entries);
+        // Freed after the lock, so that no other request waits for it.
+        drop(evicted);
     }
 }
 
@@ -54,31 +55,32 @@ mod tests {
     use super::*;
     use async_graphql::parser::parse_query;
 
-    fn kept(documents: &DocumentCache, text: &str) -> bool {
-        documents.keep(text, &Arc::new(parse_query(text).unwrap()));
+    fn is_cached(documents: &DocumentCache, text: &str) -> bool {
+        documents.insert(text, &Arc::new(parse_query(text).unwrap()));
         documents.get(text).is_some()
     }
 
     #[test]
-    fn what_may_hold_a_name_is_not_kept() {
+    fn a_document_that_may_contain_a_name_is_not_cached() {
         let documents = DocumentCache::default();
-        assert!(kept(&documents, "query ($search: String) { patients(search: $search) { nodes { id } } }"));
+        assert!(is_cached(&documents, "query ($search: String) { patients(search: $search) { nodes { id } } }"));
         for text in [
             "{ patients(search: \"lovelace\") { nodes { id } } }",
             "# for Ada\n{ viewer { id } }",
             &format!("{{ {} }}", "a ".repeat(5_000)),
         ] {
-            assert!(!kept(&documents, text), "{text:.40}");
+            assert!(!is_cached(&documents, text), "{text:.40}");
         }
     }
 
     #[test]
-    fn there_are_never_more_than_a_few() {
+    fn the_cache_is_bounded() {
         let documents = DocumentCache::default();
-        for n in 0..3 * MOST / 4_000 {
-            assert!(kept(&documents, &format!("{{ a{n} {} }}", "a ".repeat(2_000))));
-            let all = documents.0.lock();
-            assert!(all.bytes <= MOST && all.bytes == all.documents.keys().map(String::len).sum::<usize>());
+        for n in 0..3 * MAX_CACHE_BYTES / 4_000 {
+            assert!(is_cached(&documents, &format!("{{ a{n} {} }}", "a ".repeat(2_000))));
+            let entries = documents.0.lock();
+            let bytes: usize = entries.documents.keys().map(String::len).sum();
+            assert!(entries.bytes <= MAX_CACHE_BYTES && entries.bytes == bytes);
         }
     }
 }

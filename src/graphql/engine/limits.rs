@@ -1,6 +1,7 @@
-//! What a document may cost, decided before anything recurses over it. Order: size of the body (http), then lexical tokens and nesting,
-//! then the grammar, then aliases, directives, repeats, cycles and size with every fragment written out; only then validation, with its
-//! complexity per page, and execution. Touches the document only, never variables or data.
+//! Limits of a document, checked before any code recurses over it. The order is: size of the body (in `http`); tokens
+//! and nesting of brackets; the grammar; aliases, directives, repeated fields, cycles of fragments, and the size with
+//! every fragment expanded; only then async-graphql's validation, with its complexity per page, and execution. These
+//! checks read the document only, never variables or data.
 
 use crate::config::Limits;
 use crate::error::Error;
@@ -11,22 +12,25 @@ use async_graphql::parser::{self, parse_query};
 use async_graphql::{Name, ServerError};
 use std::collections::{HashMap, HashSet};
 
-/// Brackets inside brackets: no parser of ours recurses deeper.
-const NESTING: usize = 64;
-/// Selection sets inside selection sets, fragments included.
-const LEVELS: usize = 32;
+/// Limit for brackets inside brackets, so that no parser recurses deeper than this.
+const MAX_BRACKET_NESTING: usize = 64;
+/// Limit for selection sets inside selection sets, counting those of fragments.
+const MAX_SELECTION_NESTING: usize = 32;
 
-/// The document, when it is one and within the limits.
+/// Parses a document and checks it against the limits.
+///
+/// # Errors
+/// One error: `LIMIT_EXCEEDED` with the limit, or `INVALID_INPUT` for a malformed document.
 pub fn parse(text: &str, limits: &Limits) -> Result<ExecutableDocument, Vec<ServerError>> {
-    let refuse = |error: Error| vec![crate::graphql::error::refusal(error)];
-    scan(text, limits).map_err(refuse)?;
-    let document = parse_query(text).map_err(|error| crate::graphql::error::coded(vec![syntax(error)]))?;
-    measure(&document, limits).map_err(refuse)?;
+    let refuse = |error: Error| vec![crate::graphql::error::server_error(error)];
+    check_tokens(text, limits).map_err(refuse)?;
+    let document = parse_query(text).map_err(|error| crate::graphql::error::with_codes(vec![syntax(error)]))?;
+    check_structure(&document, limits).map_err(refuse)?;
     Ok(document)
 }
 
-/// Counts tokens and nesting without building anything.
-fn scan(text: &str, limits: &Limits) -> Result<(), Error> {
+/// Counts tokens and the nesting of brackets without allocating.
+fn check_tokens(text: &str, limits: &Limits) -> Result<(), Error> {
     let (mut tokens, mut nesting, mut rest) = (0_usize, 0_usize, text.as_bytes());
     while let Some((&byte, tail)) = rest.split_first() {
         let taken = match byte {
@@ -35,13 +39,13 @@ fn scan(text: &str, limits: &Limits) -> Result<(), Error> {
                 continue;
             }
             b'#' => {
-                rest = rest.get(run(rest, |byte| byte != b'\n' && byte != b'\r')..).unwrap_or_default();
+                rest = rest.get(prefix_length(rest, |byte| byte != b'\n' && byte != b'\r')..).unwrap_or_default();
                 continue;
             }
-            b'"' => string(rest)?,
-            b'.' => run(rest, |byte| byte == b'.'),
+            b'"' => string_length(rest)?,
+            b'.' => prefix_length(rest, |byte| byte == b'.'),
             byte if byte == b'_' || byte.is_ascii_alphanumeric() => {
-                run(rest, |byte| byte == b'_' || byte.is_ascii_alphanumeric())
+                prefix_length(rest, |byte| byte == b'_' || byte.is_ascii_alphanumeric())
             }
             _ => 1,
         };
@@ -52,22 +56,24 @@ fn scan(text: &str, limits: &Limits) -> Result<(), Error> {
         }
         tokens += 1;
         if tokens > limits.tokens {
-            return Err(over("tokens", limits.tokens));
+            return Err(exceeded("tokens", limits.tokens));
         }
-        if nesting > NESTING {
-            return Err(over("nested brackets", NESTING));
+        if nesting > MAX_BRACKET_NESTING {
+            return Err(exceeded("nested brackets", MAX_BRACKET_NESTING));
         }
         rest = rest.get(taken..).unwrap_or_default();
     }
     Ok(())
 }
 
-fn run(bytes: &[u8], belongs: impl Fn(u8) -> bool) -> usize {
+/// Number of bytes at the start that belong to the same token.
+fn prefix_length(bytes: &[u8], belongs: impl Fn(u8) -> bool) -> usize {
     bytes.iter().position(|byte| !belongs(*byte)).unwrap_or(bytes.len())
 }
 
-/// Length of the string literal at the start. A NUL cannot be stored, and an escaped one is only ever an attempt.
-fn string(bytes: &[u8]) -> Result<usize, Error> {
+/// Length of the string literal at the start. An escaped NUL is refused: PostgreSQL cannot store it, so only an attack
+/// would send it.
+fn string_length(bytes: &[u8]) -> Result<usize, Error> {
     let block = bytes.starts_with(b"\"\"\"");
     let mut at = if block { 3 } else { 1 };
     while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
@@ -76,7 +82,7 @@ fn string(bytes: &[u8]) -> Result<usize, Error> {
             [b'"', ..] if !block => return Ok(at + 1),
             [b'\\', b'"', b'"', b'"', ..] if block => at += 4,
             [b'\\', b'u', b'0', b'0', b'0', b'0', ..] if !block => {
-                return Err(Error::invalid("query", "a string holds NUL"));
+                return Err(Error::invalid("query", "a string contains NUL"));
             }
             [b'\\', _, ..] if !block => at += 2,
             _ => at += 1,
@@ -85,29 +91,29 @@ fn string(bytes: &[u8]) -> Result<usize, Error> {
     Ok(bytes.len())
 }
 
-fn measure(document: &ExecutableDocument, limits: &Limits) -> Result<(), Error> {
-    let mut tally = Tally { limits, aliases: 0, directives: 0 };
+fn check_structure(document: &ExecutableDocument, limits: &Limits) -> Result<(), Error> {
+    let mut counts = DocumentCounts { limits, aliases: 0, directives: 0 };
     for (_, operation) in document.operations.iter() {
-        tally.directives(operation.node.directives.len())?;
+        counts.add_directives(operation.node.directives.len())?;
         for variable in &operation.node.variable_definitions {
-            tally.directives(variable.node.directives.len())?;
+            counts.add_directives(variable.node.directives.len())?;
         }
-        tally.selections(&operation.node.selection_set.node, &mut HashSet::new())?;
+        counts.add_selections(&operation.node.selection_set.node, &mut HashSet::new())?;
     }
     for fragment in document.fragments.values() {
-        tally.directives(fragment.node.directives.len())?;
-        tally.selections(&fragment.node.selection_set.node, &mut HashSet::new())?;
+        counts.add_directives(fragment.node.directives.len())?;
+        counts.add_selections(&fragment.node.selection_set.node, &mut HashSet::new())?;
     }
-    let mut sizes = Sizes { document, known: HashMap::new() };
+    let mut sizes = ExpandedSizes { document, measured: HashMap::new() };
     for name in document.fragments.keys() {
-        sizes.fragment(name)?;
+        sizes.of_fragment(name)?;
     }
     for (_, operation) in
         document.operations.iter().filter(|(_, operation)| operation.node.ty == OperationType::Mutation)
     {
-        once_each(document, &operation.node.selection_set.node, &mut HashSet::new())?;
+        check_unique_mutations(document, &operation.node.selection_set.node, &mut HashSet::new())?;
     }
-    let mut total = Size::default();
+    let mut total = SelectionSize::default();
     let sets = match &document.operations {
         DocumentOperations::Single(operation) => vec![&operation.node.selection_set.node],
         DocumentOperations::Multiple(operations) => {
@@ -115,14 +121,14 @@ fn measure(document: &ExecutableDocument, limits: &Limits) -> Result<(), Error> 
         }
     };
     for set in sets {
-        total = total.beside(sizes.set(set)?);
+        total = total.plus(sizes.of_selections(set)?);
     }
     total.check(limits)
 }
 
-/// Each change under a name of its own. The specification has equal names mean one change; the executor would make two. Circles are known
-/// not to be there.
-fn once_each<'a>(
+/// Refuses two mutations with the same response name. By the specification they are one mutation; async-graphql would
+/// execute it twice. Fragments must be known to be free of cycles.
+fn check_unique_mutations<'a>(
     document: &'a ExecutableDocument,
     set: &'a SelectionSet,
     seen: &mut HashSet<&'a Name>,
@@ -131,12 +137,14 @@ fn once_each<'a>(
         match &item.node {
             Selection::Field(field) if seen.insert(&field.node.response_key().node) => {}
             Selection::Field(_) => {
-                return Err(Error::invalid("query", "two changes have one name: give each an alias of its own"));
+                return Err(Error::invalid("query", "two mutations have the same name: give each its own alias"));
             }
-            Selection::InlineFragment(fragment) => once_each(document, &fragment.node.selection_set.node, seen)?,
+            Selection::InlineFragment(fragment) => {
+                check_unique_mutations(document, &fragment.node.selection_set.node, seen)?
+            }
             Selection::FragmentSpread(spread) => {
                 if let Some(fragment) = document.fragments.get(&spread.node.fragment_name.node) {
-                    once_each(document, &fragment.node.selection_set.node, seen)?;
+                    check_unique_mutations(document, &fragment.node.selection_set.node, seen)?;
                 }
             }
         }
@@ -144,76 +152,83 @@ fn once_each<'a>(
     Ok(())
 }
 
-/// What is written down, each fragment once.
-struct Tally<'a> {
+/// Counts over the document as it is written, with each fragment counted once.
+struct DocumentCounts<'a> {
     limits: &'a Limits,
     aliases: usize,
     directives: usize,
 }
 
-impl Tally<'_> {
-    fn directives(&mut self, more: usize) -> Result<(), Error> {
+impl DocumentCounts<'_> {
+    fn add_directives(&mut self, more: usize) -> Result<(), Error> {
         self.directives += more;
-        if self.directives > self.limits.directives { Err(over("directives", self.limits.directives)) } else { Ok(()) }
-    }
-
-    /// Asking for the same thing again costs like an alias: the server answers both.
-    fn alias(&mut self) -> Result<(), Error> {
-        self.aliases += 1;
-        if self.aliases > self.limits.aliases {
-            Err(over("aliases and repeated fields", self.limits.aliases))
+        if self.directives > self.limits.directives {
+            Err(exceeded("directives", self.limits.directives))
         } else {
             Ok(())
         }
     }
 
-    fn field(&mut self, field: &Field) -> Result<(), Error> {
+    /// A repeated field counts like an alias, because the server resolves both.
+    fn add_alias(&mut self) -> Result<(), Error> {
+        self.aliases += 1;
+        if self.aliases > self.limits.aliases {
+            Err(exceeded("aliases and repeated fields", self.limits.aliases))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn add_field(&mut self, field: &Field) -> Result<(), Error> {
         let name = field.name.node.as_str();
         if !self.limits.introspection && (name == "__schema" || name == "__type") {
-            return Err(Error::invalid("query", "introspection is not answered here"));
+            return Err(Error::invalid("query", "introspection is disabled"));
         }
         match &field.alias {
             Some(alias) if alias.node.starts_with("__") => {
                 Err(Error::invalid("query", "names that begin with __ are reserved"))
             }
-            Some(_) => self.alias(),
+            Some(_) => self.add_alias(),
             None => Ok(()),
         }
     }
 
-    fn selections<'d>(&mut self, set: &'d SelectionSet, seen: &mut HashSet<(bool, &'d Name)>) -> Result<(), Error> {
+    fn add_selections<'d>(&mut self, set: &'d SelectionSet, seen: &mut HashSet<(bool, &'d Name)>) -> Result<(), Error> {
         for item in &set.items {
-            self.directives(item.node.directives().len())?;
-            let asked = match &item.node {
+            self.add_directives(item.node.directives().len())?;
+            let selected = match &item.node {
                 Selection::Field(field) => {
-                    self.field(&field.node)?;
-                    self.selections(&field.node.selection_set.node, &mut HashSet::new())?;
+                    self.add_field(&field.node)?;
+                    self.add_selections(&field.node.selection_set.node, &mut HashSet::new())?;
                     (true, &field.node.response_key().node)
                 }
                 Selection::FragmentSpread(spread) => (false, &spread.node.fragment_name.node),
                 Selection::InlineFragment(fragment) => {
-                    self.selections(&fragment.node.selection_set.node, seen)?;
+                    self.add_selections(&fragment.node.selection_set.node, seen)?;
                     continue;
                 }
             };
-            if !seen.insert(asked) {
-                self.alias()?;
+            if !seen.insert(selected) {
+                self.add_alias()?;
             }
         }
         Ok(())
     }
 }
 
-/// How large a selection is with every fragment written out.
+/// The size of a selection set with every fragment expanded.
 #[derive(Debug, Clone, Copy, Default)]
-struct Size {
+struct SelectionSize {
     selections: usize,
+    /// Fields inside fields.
     depth: usize,
+    /// Selection sets inside selection sets.
     levels: usize,
 }
 
-impl Size {
-    fn beside(self, other: Self) -> Self {
+impl SelectionSize {
+    /// The size of two selections beside each other.
+    fn plus(self, other: Self) -> Self {
         Self {
             selections: self.selections.saturating_add(other.selections),
             depth: self.depth.max(other.depth),
@@ -223,57 +238,63 @@ impl Size {
 
     fn check(self, limits: &Limits) -> Result<(), Error> {
         match self {
-            Self { depth, .. } if depth > limits.depth => Err(over("levels of fields", limits.depth)),
-            Self { levels, .. } if levels > LEVELS => Err(over("levels of fragments", LEVELS)),
+            Self { depth, .. } if depth > limits.depth => Err(exceeded("levels of fields", limits.depth)),
+            Self { levels, .. } if levels > MAX_SELECTION_NESTING => {
+                Err(exceeded("levels of fragments", MAX_SELECTION_NESTING))
+            }
             Self { selections, .. } if selections > limits.complexity => {
-                Err(over("points of complexity", limits.complexity))
+                Err(exceeded("points of complexity", limits.complexity))
             }
             _ => Ok(()),
         }
     }
 }
 
-struct Sizes<'a> {
+/// Computes expanded sizes, each fragment once: measuring it at every spread would take as long as the expansion is
+/// large.
+struct ExpandedSizes<'a> {
     document: &'a ExecutableDocument,
-    /// `None` while it is being measured: coming back to it is a cycle.
-    known: HashMap<&'a Name, Option<Size>>,
+    /// `None` while a fragment is being measured: meeting it again then means a cycle.
+    measured: HashMap<&'a Name, Option<SelectionSize>>,
 }
 
-impl<'a> Sizes<'a> {
-    /// An unknown fragment measures nothing: validation names it.
-    fn fragment(&mut self, name: &Name) -> Result<Size, Error> {
-        let Some((name, fragment)) = self.document.fragments.get_key_value(name) else { return Ok(Size::default()) };
-        match self.known.get(name) {
+impl<'a> ExpandedSizes<'a> {
+    /// An unknown fragment has size zero; validation reports it later.
+    fn of_fragment(&mut self, name: &Name) -> Result<SelectionSize, Error> {
+        let Some((name, fragment)) = self.document.fragments.get_key_value(name) else {
+            return Ok(SelectionSize::default());
+        };
+        match self.measured.get(name) {
             Some(Some(size)) => return Ok(*size),
-            Some(None) => return Err(Error::invalid("query", "fragments spread each other in a circle")),
+            Some(None) => return Err(Error::invalid("query", "fragments spread each other in a cycle")),
             None => {}
         }
-        self.known.insert(name, None);
-        let size = self.set(&fragment.node.selection_set.node)?;
-        self.known.insert(name, Some(size));
+        self.measured.insert(name, None);
+        let size = self.of_selections(&fragment.node.selection_set.node)?;
+        self.measured.insert(name, Some(size));
         Ok(size)
     }
 
-    fn set(&mut self, set: &'a SelectionSet) -> Result<Size, Error> {
-        let mut total = Size::default();
+    fn of_selections(&mut self, set: &'a SelectionSet) -> Result<SelectionSize, Error> {
+        let mut total = SelectionSize::default();
         for item in &set.items {
             let (inner, field) = match &item.node {
-                Selection::Field(field) => (self.set(&field.node.selection_set.node)?, 1),
-                Selection::InlineFragment(fragment) => (self.set(&fragment.node.selection_set.node)?, 0),
-                Selection::FragmentSpread(spread) => (self.fragment(&spread.node.fragment_name.node)?, 0),
+                Selection::Field(field) => (self.of_selections(&field.node.selection_set.node)?, 1),
+                Selection::InlineFragment(fragment) => (self.of_selections(&fragment.node.selection_set.node)?, 0),
+                Selection::FragmentSpread(spread) => (self.of_fragment(&spread.node.fragment_name.node)?, 0),
             };
             let selections = inner.selections.saturating_add(1);
-            total = total.beside(Size { selections, depth: inner.depth + field, levels: inner.levels + 1 });
+            total = total.plus(SelectionSize { selections, depth: inner.depth + field, levels: inner.levels + 1 });
         }
         Ok(total)
     }
 }
 
-fn over(what: &str, limit: usize) -> Error {
+fn exceeded(what: &str, limit: usize) -> Error {
     Error::LimitExceeded(format!("the document has more than {limit} {what}"))
 }
 
-/// The parser quotes the document; only what it expected is worth saying.
+/// Reduces a parser error to what the parser expected: its own message quotes the document, which may hold PHI.
 fn syntax(error: parser::Error) -> ServerError {
     let text = error.to_string();
     let message = match &error {
@@ -285,9 +306,9 @@ fn syntax(error: parser::Error) -> ServerError {
             .to_owned(),
         _ => text,
     };
-    let mut refusal = ServerError::from(error);
-    refusal.message = message;
-    refusal
+    let mut error = ServerError::from(error);
+    error.message = message;
+    error
 }
 
 #[cfg(test)]
@@ -324,14 +345,15 @@ mod tests {
     fn an_ordinary_document_passes() {
         assert_eq!(
             code(
-                "query Chart($id: ID!, $n: Int = 10) { patient(id: $id) { ...P encounters(first: $n) { edges { node { id } } } } } fragment P on Patient { id name { text } }"
+                "query Chart($id: ID!, $n: Int = 10) {
+                    patient(id: $id) { ...P encounters(first: $n) { edges { node { id } } } }
+                }
+                fragment P on Patient { id name { text } }"
             ),
             None
         );
         assert_eq!(
-            code(
-                "{ patientByIdentifier(system: \"a#b{[(\\\"\", value: \"\"\"x \"y\" \\\"\"\" {{{ \"\"\") { id } } # {{{{"
-            ),
+            code(r##"{ patientByIdentifier(system: "a#b{[(\"", value: """x "y" \""" {{{ """) { id } } # {{{{"##),
             None
         );
     }
@@ -356,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn l32_fragment_bombs_and_circles() {
+    fn l32_fragment_bombs_and_cycles() {
         let bomb = |width: usize| {
             (0..8)
                 .map(|n| {
@@ -393,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_document_is_bad_input_and_is_not_quoted() {
+    fn a_malformed_document_is_invalid_and_is_not_quoted() {
         for text in [
             "",
             "{",
@@ -413,11 +435,13 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_made_under_one_name_once() {
+    fn each_mutation_has_its_own_response_name() {
         invalid("mutation { a { id } a { version } }");
         invalid("mutation { r: a { id } ...F } fragment F on Mutation { r: a { id } }");
         invalid(
-            "mutation { ...F ...G } fragment F on Mutation { a { id } } fragment G on Mutation { ... { a { version } } }",
+            "mutation { ...F ...G }
+            fragment F on Mutation { a { id } }
+            fragment G on Mutation { ... { a { version } } }",
         );
         assert_eq!(code("mutation { a { id } b: a { id } }"), None);
         assert_eq!(code("{ a { id } a { version } }"), None);

@@ -1,8 +1,10 @@
-//! What runs a document, whatever the schema: requests as clients write them, the limits, known documents, batches of loads, and the shape of
-//! the response. Knows no type of the API.
+//! Execution of requests, whatever the schema: reading a request, the limits, the cache of documents, batch loading,
+//! and the form of the response. It knows no type of the API.
 
 pub(super) mod batch;
-pub(super) mod documents;
-pub(super) mod limits;
-pub mod request;
-pub(super) mod shaper;
+mod documents;
+pub(super) mod executor;
+mod limits;
+pub(super) mod request;
+pub(super) mod response;
+mod shaper;

@@ -1,25 +1,25 @@
-//! A request as clients write it: one JSON object with `query`, `operationName`, `variables`. Members nobody knows are ignored;
-//! everything else that is not right is refused before GraphQL sees it.
+//! A request as clients send it: one JSON object with `query`, `operationName` and `variables`. `extensions` must be an
+//! object and is not used; unknown members are ignored. Anything malformed is refused before the document is parsed.
 
 use crate::error::{Error, Result};
 use async_graphql::Variables;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-/// What a client asks.
+/// A GraphQL request.
 #[derive(Debug, Clone)]
 pub struct GraphqlRequest {
-    /// The document.
+    /// The text of the GraphQL document.
     pub query: String,
-    /// Which of its operations.
+    /// The operation to execute; required where the document has several.
     pub operation_name: Option<String>,
-    /// The values of its variables.
+    /// The values of the operation's variables.
     pub variables: Variables,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Members {
+struct RequestMembers {
     query: Option<Value>,
     operation_name: Option<Value>,
     variables: Option<Value>,
@@ -27,18 +27,23 @@ struct Members {
 }
 
 impl GraphqlRequest {
-    /// From the body of a request.
-    pub fn read(body: &[u8]) -> Result<Self> {
+    /// Parses the body of an HTTP request.
+    ///
+    /// # Errors
+    /// `Invalid` with the member that is wrong: not one JSON object, a member of the wrong type or given twice, `query`
+    /// missing, or a string that contains NUL, which PostgreSQL cannot store. No error repeats what was sent.
+    pub fn from_json(body: &[u8]) -> Result<Self> {
         if body.trim_ascii_start().first() != Some(&b'{') {
             return Err(Error::invalid("body", "must be one JSON object"));
         }
-        let members: Members = serde_json::from_slice(body).map_err(|error| Error::invalid("body", place(&error)))?;
+        let members: RequestMembers =
+            serde_json::from_slice(body).map_err(|error| Error::invalid("body", json_error(&error)))?;
         let query = text("query", members.query)?.ok_or_else(|| Error::invalid("query", "is missing"))?;
         let operation_name = text("operationName", members.operation_name)?;
         object("extensions", members.extensions)?;
         let variables = Value::Object(object("variables", members.variables)?);
-        if holds_nul(&variables) {
-            return Err(Error::invalid("variables", "a string holds NUL"));
+        if contains_nul(&variables) {
+            return Err(Error::invalid("variables", "a string contains NUL"));
         }
         Ok(Self { query, operation_name, variables: Variables::from_json(variables) })
     }
@@ -47,7 +52,7 @@ impl GraphqlRequest {
 fn text(member: &str, value: Option<Value>) -> Result<Option<String>> {
     match value {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) if text.contains('\0') => Err(Error::invalid(member, "holds NUL")),
+        Some(Value::String(text)) if text.contains('\0') => Err(Error::invalid(member, "contains NUL")),
         Some(Value::String(text)) => Ok(Some(text)),
         Some(_) => Err(Error::invalid(member, "must be a string")),
     }
@@ -61,19 +66,19 @@ fn object(member: &str, value: Option<Value>) -> Result<Map<String, Value>> {
     }
 }
 
-fn holds_nul(value: &Value) -> bool {
+fn contains_nul(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains('\0'),
-        Value::Array(values) => values.iter().any(holds_nul),
-        Value::Object(members) => members.iter().any(|(name, value)| name.contains('\0') || holds_nul(value)),
+        Value::Array(values) => values.iter().any(contains_nul),
+        Value::Object(members) => members.iter().any(|(name, value)| name.contains('\0') || contains_nul(value)),
         _ => false,
     }
 }
 
-/// Where the JSON ends to be JSON, without what stands there.
-fn place(error: &serde_json::Error) -> String {
+/// Says where the JSON is malformed, without quoting it.
+fn json_error(error: &serde_json::Error) -> String {
     match error.classify() {
-        serde_json::error::Category::Data => "a member is there twice, or not of its type".to_owned(),
+        serde_json::error::Category::Data => "a member appears twice or has the wrong type".to_owned(),
         _ => format!("not JSON at line {} column {}", error.line(), error.column()),
     }
 }
@@ -83,16 +88,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_question_is_read() {
-        let question =
-            GraphqlRequest::read(br#" {"query": "{ a }", "operationName": null, "variables": {"n": [1, "x"]}, "extensions": {}, "later": 1}"#)
-                .unwrap();
-        assert_eq!((question.query.as_str(), question.operation_name), ("{ a }", None));
-        assert_eq!(question.variables.len(), 1);
+    fn a_request_is_parsed() {
+        let body = br#" {"query": "{ a }", "operationName": null, "variables": {"n": [1, "x"]},
+            "extensions": {}, "later": 1}"#;
+        let request = GraphqlRequest::from_json(body).unwrap();
+        assert_eq!((request.query.as_str(), request.operation_name), ("{ a }", None));
+        assert_eq!(request.variables.len(), 1);
     }
 
     #[test]
-    fn anything_else_is_refused() {
+    fn a_malformed_request_is_refused() {
         let bad: [&[u8]; 20] = [
             b"",
             b"{",
@@ -116,12 +121,14 @@ mod tests {
             b"\xef\xbb\xbf{\"query\": \"{ a }\"}",
         ];
         for body in bad {
-            let refused = GraphqlRequest::read(body).expect_err(&String::from_utf8_lossy(body));
+            let refused = GraphqlRequest::from_json(body).expect_err(&String::from_utf8_lossy(body));
             assert_eq!(refused.code(), "INVALID_INPUT");
         }
         assert!(
-            GraphqlRequest::read(format!(r#"{{"query": "a", "variables": {{"a": {}"#, "[".repeat(100_000)).as_bytes())
-                .is_err()
+            GraphqlRequest::from_json(
+                format!(r#"{{"query": "a", "variables": {{"a": {}"#, "[".repeat(100_000)).as_bytes()
+            )
+            .is_err()
         );
     }
 }

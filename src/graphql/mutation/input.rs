@@ -1,58 +1,73 @@
-//! Texts that clients send to be kept: how long they may be and what they may hold. Every refusal names its field and repeats no value.
+//! Checks of texts and times that clients send to be stored. Every error names its field and does not repeat the value.
 
 use crate::error::{Error, Result};
-use chrono::{DateTime, Duration, NaiveDate, Utc};
+use crate::model::patient::rules::is_birth_date;
+use chrono::{DateTime, Duration, Utc};
 
-/// By how much a client's clock may be ahead.
-const LEEWAY: Duration = Duration::minutes(5);
+/// How far a client's clock may be ahead of the server's.
+const MAX_CLOCK_SKEW: Duration = Duration::minutes(5);
+/// 1800-01-01T00:00:00Z, in seconds since 1970.
+const EARLIEST_TIMESTAMP: i64 = -5_364_662_400;
 
-/// One line: no control characters, not blank, at most `longest` characters.
-pub fn line(field: &str, text: String, longest: usize) -> Result<String> {
+/// Checks a text of one line: no control characters, not blank, at most `max_chars` Unicode characters.
+///
+/// # Errors
+/// `Invalid` with `field`.
+pub fn line(field: &str, text: String, max_chars: usize) -> Result<String> {
     if text.chars().any(char::is_control) {
         return Err(Error::invalid(field, "must be one line without control characters"));
     }
-    filled(field, text, longest)
+    check_length(field, text, max_chars)
 }
 
-/// A text of many lines: no control characters but tabs and line ends, not blank, at most `longest` characters.
-pub fn prose(field: &str, text: String, longest: usize) -> Result<String> {
+/// Checks a text that may have several lines: no control characters except tabs and line ends, not blank, at most
+/// `max_chars` Unicode characters.
+///
+/// # Errors
+/// `Invalid` with `field`.
+pub fn prose(field: &str, text: String, max_chars: usize) -> Result<String> {
     if text.chars().any(|letter| letter.is_control() && !matches!(letter, '\n' | '\r' | '\t')) {
         return Err(Error::invalid(field, "must not hold control characters"));
     }
-    filled(field, text, longest)
+    check_length(field, text, max_chars)
 }
 
-/// A moment that is not to come, give or take a clock.
+/// Checks that a time is neither in the future, by more than the allowed clock skew, nor before the year 1800.
+///
+/// # Errors
+/// `Invalid` with `field`.
 pub fn past(field: &str, at: DateTime<Utc>) -> Result<DateTime<Utc>> {
-    match at > Utc::now() + LEEWAY {
-        true => Err(Error::invalid(field, "lies in the future")),
-        false => in_range(field, at),
+    match at > Utc::now() + MAX_CLOCK_SKEW {
+        true => Err(Error::invalid(field, "must not be in the future")),
+        false => check_not_ancient(field, at),
     }
 }
 
-/// A date of birth, which `Date` has found to be a date.
+/// Checks that a date of birth is not in the future. The scalar `Date` has checked its form before.
+///
+/// # Errors
+/// `Invalid` with `field`.
 pub fn birth_date(field: &str, date: String) -> Result<String> {
-    let first_day = format!("{date}{}", "-01-01".get(date.len().saturating_sub(4)..).unwrap_or_default());
-    match NaiveDate::parse_from_str(&first_day, "%Y-%m-%d") {
-        Ok(day) if day <= (Utc::now() + Duration::days(1)).date_naive() => Ok(date),
-        _ => Err(Error::invalid(field, "lies in the future")),
+    match is_birth_date(&date, Utc::now()) {
+        true => Ok(date),
+        false => Err(Error::invalid(field, "must not be in the future")),
     }
 }
 
-fn filled(field: &str, text: String, longest: usize) -> Result<String> {
+fn check_length(field: &str, text: String, max_chars: usize) -> Result<String> {
     if text.trim().is_empty() {
         return Err(Error::invalid(field, "must not be blank"));
     }
-    match text.chars().count() > longest {
-        true => Err(Error::invalid(field, format!("must have at most {longest} characters"))),
+    match text.chars().count() > max_chars {
+        true => Err(Error::invalid(field, format!("must have at most {max_chars} characters"))),
         false => Ok(text),
     }
 }
 
-/// The database's clock begins long before, and no chart does.
-fn in_range(field: &str, at: DateTime<Utc>) -> Result<DateTime<Utc>> {
-    match at.timestamp() < -5_364_662_400 {
-        true => Err(Error::invalid(field, "lies before the year 1800")),
+/// PostgreSQL can store much earlier times, but no chart is that old, so an earlier time is a mistake.
+fn check_not_ancient(field: &str, at: DateTime<Utc>) -> Result<DateTime<Utc>> {
+    match at.timestamp() < EARLIEST_TIMESTAMP {
+        true => Err(Error::invalid(field, "must not be before the year 1800")),
         false => Ok(at),
     }
 }
@@ -62,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_have_bounds() {
+    fn texts_have_limits() {
         assert_eq!(line("f", " Ann ".into(), 5), Ok(" Ann ".into()));
         assert_eq!(line("f", "日本語".into(), 3), Ok("日本語".into()));
         for bad in ["", " \u{3000}", "Annika", "a\nb", "a\u{0}", "\u{7f}"] {
@@ -73,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_born_tomorrow_but_in_another_time_zone() {
+    fn birth_dates_and_times_are_not_in_the_future() {
         for good in ["1900", "2020-02", "2024-02-29"] {
             assert!(birth_date("f", good.into()).is_ok(), "{good}");
         }

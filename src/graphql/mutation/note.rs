@@ -1,136 +1,143 @@
-//! Changes of notes. Which types of note a role may write, and for whom, is in the table of roles.
+//! Mutations of notes. Which types of note a role may write, and for whom, is in the table of roles.
 
 use super::input::{line, prose};
-use super::{Named, change};
+use super::{TargetRecords, run_mutation};
+use crate::audit::AuditAction;
 use crate::error::{Error, Result};
 use crate::graphql::context::{RecordType, guard};
 use crate::graphql::ids::{self, IdKind};
 use crate::graphql::note::ClinicalNote;
-use crate::guard::{AuditAction, Guard};
+use crate::guard::Guard;
 use crate::ids::{NoteId, StaffId};
-use crate::model::note::write::{self as rows, DraftEdit, NewNote, Standing};
+use crate::model::note::rules::{
+    MAX_BODY_CHARS, MAX_SIGNERS, MAX_TITLE_CHARS, MAX_TYPE_CHARS, drafting_operation, writing_operation,
+};
+use crate::model::note::write::{self as rows, DraftEdit, NewNote, SignatureEffect};
 use async_graphql::{Context, ID, InputObject, MaybeUndefined, Object};
 
-const LONGEST_TITLE: usize = 500;
-const LONGEST_BODY: usize = 500_000;
-const LONGEST_CODE: usize = 50;
-const MOST_SIGNERS: usize = 20;
-
-/// LOINC codes of notes that nurses write and sign.
-const NURSES_TYPES: [&str; 1] = ["34746-8"];
-
-/// Changes of notes.
+/// Root fields for changing notes.
 #[derive(Default)]
 pub struct NoteMutation;
 
 #[Object]
 impl NoteMutation {
-    /// Begins a note. Only its author and those named see it before it is signed.
+    /// Creates a draft. Until it is signed, only its author, the person who typed it and the people named to sign it
+    /// can see it. FORBIDDEN when the caller's roles do not write notes of this type, or not for this author; NOT_FOUND
+    /// when the patient, the encounter of that patient, the author or a signer does not exist.
     #[graphql(complexity = "20 + child_complexity")]
     async fn draft_note(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "The note.")] input: DraftNoteInput,
+        #[graphql(desc = "The new draft.")] input: DraftNoteInput,
     ) -> Result<Option<DraftNotePayload>> {
         let guard = guard(ctx)?;
-        guard.may("draftNote")?;
+        guard.authorize("draftNote")?;
         let new = input.parse(guard.staff_id())?;
-        guard.may(if new.author == new.writer { "draftNote.own" } else { "draftNote.forAuthor" })?;
+        guard.authorize(drafting_operation(new.writer, new.author))?;
         if !may_write(guard, &new.kind) {
-            guard.denied(AuditAction::NoteDrafted, RecordType::Patient.name(), vec![new.patient.0]);
+            guard.record_denied(AuditAction::NoteDrafted, RecordType::Patient.name(), vec![new.patient.0]);
             return Err(Error::Forbidden);
         }
-        let named = Named(RecordType::Note, new.named());
+        let targets = TargetRecords(RecordType::Note, new.named());
         let draft = async |tx: &mut _| rows::draft(tx, new).await;
-        let made = change(ctx, "draftNote", AuditAction::NoteDrafted, named, draft).await?;
-        Ok(Some(DraftNotePayload(made)))
+        let id = run_mutation(ctx, "draftNote", AuditAction::NoteDrafted, targets, draft).await?;
+        Ok(Some(DraftNotePayload(id)))
     }
 
-    /// Changes a draft. What is not sent stays; null clears the title.
+    /// Changes a draft, which adds a version to it. Absent fields stay as they are; null clears the title. NOT_FOUND
+    /// when the caller cannot see the draft; FORBIDDEN when the caller's roles do not write notes of its type; CONFLICT
+    /// when it has changed or is no longer a draft.
     #[graphql(complexity = "20 + child_complexity")]
     async fn revise_draft(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "What changes.")] input: ReviseDraftInput,
+        #[graphql(desc = "The draft, and the fields to change.")] input: ReviseDraftInput,
     ) -> Result<Option<ReviseDraftPayload>> {
         let (id, guard) = (ids::note("input.id", &input.id)?, guard(ctx)?);
         let (expected, edit) = (input.expected_version, input.edit()?);
-        let theirs = |kind: &str| may_write(guard, kind);
-        let revise = async |tx: &mut _| rows::revise(tx, id, expected, edit, guard.staff_id(), theirs).await;
-        let made = change(ctx, "reviseDraft", AuditAction::NoteRevised, (RecordType::Note, id.0), revise).await?;
-        Ok(Some(ReviseDraftPayload(made)))
+        let may_write = |kind: &str| may_write(guard, kind);
+        let revise = async |tx: &mut _| rows::revise(tx, id, expected, edit, guard.staff_id(), may_write).await;
+        let id = run_mutation(ctx, "reviseDraft", AuditAction::NoteRevised, (RecordType::Note, id.0), revise).await?;
+        Ok(Some(ReviseDraftPayload(id)))
     }
 
-    /// Gives a draft up, which its author and who typed it may. It is kept, and shown to nobody.
+    /// Discards a draft. The draft is kept for the record and visible to nobody. Only its author and the person who
+    /// typed it may do this, else FORBIDDEN. NOT_FOUND when the caller cannot see the draft; CONFLICT when it has
+    /// changed or is no longer a draft.
     #[graphql(complexity = "20 + child_complexity")]
     async fn discard_draft(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "Which draft.")] input: DiscardDraftInput,
+        #[graphql(desc = "The draft to discard.")] input: DiscardDraftInput,
     ) -> Result<Option<DiscardDraftPayload>> {
         let (id, me) = (ids::note("input.id", &input.id)?, guard(ctx)?.staff_id());
         let discard = async |tx: &mut _| rows::discard(tx, id, input.expected_version, me).await;
-        let made = change(ctx, "discardDraft", AuditAction::NoteDiscarded, (RecordType::Note, id.0), discard).await?;
-        Ok(Some(DiscardDraftPayload { discarded_note_id: ids::encode(IdKind::Note, made.0) }))
+        let id =
+            run_mutation(ctx, "discardDraft", AuditAction::NoteDiscarded, (RecordType::Note, id.0), discard).await?;
+        Ok(Some(DiscardDraftPayload { discarded_note_id: ids::encode(IdKind::Note, id.0) }))
     }
 
-    /// Signs a draft. From here on nobody can change its text. A trainee's note then waits for a cosigner.
+    /// Signs the current version of a draft, as its author or as a person who is named to sign it. From then on nobody
+    /// can change its text. A note signed by a trainee becomes UNCOSIGNED and waits for a co-signature. NOT_FOUND when
+    /// the caller cannot see the draft; FORBIDDEN when the caller only typed it, or the caller's roles do not sign
+    /// notes of its type; CONFLICT when it has changed or is no longer a draft.
     #[graphql(complexity = "20 + child_complexity")]
     async fn sign_note(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "Which draft.")] input: SignNoteInput,
+        #[graphql(desc = "The draft to sign.")] input: SignNoteInput,
     ) -> Result<Option<SignNotePayload>> {
         let (id, guard) = (ids::note("input.id", &input.id)?, guard(ctx)?);
-        let standing = |kind: &str| {
+        let effect = |kind: &str| {
             if !may_write(guard, kind) {
                 return Err(Error::Forbidden);
             }
-            Ok(if guard.allows("signNote.final") { Standing::Final } else { Standing::ToBeCosigned })
+            Ok(if guard.allows("signNote.final") { SignatureEffect::Final } else { SignatureEffect::ToBeCosigned })
         };
-        let sign = async |tx: &mut _| rows::sign(tx, id, input.expected_version, guard.staff_id(), standing).await;
-        let made = change(ctx, "signNote", AuditAction::NoteSigned, (RecordType::Note, id.0), sign).await?;
-        Ok(Some(SignNotePayload(made)))
+        let sign = async |tx: &mut _| rows::sign(tx, id, input.expected_version, guard.staff_id(), effect).await;
+        let id = run_mutation(ctx, "signNote", AuditAction::NoteSigned, (RecordType::Note, id.0), sign).await?;
+        Ok(Some(SignNotePayload(id)))
     }
 }
 
-/// Whether the caller's roles write notes of this type.
+/// Whether the caller's roles may write and sign notes of this type.
 fn may_write(guard: &Guard, kind: &str) -> bool {
-    guard.allows(if NURSES_TYPES.contains(&kind) { "note.ofNurses" } else { "note.ofOthers" })
+    guard.allows(writing_operation(kind))
 }
 
-/// A note to be begun.
+/// A new draft.
 #[derive(InputObject)]
 pub struct DraftNoteInput {
-    /// In whose chart.
+    /// The id of the patient whose chart holds the note.
     patient_id: ID,
-    /// The encounter it is written for, one of the same patient.
+    /// The id of the encounter that the note is written for, one of the same patient.
     encounter_id: Option<ID>,
-    /// LOINC document code, one of the organisation's note types.
+    /// The LOINC code of the document type, one of the organisation's note types; INVALID_INPUT otherwise.
     #[graphql(name = "type")]
     kind: String,
-    /// The title.
+    /// The title, one line of at most 500 characters.
     title: Option<String>,
-    /// The text.
+    /// The text, at most 500,000 characters. Not blank.
     body: String,
-    /// Whose note it is, where a scribe writes it: the author's id, who then signs it. The caller, when nothing is said.
+    /// The id of the author. A scribe must name the person who will sign the note; anyone else can only be the author.
+    /// FORBIDDEN otherwise. Default: the caller.
     author_id: Option<ID>,
-    /// Who besides the author may see, change and sign it.
+    /// The ids of further people who may see, change and sign the draft. At most 20.
     signer_ids: Option<Vec<ID>>,
 }
 
 impl DraftNoteInput {
     fn parse(self, me: StaffId) -> Result<NewNote> {
         let signers = self.signer_ids.unwrap_or_default();
-        if signers.len() > MOST_SIGNERS {
-            return Err(Error::invalid("input.signerIds", format!("must be at most {MOST_SIGNERS}")));
+        if signers.len() > MAX_SIGNERS {
+            return Err(Error::invalid("input.signerIds", format!("must have at most {MAX_SIGNERS} entries")));
         }
         Ok(NewNote {
             patient: ids::patient("input.patientId", &self.patient_id)?,
             encounter: self.encounter_id.map(|id| ids::encounter("input.encounterId", &id)).transpose()?,
-            kind: line("input.type", self.kind, LONGEST_CODE)?,
-            title: self.title.map(|title| line("input.title", title, LONGEST_TITLE)).transpose()?,
-            body: prose("input.body", self.body, LONGEST_BODY)?,
+            kind: line("input.type", self.kind, MAX_TYPE_CHARS)?,
+            title: self.title.map(|title| line("input.title", title, MAX_TITLE_CHARS)).transpose()?,
+            body: prose("input.body", self.body, MAX_BODY_CHARS)?,
             writer: me,
             author: self.author_id.map_or(Ok(me), |id| ids::staff("input.authorId", &id))?,
             signers: signers.iter().map(|id| ids::staff("input.signerIds", id)).collect::<Result<_>>()?,
@@ -138,16 +145,17 @@ impl DraftNoteInput {
     }
 }
 
-/// What changes of a draft.
+/// A draft, and the fields to change. Absent fields stay as they are.
 #[derive(InputObject)]
 pub struct ReviseDraftInput {
-    /// The note's id.
+    /// The id of the note.
     id: ID,
-    /// The version that was seen; CONFLICT when another is stored.
+    /// The version that the client has read. CONFLICT when the stored version differs; `extensions.currentVersion` is
+    /// the stored one.
     expected_version: i32,
-    /// The title.
+    /// The title, one line of at most 500 characters. Null clears it.
     title: MaybeUndefined<String>,
-    /// The text; it cannot be null.
+    /// The text, at most 500,000 characters. Null is refused with INVALID_INPUT.
     body: MaybeUndefined<String>,
 }
 
@@ -157,62 +165,64 @@ impl ReviseDraftInput {
             title: match self.title {
                 MaybeUndefined::Undefined => None,
                 MaybeUndefined::Null => Some(None),
-                MaybeUndefined::Value(title) => Some(Some(line("input.title", title, LONGEST_TITLE)?)),
+                MaybeUndefined::Value(title) => Some(Some(line("input.title", title, MAX_TITLE_CHARS)?)),
             },
             body: match self.body {
                 MaybeUndefined::Undefined => None,
                 MaybeUndefined::Null => return Err(Error::invalid("input.body", "must not be null")),
-                MaybeUndefined::Value(body) => Some(prose("input.body", body, LONGEST_BODY)?),
+                MaybeUndefined::Value(body) => Some(prose("input.body", body, MAX_BODY_CHARS)?),
             },
         })
     }
 }
 
-/// A draft to be given up.
+/// A draft to discard.
 #[derive(InputObject)]
 pub struct DiscardDraftInput {
-    /// The note's id.
+    /// The id of the note.
     id: ID,
-    /// The version that was seen; CONFLICT when another is stored.
+    /// The version that the client has read. CONFLICT when the stored version differs; `extensions.currentVersion` is
+    /// the stored one.
     expected_version: i32,
 }
 
-/// A draft to be signed.
+/// A draft to sign.
 #[derive(InputObject)]
 pub struct SignNoteInput {
-    /// The note's id.
+    /// The id of the note.
     id: ID,
-    /// The version that was seen; CONFLICT when another is stored.
+    /// The version that the client has read. CONFLICT when the stored version differs; `extensions.currentVersion` is
+    /// the stored one.
     expected_version: i32,
 }
 
-payload! {
-    /// The draft that was begun.
+record_payload! {
+    /// The result of `draftNote`.
     DraftNotePayload(NoteId) {
-        /// The note.
+        /// The note as stored. Null, with an error, when it cannot be read; the mutation is committed nevertheless.
         note: ClinicalNote
     }
 }
 
-payload! {
-    /// The draft that was changed.
+record_payload! {
+    /// The result of `reviseDraft`.
     ReviseDraftPayload(NoteId) {
-        /// The note.
+        /// The note as stored. Null, with an error, when it cannot be read; the mutation is committed nevertheless.
         note: ClinicalNote
     }
 }
 
-/// The draft that was given up.
+/// The result of `discardDraft`.
 #[derive(async_graphql::SimpleObject)]
 pub struct DiscardDraftPayload {
-    /// Its id, under which nothing is found any more.
+    /// The id of the discarded draft. No query returns it any more.
     discarded_note_id: ID,
 }
 
-payload! {
-    /// The note that was signed.
+record_payload! {
+    /// The result of `signNote`.
     SignNotePayload(NoteId) {
-        /// The note.
+        /// The note as stored. Null, with an error, when it cannot be read; the mutation is committed nevertheless.
         note: ClinicalNote
     }
 }

@@ -1,5 +1,5 @@
-//! Connections: `first`/`after` and `last`/`before` to a page of a list, rows to edges. Nothing is counted: one row more than asked for
-//! tells whether there is a next page.
+//! Connections: turns `first`/`after` and `last`/`before` into a page of a list, and rows into edges. Rows are never
+//! counted: each query reads one row more than requested, which tells whether there is a further page.
 
 use super::cursor::List;
 use crate::crypto::TenantKeys;
@@ -8,36 +8,37 @@ use crate::model::{End, HasPosition, KeysetPage};
 use async_graphql::connection::{Connection, Edge};
 use async_graphql::{OutputType, SelectionField, Value};
 
-/// Rows of a page when the client does not say.
-pub const DEFAULT_PAGE: usize = 20;
-/// Rows of a page at most.
-pub const MAX_PAGE: usize = 200;
-/// Choices of a filter at most.
-const MOST_CHOICES: usize = 50;
+/// Rows of a page when the client gives neither `first` nor `last`.
+pub const DEFAULT_PAGE_SIZE: usize = 20;
+/// Limit for `first` and `last`.
+pub const MAX_PAGE_SIZE: usize = 200;
+/// Limit for the values of one list in a filter.
+const MAX_FILTER_VALUES: usize = 50;
 
-/// What a client asks of a list.
+/// The arguments of a list.
 #[derive(Debug, Clone, Default)]
 pub struct PageArgs {
-    /// That many from the newest end.
+    /// Number of rows from the newest end.
     pub first: Option<i32>,
-    /// After this cursor.
+    /// Only rows after this cursor, which are older.
     pub after: Option<String>,
-    /// That many from the oldest end.
+    /// Number of rows from the oldest end.
     pub last: Option<i32>,
-    /// Before this cursor.
+    /// Only rows before this cursor, which are newer.
     pub before: Option<String>,
 }
 
 impl PageArgs {
-    /// What a list will be asked. None where that is not said in the right types: the list's resolver refuses it.
-    pub fn of(field: &SelectionField<'_>) -> Option<Self> {
-        let mut ask = Self::default();
+    /// Reads the arguments of a list further down in the query. Returns `None` when one is of the wrong type; the
+    /// list's own resolver refuses it later.
+    pub fn from_selection(field: &SelectionField<'_>) -> Option<Self> {
+        let mut args = Self::default();
         for (name, value) in field.arguments().ok()? {
             let (rows, cursor) = match name.as_str() {
-                "first" => (Some(&mut ask.first), None),
-                "last" => (Some(&mut ask.last), None),
-                "after" => (None, Some(&mut ask.after)),
-                "before" => (None, Some(&mut ask.before)),
+                "first" => (Some(&mut args.first), None),
+                "last" => (Some(&mut args.last), None),
+                "after" => (None, Some(&mut args.after)),
+                "before" => (None, Some(&mut args.before)),
                 _ => return None,
             };
             match (value, rows, cursor) {
@@ -47,43 +48,51 @@ impl PageArgs {
                 _ => return None,
             }
         }
-        Some(ask)
+        Some(args)
     }
 
-    /// The page, or which argument is wrong.
+    /// Checks the arguments and returns the page they describe.
+    ///
+    /// # Errors
+    /// `Invalid` with the argument: a size out of range, `first` together with `last`, or a cursor of another list.
     pub fn page(&self, list: &List, keys: &TenantKeys) -> Result<KeysetPage> {
         let (end, size) = match (self.first, self.last) {
-            (Some(_), Some(_)) => return Err(Error::invalid("last", "give first or last, not both")),
+            (Some(_), Some(_)) => return Err(Error::invalid("last", "cannot be combined with first")),
             (None, Some(last)) => (End::Oldest, size("last", last)?),
             (Some(first), None) => (End::Newest, size("first", first)?),
-            (None, None) => (End::Newest, DEFAULT_PAGE),
+            (None, None) => (End::Newest, DEFAULT_PAGE_SIZE),
         };
-        let place = |field, cursor: &Option<String>| {
+        let position = |field, cursor: &Option<String>| {
             cursor.as_ref().map(|cursor| list.position(keys, field, cursor)).transpose()
         };
-        Ok(KeysetPage { end, size, after: place("after", &self.after)?, before: place("before", &self.before)? })
+        Ok(KeysetPage { end, size, after: position("after", &self.after)?, before: position("before", &self.before)? })
     }
 }
 
-/// A choice of several in a filter, as rows know them. Of none of them nothing can be found; too many are refused.
-pub fn choices<T, U: From<T>>(field: &'static str, list: Vec<T>) -> Result<Vec<U>> {
-    match list.len() <= MOST_CHOICES {
+/// Converts the values of one list in a filter. An empty list is allowed and matches nothing.
+///
+/// # Errors
+/// `Invalid` with `field` when the list has more than 50 values.
+pub fn filter_values<T, U: From<T>>(field: &'static str, list: Vec<T>) -> Result<Vec<U>> {
+    match list.len() <= MAX_FILTER_VALUES {
         true => Ok(list.into_iter().map(U::from).collect()),
-        false => Err(Error::invalid(field, format!("must be at most {MOST_CHOICES}"))),
+        false => Err(Error::invalid(field, format!("must have at most {MAX_FILTER_VALUES} values"))),
     }
 }
 
-/// What a page may cost: each child once a row. A size that will be refused costs nothing more.
+/// Complexity of a list: 1, plus that of the selection for each row of the page. A page size that the resolver will
+/// refuse counts as one row, so that the client gets that error and not one about complexity.
 pub fn cost(first: Option<i32>, last: Option<i32>, child: usize) -> usize {
     let rows = match first.or(last) {
-        None => DEFAULT_PAGE,
-        Some(rows) => usize::try_from(rows).ok().filter(|rows| *rows <= MAX_PAGE).unwrap_or_default(),
+        None => DEFAULT_PAGE_SIZE,
+        Some(rows) => usize::try_from(rows).ok().filter(|rows| *rows <= MAX_PAGE_SIZE).unwrap_or_default(),
     };
     rows.max(1).saturating_mul(child).saturating_add(1)
 }
 
-/// The rows of a page, in any order and with the one too many, as edges: newest first.
-pub fn connection<R, N>(
+/// Makes a connection of the rows of a page, newest first. The rows may come in any order, with the additional row that
+/// tells whether there is a further page.
+pub fn from_rows<R, N>(
     list: &List,
     keys: &TenantKeys,
     page: &KeysetPage,
@@ -113,8 +122,8 @@ where
 
 fn size(field: &'static str, rows: i32) -> Result<usize> {
     match usize::try_from(rows) {
-        Ok(rows) if (1..=MAX_PAGE).contains(&rows) => Ok(rows),
-        _ => Err(Error::invalid(field, format!("between 1 and {MAX_PAGE}"))),
+        Ok(rows) if (1..=MAX_PAGE_SIZE).contains(&rows) => Ok(rows),
+        _ => Err(Error::invalid(field, format!("must be between 1 and {MAX_PAGE_SIZE}"))),
     }
 }
 
@@ -136,8 +145,8 @@ mod tests {
 
     const LIST: List = List { name: "Patient.notes", parent: Uuid::nil() };
 
-    fn page(ask: &PageArgs) -> Result<KeysetPage> {
-        ask.page(&LIST, &keys())
+    fn page(args: &PageArgs) -> Result<KeysetPage> {
+        args.page(&LIST, &keys())
     }
 
     #[test]
@@ -162,10 +171,10 @@ mod tests {
     }
 
     #[test]
-    fn one_row_too_many_tells_of_a_next_page() {
+    fn an_additional_row_means_a_further_page() {
         let keys = keys();
         let shown = |page: &KeysetPage, rows: &[i64]| {
-            let connection = connection(&LIST, &keys, page, rows.iter().map(|at| Row(*at)).collect(), |row| row.0);
+            let connection = from_rows(&LIST, &keys, page, rows.iter().map(|at| Row(*at)).collect(), |row| row.0);
             let nodes: Vec<_> = connection.edges.iter().map(|edge| edge.node).collect();
             (nodes, connection.has_previous_page, connection.has_next_page)
         };
@@ -184,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_costs_its_page() {
+    fn the_complexity_of_a_list_follows_its_page_size() {
         assert_eq!(cost(None, None, 3), 61);
         assert_eq!(cost(Some(10), None, 3), 31);
         assert_eq!(cost(None, Some(200), 3), 601);

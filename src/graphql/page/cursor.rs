@@ -1,5 +1,6 @@
-//! Cursors: a place in one list, with a tag made by the tenant's key over place, list and parent. A cursor of another tenant,
-//! of another list or of one's own making is bad input, not a position.
+//! Cursors: a position in one list, with an authentication tag. The tag is computed with the tenant's key over the
+//! position, the list and its parent, so a cursor of another tenant, of another list, or a forged one is refused as
+//! invalid input.
 
 use crate::crypto::TenantKeys;
 use crate::error::{Error, Result};
@@ -9,60 +10,64 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::DateTime;
 use uuid::Uuid;
 
-const PLACE: usize = 24;
-const TAG: usize = 16;
+/// A time in microseconds (8 bytes) and a row id (16 bytes).
+const POSITION_BYTES: usize = 24;
+const TAG_BYTES: usize = 16;
 
-/// The list a cursor belongs to.
+/// The list that a cursor belongs to.
 #[derive(Debug, Clone, Copy)]
 pub struct List {
-    /// Type and field: `Patient.notes`.
+    /// Type and field, such as `Patient.notes`.
     pub name: &'static str,
-    /// Whose.
+    /// The record that the list belongs to; the nil UUID for a list of the whole organisation.
     pub parent: Uuid,
 }
 
 impl List {
-    /// A list that is nobody's part: all of the organisation.
-    pub const fn of_all(name: &'static str) -> Self {
+    /// A list over all records of the organisation.
+    pub const fn of_tenant(name: &'static str) -> Self {
         Self { name, parent: Uuid::nil() }
     }
 
-    /// The cursor of `place`.
-    pub fn cursor(&self, keys: &TenantKeys, place: Position) -> String {
-        let mut bytes = Vec::with_capacity(PLACE + TAG);
-        bytes.extend_from_slice(&place.at.timestamp_micros().to_be_bytes());
-        bytes.extend_from_slice(place.id.as_bytes());
+    /// Returns the cursor of a position in this list.
+    pub fn cursor(&self, keys: &TenantKeys, position: Position) -> String {
+        let mut bytes = Vec::with_capacity(POSITION_BYTES + TAG_BYTES);
+        bytes.extend_from_slice(&position.at.timestamp_micros().to_be_bytes());
+        bytes.extend_from_slice(position.id.as_bytes());
         let tag = self.tag(keys, &bytes);
         bytes.extend_from_slice(&tag);
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// The place of a cursor given in `field`.
+    /// Returns the position of a cursor.
+    ///
+    /// # Errors
+    /// `Invalid` with the argument `field` when it is not a cursor of this list and tenant.
     pub fn position(&self, keys: &TenantKeys, field: &'static str, cursor: &str) -> Result<Position> {
-        let refused = || Error::invalid(field, "not a cursor of this list");
-        let bytes = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| refused())?;
-        let (place, tag) = bytes.split_at_checked(PLACE).ok_or_else(refused)?;
-        if !same(&self.tag(keys, place), tag) {
-            return Err(refused());
+        let invalid = || Error::invalid(field, "not a cursor of this list");
+        let bytes = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| invalid())?;
+        let (position, tag) = bytes.split_at_checked(POSITION_BYTES).ok_or_else(invalid)?;
+        if !equal_in_constant_time(&self.tag(keys, position), tag) {
+            return Err(invalid());
         }
-        let (micros, id) = place.split_first_chunk::<8>().ok_or_else(refused)?;
-        let at = DateTime::from_timestamp_micros(i64::from_be_bytes(*micros)).ok_or_else(refused)?;
-        Ok(Position { at, id: Uuid::from_slice(id).map_err(|_| refused())? })
+        let (micros, id) = position.split_first_chunk::<8>().ok_or_else(invalid)?;
+        let at = DateTime::from_timestamp_micros(i64::from_be_bytes(*micros)).ok_or_else(invalid)?;
+        Ok(Position { at, id: Uuid::from_slice(id).map_err(|_| invalid())? })
     }
 
-    fn tag(&self, keys: &TenantKeys, place: &[u8]) -> [u8; TAG] {
+    fn tag(&self, keys: &TenantKeys, position: &[u8]) -> [u8; TAG_BYTES] {
         let mut message = Vec::with_capacity(64);
         message.extend_from_slice(self.name.as_bytes());
         message.push(0);
         message.extend_from_slice(self.parent.as_bytes());
-        message.extend_from_slice(place);
+        message.extend_from_slice(position);
         keys.cursor_tag(&message)
     }
 }
 
-/// In a time that does not depend on where they differ.
-fn same(a: &[u8; TAG], b: &[u8]) -> bool {
-    b.len() == TAG && a.iter().zip(b).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
+/// The time does not depend on where the tags differ, so it does not help to guess one.
+fn equal_in_constant_time(a: &[u8; TAG_BYTES], b: &[u8]) -> bool {
+    b.len() == TAG_BYTES && a.iter().zip(b).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
 }
 
 #[cfg(test)]
@@ -71,7 +76,7 @@ pub mod tests {
     use crate::crypto::fresh_key;
     use crate::ids::TenantId;
 
-    /// Keys of some tenant.
+    /// The keys of a new tenant.
     pub fn keys() -> TenantKeys {
         TenantKeys::assemble(TenantId::new(), vec![(1, fresh_key())], fresh_key(), fresh_key()).unwrap()
     }
@@ -81,13 +86,13 @@ pub mod tests {
     }
 
     #[test]
-    fn a_cursor_comes_back() {
+    fn a_cursor_returns_its_position() {
         let (keys, list) = (keys(), List { name: "Patient.notes", parent: Uuid::now_v7() });
-        for place in [
+        for expected in [
             position(),
             Position { at: DateTime::from_timestamp_micros(-60_000_000_000_000_000).unwrap(), id: Uuid::nil() },
         ] {
-            assert_eq!(list.position(&keys, "after", &list.cursor(&keys, place)), Ok(place));
+            assert_eq!(list.position(&keys, "after", &list.cursor(&keys, expected)), Ok(expected));
         }
     }
 

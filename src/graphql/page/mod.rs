@@ -1,4 +1,4 @@
-//! Lists as clients page through them: arguments, cursors and connections.
+//! Pagination of lists: arguments, cursors and connections, by the Relay specification.
 
 pub(super) mod connection;
 pub(super) mod cursor;

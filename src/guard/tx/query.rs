@@ -1,5 +1,5 @@
-//! What can be run in a tenant transaction: the only ways from a query to its rows. The connection does not leave this module's parent,
-//! so that nothing runs ahead of the head, beside it, or without its errors being classified.
+//! The only ways to run a query in a tenant transaction. The connection is private to this module and its parent, so
+//! that no statement runs before the head or outside the transaction, and every error is classified.
 
 use super::TenantTx;
 use crate::error::Result;
@@ -10,12 +10,18 @@ use diesel_async::methods::{ExecuteDsl, LoadQuery};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use std::panic::Location;
 
+/// A query whose rows load as `U` in a tenant transaction; a bound for functions that are generic over queries.
+pub trait TenantQuery<U>: for<'a> LoadQuery<'static, &'a AsyncPgConnection, U> + Send + 'static {}
+
+impl<Q, U> TenantQuery<U> for Q where Q: for<'a> LoadQuery<'static, &'a AsyncPgConnection, U> + Send + 'static {}
+
 impl TenantTx {
     /// Runs a query and returns all rows. Queries awaited together (`try_join!`) are pipelined.
     ///
     /// # Errors
-    /// The error of the head where the transaction could not be bound: then no row is returned. Otherwise the error of the statement,
-    /// classified. After any error but `NotFound` the transaction can only be rolled back, and further statements are refused.
+    /// The error of the head where the transaction could not be bound: then no row is returned. Otherwise the error of
+    /// the statement, classified. After any error but `NotFound` the transaction can only be rolled back, and further
+    /// statements are refused.
     #[track_caller]
     pub fn load<'a, 'q, Q, U>(&'a self, query: Q) -> impl Future<Output = Result<Vec<U>>> + Send + use<'a, 'q, Q, U>
     where
@@ -26,11 +32,11 @@ impl TenantTx {
         self.send(statement, async move { query.load(&mut self.session.pg()).await })
     }
 
-    /// Runs a query that gives one row and returns it. The query says itself that it gives no more than one, by its key, an aggregate or
-    /// a limit; of several rows the first counts.
+    /// Runs a query that returns one row. The query itself has to ensure that there is no more than one, by a key, an
+    /// aggregate or a limit; of several rows the first is returned.
     ///
     /// # Errors
-    /// `NotFound` where there is no row, after which the transaction goes on; otherwise as `load`.
+    /// `NotFound` where there is no row, after which the transaction can still be used; otherwise as `load`.
     #[track_caller]
     pub fn first<'a, 'q, Q, U>(&'a self, query: Q) -> impl Future<Output = Result<U>> + Send + use<'a, 'q, Q, U>
     where
@@ -41,7 +47,7 @@ impl TenantTx {
         self.send(statement, async move { query.get_result(&mut self.session.pg()).await })
     }
 
-    /// Runs a query that gives one row or none.
+    /// Runs a query that returns one row or none.
     ///
     /// # Errors
     /// As `load`.

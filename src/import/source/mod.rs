@@ -1,274 +1,204 @@
-//! The input of an import, mapped: practitioners and patients, then encounters, then documents, then reports, in batches.
-//! Reads on a thread of its own, each pass over all files again, and holds no more than a few batches and what references need.
-//! Knows no tenant and no database.
+//! Reads and maps the input of an import, in batches: practitioners and patients, then encounters, then documents, then
+//! reports. A thread of its own reads all files in each pass and holds only a few batches and what references need.
+//! It knows no tenant and no database.
 
-use super::input::{self, Input, InputError, Seen, What};
+mod batch;
+
+pub use batch::{Batch, Located};
+
+use super::input::{self, Input, InputError, InputItem, ItemContent};
 use super::rejects::{Reason, Reject};
 use super::split::Layout;
 use crate::fhir::{
-    self, Aliases, Defect, ImportedEncounter, ImportedNote, ImportedPatient, ImportedPractitioner, Place, ResourceKind,
-    SourceRef,
+    self, Aliases, FhirError, ImportedEncounter, ImportedNote, ImportedPatient, ImportedPractitioner, ReferenceContext,
+    ResourceHeader, ResourceKind, SourceRef,
 };
 use aws_lc_rs::digest::{Context, SHA256};
+use batch::PendingBatches;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-/// Resources in a batch at most.
-const BATCH: usize = 512;
-/// Bytes of JSON that a batch was read from: those of the last resource may come on top.
-const BATCH_BYTES: usize = 2 << 20;
-/// Doubtful pieces remembered while it is not known whether a file is FHIR at all.
-const DOUBTS: usize = 1000;
-/// Types counted by name: FHIR R4 has 148.
-const TYPES: usize = 300;
+/// Maximum number of rejects that are held back while no resource of FHIR has been found in a file.
+const MAX_HELD_REJECTS: usize = 1000;
+/// Maximum number of types that are counted by name; FHIR R4 has 148. Further types are counted as `other`.
+const MAX_SKIPPED_TYPES: usize = 300;
 
 /// The files of an import.
 pub struct Source {
     inputs: Vec<Input>,
 }
 
-/// What the reading thread tells, in this order: what there is, batches kind by kind with rejects among them, and the end.
+/// A message of the reading thread. `Counted` is sent once, then the batches, one kind after another, and `Finished` at
+/// the end. Rejects may be sent at any time before the end.
 #[derive(Debug)]
-pub enum Reading {
-    /// How many resources of each kind will be read, if all are sound.
-    Surveyed(BTreeMap<ResourceKind, u64>),
+pub enum ReaderMessage {
+    /// The number of resources of each kind that will be read if all are valid.
+    Counted(BTreeMap<ResourceKind, u64>),
     /// Resources of one kind.
     Batch(Batch),
-    /// One that could not be read.
+    /// A resource that could not be read.
     Rejected(Reject),
-    /// All is read.
-    Finished(Tally),
+    /// All files have been read.
+    Finished(ReadSummary),
 }
 
-/// Resources of one kind. A kind begins when all of those before it have been given.
-#[derive(Debug)]
-pub enum Batch {
-    /// In the first pass, together with patients.
-    Practitioners(Vec<Sourced<ImportedPractitioner>>),
-    /// In the first pass.
-    Patients(Vec<Sourced<ImportedPatient>>),
-    /// In the second.
-    Encounters(Vec<Sourced<ImportedEncounter>>),
-    /// Documents in the third, reports in the fourth.
-    Notes(Vec<Sourced<ImportedNote>>),
-}
-
-/// A resource and where it stood.
-#[derive(Debug)]
-pub struct Sourced<T> {
-    /// The file.
-    pub source: Arc<str>,
-    /// Line, or place among a Bundle's entries.
-    pub line: u64,
-    /// The resource.
-    pub resource: T,
-}
-
-impl<T> Sourced<T> {
-    /// The reject of this resource, whose key is `key`.
-    pub fn reject(&self, key: &str, reason: Reason) -> Reject {
-        let (type_name, id) = named(Some(key));
-        Reject { source: Arc::clone(&self.source), line: Some(self.line), type_name, id, reason }
-    }
-}
-
-/// What was counted on the way.
+/// The counts of a complete run through the input.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Files read.
+pub struct ReadSummary {
+    /// The number of files that were read.
     pub files: u64,
-    /// Resources that are none of ours, by type.
+    /// The number of resources that are not imported, by type.
     pub skipped: BTreeMap<String, u64>,
 }
 
 impl Source {
-    /// Finds the files. Reads standard input, if it is among them, to its end.
+    /// Finds the files. Standard input, if it is among them, is read to its end.
     pub fn open(paths: &[PathBuf]) -> Result<Self, InputError> {
         Ok(Self { inputs: input::open(paths)? })
     }
 
-    /// Starts reading. The thread waits while `ahead` readings are not taken, and ends when the receiver is dropped.
-    pub fn read(self, ahead: usize) -> io::Result<mpsc::Receiver<Reading>> {
-        let (out, readings) = mpsc::channel(ahead.max(1));
+    /// Starts the reading thread. The thread waits while `capacity` messages have not been received, and ends when the
+    /// receiver is dropped.
+    pub fn read(self, capacity: usize) -> io::Result<mpsc::Receiver<ReaderMessage>> {
+        let (out, messages) = mpsc::channel(capacity.max(1));
         let reader = Reader {
             out,
-            tally: Tally::default(),
-            counted: BTreeMap::new(),
-            texts: HashSet::new(),
-            pending: Pending::default(),
+            summary: ReadSummary::default(),
+            counts: BTreeMap::new(),
+            document_digests: HashSet::new(),
+            pending: PendingBatches::default(),
         };
-        // An error here is a receiver that went away: nobody is left to tell.
+        // An error means that the receiver was dropped, so nobody is left to receive it.
         std::thread::Builder::new().name("import".into()).spawn(move || reader.run(&self.inputs).ok())?;
-        Ok(readings)
+        Ok(messages)
     }
 }
 
-/// What the first look at a file found.
-struct Facts {
+/// The properties of a file that the first pass determines.
+struct FileIndex {
     layout: Layout,
     kinds: BTreeSet<ResourceKind>,
     aliases: Aliases,
 }
 
 struct Reader {
-    out: mpsc::Sender<Reading>,
-    tally: Tally,
-    counted: BTreeMap<ResourceKind, u64>,
-    /// Digests of patient and text of all documents, when there are reports to compare.
-    texts: HashSet<u128>,
-    pending: Pending,
-}
-
-#[derive(Default)]
-struct Pending {
-    practitioners: Vec<Sourced<ImportedPractitioner>>,
-    patients: Vec<Sourced<ImportedPatient>>,
-    encounters: Vec<Sourced<ImportedEncounter>>,
-    notes: Vec<Sourced<ImportedNote>>,
-    bytes: usize,
+    out: mpsc::Sender<ReaderMessage>,
+    summary: ReadSummary,
+    counts: BTreeMap<ResourceKind, u64>,
+    /// Digests of patient and text of all documents, for the comparison with reports. Empty if there are no reports.
+    document_digests: HashSet<u128>,
+    pending: PendingBatches,
 }
 
 impl Reader {
     fn run(mut self, inputs: &[Input]) -> io::Result<()> {
-        let mut facts = Vec::new();
+        let mut indexes = Vec::new();
         for input in inputs {
-            let found = self.survey(input);
-            facts.push(self.unless_unreadable(input, found)?);
-            self.tally.files += 1;
+            let index = self.index_file(input);
+            indexes.push(self.reject_if_unreadable(input, index)?);
+            self.summary.files += 1;
         }
-        self.send(Reading::Surveyed(self.counted.clone()))?;
-        for pass in [
+        self.send(ReaderMessage::Counted(self.counts.clone()))?;
+        for kinds in [
             &[ResourceKind::Practitioner, ResourceKind::Patient][..],
             &[ResourceKind::Encounter],
             &[ResourceKind::DocumentReference],
             &[ResourceKind::DiagnosticReport],
         ] {
-            for (input, facts) in inputs.iter().zip(&mut facts) {
-                let Some(known) = facts.as_ref().filter(|facts| pass.iter().any(|kind| facts.kinds.contains(kind)))
+            for (input, slot) in inputs.iter().zip(&mut indexes) {
+                let Some(index) = slot.as_ref().filter(|index| kinds.iter().any(|kind| index.kinds.contains(kind)))
                 else {
                     continue;
                 };
-                let read = self.pass(input, known, pass);
-                if self.unless_unreadable(input, read)?.is_none() {
-                    *facts = None;
+                let mapped = self.map_file(input, index, kinds);
+                if self.reject_if_unreadable(input, mapped)?.is_none() {
+                    *slot = None;
                 }
             }
             self.flush()?;
         }
-        let tally = std::mem::take(&mut self.tally);
-        self.send(Reading::Finished(tally))
+        let summary = std::mem::take(&mut self.summary);
+        self.send(ReaderMessage::Finished(summary))
     }
 
-    /// Looks at everything once: types, aliases, and what cannot be read at all, which no later pass will mention.
-    fn survey(&mut self, input: &Input) -> io::Result<Facts> {
+    /// Reads a file for its kinds and aliases. Rejects everything that is not a resource, because later passes ignore
+    /// it.
+    fn index_file(&mut self, input: &Input) -> io::Result<FileIndex> {
         let layout = input.layout()?;
-        let mut facts = Facts { layout, kinds: BTreeSet::new(), aliases: Aliases::default() };
+        let mut index = FileIndex { layout, kinds: BTreeSet::new(), aliases: Aliases::default() };
         let mut is_fhir = false;
-        let mut doubts: Vec<Reject> = Vec::new();
-        input.visit(layout, &mut |seen| {
-            let reject = match seen.what {
-                What::Nothing(reason) => {
-                    Reject { source: Arc::clone(&input.name), line: Some(seen.line), type_name: None, id: None, reason }
-                }
-                What::Deletion { target } => {
+        let mut held: Vec<Reject> = Vec::new();
+        input.visit(layout, &mut |item| {
+            let (type_and_id, reason) = match item.content {
+                ItemContent::Unreadable(reason) => ((None, None), reason),
+                ItemContent::Deletion { target } => {
                     is_fhir = true;
-                    let (type_name, id) = named(target);
-                    Reject {
-                        source: Arc::clone(&input.name),
-                        line: Some(seen.line),
-                        type_name,
-                        id,
-                        reason: Reason::DeleteNotSupported,
-                    }
+                    (split_address(target), Reason::DeleteNotSupported)
                 }
-                What::Resource { text, address } => match fhir::glance(text) {
-                    Ok(glance) => {
+                ItemContent::Resource { text, address } => match fhir::read_header(text) {
+                    Ok(header) => {
                         is_fhir = true;
-                        self.count(&seen, glance, address, &mut facts);
-                        for doubt in doubts.drain(..) {
-                            self.send(Reading::Rejected(doubt))?;
-                        }
-                        return Ok(());
+                        self.count(&item, header, address, &mut index);
+                        return self.send_rejects(&mut held);
                     }
-                    Err(defect) => {
-                        let type_name = fhir::type_name(text)
-                            .map(|name| name.into_owned())
-                            .filter(|name| ResourceKind::named(name).is_some());
-                        Reject {
-                            source: Arc::clone(&input.name),
-                            line: Some(seen.line),
-                            type_name,
-                            id: None,
-                            reason: defect.into(),
-                        }
+                    Err(error) => {
+                        let type_name = fhir::type_name(text).map(|name| name.into_owned());
+                        let known = type_name.filter(|name| ResourceKind::from_name(name).is_some());
+                        ((known, None), error.into())
                     }
                 },
             };
-            if is_fhir || doubts.len() >= DOUBTS {
-                doubts.push(reject);
-                return doubts.drain(..).try_for_each(|doubt| self.send(Reading::Rejected(doubt)));
-            }
-            doubts.push(reject);
-            Ok(())
+            held.push(reject(input, Some(item.line), type_and_id, reason));
+            // The number of held rejects is limited, which bounds memory.
+            if is_fhir || held.len() > MAX_HELD_REJECTS { self.send_rejects(&mut held) } else { Ok(()) }
         })?;
-        // A file of which nothing is FHIR is one reject, not one a line.
-        if let [first, _, ..] = doubts.as_mut_slice() {
-            first.reason = Defect::NotFhir.into();
-            doubts.truncate(1);
+        // A file without any FHIR resource is rejected as a whole, not item by item.
+        if let [first, _, ..] = held.as_mut_slice() {
+            first.reason = FhirError::NotFhir.into();
+            held.truncate(1);
         }
-        doubts.into_iter().try_for_each(|doubt| self.send(Reading::Rejected(doubt)))?;
-        Ok(facts)
+        self.send_rejects(&mut held)?;
+        Ok(index)
     }
 
-    fn count(&mut self, seen: &Seen<'_>, glance: fhir::Glance, address: Option<&str>, facts: &mut Facts) {
-        match ResourceKind::named(&glance.type_name) {
-            Some(ResourceKind::DiagnosticReport) if !glance.presented => self.skip(glance.type_name),
+    fn count(&mut self, item: &InputItem<'_>, header: ResourceHeader, address: Option<&str>, index: &mut FileIndex) {
+        match ResourceKind::from_name(&header.type_name) {
+            Some(ResourceKind::DiagnosticReport) if !header.has_presented_form => self.skip(header.type_name),
             Some(kind) => {
-                facts.kinds.insert(kind);
-                *self.counted.entry(kind).or_default() += 1;
+                index.kinds.insert(kind);
+                *self.counts.entry(kind).or_default() += 1;
                 if let Some(address) = address {
-                    facts.aliases.add(address, kind, glance.id.as_deref());
+                    index.aliases.add(address, kind, header.id.as_deref());
                 }
             }
-            // The Bundle around the entries is no resource of its own.
-            None if glance.type_name == "Bundle" && !seen.in_bundle => {}
-            None => self.skip(glance.type_name),
+            // The Bundle that contains the entries is not counted. A Bundle within an entry is skipped.
+            None if header.type_name == "Bundle" && !item.in_bundle => {}
+            None => self.skip(header.type_name),
         }
     }
 
     fn skip(&mut self, type_name: String) {
-        let known = self.tally.skipped.contains_key(&type_name) || self.tally.skipped.len() < TYPES;
-        *self.tally.skipped.entry(if known { type_name } else { "other".into() }).or_default() += 1;
+        let skipped = &mut self.summary.skipped;
+        let by_name = skipped.contains_key(&type_name) || skipped.len() < MAX_SKIPPED_TYPES;
+        *skipped.entry(if by_name { type_name } else { "other".into() }).or_default() += 1;
     }
 
-    /// Maps the resources of these kinds.
-    fn pass(&mut self, input: &Input, facts: &Facts, kinds: &[ResourceKind]) -> io::Result<()> {
-        input.visit(facts.layout, &mut |seen| {
-            let What::Resource { text, address } = seen.what else { return Ok(()) };
-            let Some(kind) =
-                fhir::type_name(text).and_then(|name| ResourceKind::named(&name)).filter(|kind| kinds.contains(kind))
-            else {
-                return Ok(());
-            };
-            let place = Place { full_url: address, aliases: &facts.aliases };
-            match self.map(kind, text, &place, &input.name, seen.line) {
-                Ok(()) => {}
-                Err(defect) => {
-                    // What not even a glance could read has been rejected by the survey.
-                    let Ok(glance) = fhir::glance(text) else { return Ok(()) };
-                    let id = glance.id.or_else(|| named(address).1);
-                    let reject = Reject {
-                        source: Arc::clone(&input.name),
-                        line: Some(seen.line),
-                        type_name: Some(glance.type_name),
-                        id,
-                        reason: defect.into(),
-                    };
-                    self.send(Reading::Rejected(reject))?;
-                }
+    /// Maps the resources of these kinds in a file.
+    fn map_file(&mut self, input: &Input, index: &FileIndex, kinds: &[ResourceKind]) -> io::Result<()> {
+        input.visit(index.layout, &mut |item| {
+            let ItemContent::Resource { text, address } = item.content else { return Ok(()) };
+            let kind = fhir::type_name(text).and_then(|name| ResourceKind::from_name(&name));
+            let Some(kind) = kind.filter(|kind| kinds.contains(kind)) else { return Ok(()) };
+            let context = ReferenceContext { full_url: address, aliases: &index.aliases };
+            if let Err(error) = self.map(kind, text, &context, &input.name, item.line) {
+                // The first pass has rejected resources without a readable header.
+                let Ok(header) = fhir::read_header(text) else { return Ok(()) };
+                let id = header.id.or_else(|| split_address(address).1);
+                let type_and_id = (Some(header.type_name), id);
+                self.send(ReaderMessage::Rejected(reject(input, Some(item.line), type_and_id, error.into())))?;
             }
             if self.pending.is_full() { self.flush() } else { Ok(()) }
         })
@@ -278,39 +208,36 @@ impl Reader {
         &mut self,
         kind: ResourceKind,
         text: &str,
-        place: &Place<'_>,
+        context: &ReferenceContext<'_>,
         source: &Arc<str>,
         line: u64,
-    ) -> Result<(), Defect> {
+    ) -> Result<(), FhirError> {
         let pending = &mut self.pending;
         pending.bytes += text.len();
         match kind {
             ResourceKind::Practitioner => {
-                let resource = ImportedPractitioner::read(text, place)?;
-                pending.practitioners.push(Sourced { source: Arc::clone(source), line, resource });
+                pending.practitioners.push(Located::new(source, line, ImportedPractitioner::read(text, context)?));
             }
             ResourceKind::Patient => {
-                let resource = ImportedPatient::read(text, place)?;
-                pending.patients.push(Sourced { source: Arc::clone(source), line, resource });
+                pending.patients.push(Located::new(source, line, ImportedPatient::read(text, context)?));
             }
             ResourceKind::Encounter => {
-                let resource = ImportedEncounter::read(text, place)?;
-                pending.encounters.push(Sourced { source: Arc::clone(source), line, resource });
+                pending.encounters.push(Located::new(source, line, ImportedEncounter::read(text, context)?));
             }
             ResourceKind::DocumentReference => {
-                let resource = ImportedNote::read(text, place)?;
-                if self.counted.contains_key(&ResourceKind::DiagnosticReport) {
-                    self.texts.insert(text_digest(&resource));
+                let note = ImportedNote::read(text, context)?;
+                if self.counts.contains_key(&ResourceKind::DiagnosticReport) {
+                    self.document_digests.insert(text_digest(&note));
                 }
-                pending.notes.push(Sourced { source: Arc::clone(source), line, resource });
+                pending.notes.push(Located::new(source, line, note));
             }
-            ResourceKind::DiagnosticReport => match ImportedNote::read_report(text, place)? {
-                Some(resource) if !self.texts.contains(&text_digest(&resource)) => {
-                    pending.notes.push(Sourced { source: Arc::clone(source), line, resource });
+            ResourceKind::DiagnosticReport => match ImportedNote::read_report(text, context)? {
+                Some(note) if !self.document_digests.contains(&text_digest(&note)) => {
+                    pending.notes.push(Located::new(source, line, note));
                 }
-                // Those without a presented form were counted by the survey.
-                read => {
-                    if read.is_some() || fhir::glance(text)?.presented {
+                // The first pass has counted reports without a presented form.
+                note => {
+                    if note.is_some() || fhir::read_header(text)?.has_presented_form {
                         self.skip(kind.name().to_owned());
                     }
                 }
@@ -319,65 +246,56 @@ impl Reader {
         Ok(())
     }
 
-    /// Gives out what is pending.
+    /// Sends the pending batches.
     fn flush(&mut self) -> io::Result<()> {
-        let pending = std::mem::take(&mut self.pending);
-        if !pending.practitioners.is_empty() {
-            self.send(Reading::Batch(Batch::Practitioners(pending.practitioners)))?;
-        }
-        if !pending.patients.is_empty() {
-            self.send(Reading::Batch(Batch::Patients(pending.patients)))?;
-        }
-        if !pending.encounters.is_empty() {
-            self.send(Reading::Batch(Batch::Encounters(pending.encounters)))?;
-        }
-        if !pending.notes.is_empty() {
-            self.send(Reading::Batch(Batch::Notes(pending.notes)))?;
-        }
-        Ok(())
+        let batches = std::mem::take(&mut self.pending).into_batches();
+        batches.into_iter().try_for_each(|batch| self.send(ReaderMessage::Batch(batch)))
     }
 
-    /// A file that cannot be read (any more) is one reject, and the others go on.
-    fn unless_unreadable<T>(&self, input: &Input, read: io::Result<T>) -> io::Result<Option<T>> {
-        match read {
-            Ok(read) => Ok(Some(read)),
+    /// Rejects a file that cannot be read, or no longer, as a whole; the other files are read on.
+    fn reject_if_unreadable<T>(&self, input: &Input, result: io::Result<T>) -> io::Result<Option<T>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
             Err(error) if self.out.is_closed() => Err(error),
             Err(_) => {
-                let reason = Reason::Unreadable;
-                self.send(Reading::Rejected(Reject {
-                    source: Arc::clone(&input.name),
-                    line: None,
-                    type_name: None,
-                    id: None,
-                    reason,
-                }))?;
+                self.send(ReaderMessage::Rejected(reject(input, None, (None, None), Reason::Unreadable)))?;
                 Ok(None)
             }
         }
     }
 
-    fn send(&self, reading: Reading) -> io::Result<()> {
-        self.out.blocking_send(reading).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    fn send_rejects(&self, rejects: &mut Vec<Reject>) -> io::Result<()> {
+        rejects.drain(..).try_for_each(|reject| self.send(ReaderMessage::Rejected(reject)))
+    }
+
+    /// Waits until the message can be sent. Fails if the receiver was dropped.
+    fn send(&self, message: ReaderMessage) -> io::Result<()> {
+        self.out.blocking_send(message).map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
 
-impl Pending {
-    fn is_full(&self) -> bool {
-        let lists = [self.practitioners.len(), self.patients.len(), self.encounters.len(), self.notes.len()];
-        self.bytes >= BATCH_BYTES || lists.into_iter().any(|length| length >= BATCH)
-    }
+fn reject(
+    input: &Input,
+    line: Option<u64>,
+    (type_name, id): (Option<String>, Option<String>),
+    reason: Reason,
+) -> Reject {
+    Reject { source: Arc::clone(&input.name), line, type_name, id, reason }
 }
 
-/// Type and id of an address: `Patient/abc`.
-fn named(address: Option<&str>) -> (Option<String>, Option<String>) {
+/// Returns type and id of an address such as `Patient/abc`, as far as it contains them. Only imported types are
+/// returned.
+fn split_address(address: Option<&str>) -> (Option<String>, Option<String>) {
     let mut segments = address.unwrap_or_default().rsplit('/');
     match (segments.next(), segments.next()) {
-        (Some(id), Some(kind)) if ResourceKind::named(kind).is_some() => (Some(kind.to_owned()), Some(id.to_owned())),
+        (Some(id), Some(kind)) if ResourceKind::from_name(kind).is_some() => {
+            (Some(kind.to_owned()), Some(id.to_owned()))
+        }
         _ => (None, address.and_then(|address| address.strip_prefix("urn:uuid:")).map(str::to_owned)),
     }
 }
 
-/// Whose note it is and what it says, in 128 bits.
+/// Returns 128 bits of a digest over a note's patient and text.
 fn text_digest(note: &ImportedNote) -> u128 {
     let mut context = Context::new(&SHA256);
     let parts = match &note.patient {

@@ -1,6 +1,6 @@
-//! Encounters into rows.
+//! Stores imported encounters. Touches `encounters`.
 
-use super::{CHANGED_HERE, Store, Stored, at_its_version, encounter_number, fingerprint, look_up, without_repeats};
+use super::{CHANGED_HERE, Store, Stored, encounter_number, fingerprint, look_up, require_updated};
 use crate::crypto::{Sealed, TenantKeys};
 use crate::db::schema::tenant::encounters;
 use crate::error::Result;
@@ -8,9 +8,11 @@ use crate::fhir::ImportedEncounter;
 use crate::guard::TenantTx;
 use crate::ids::{EncounterId, PatientId, TenantId};
 use crate::model::fields::{EncounterReason, EncounterSource};
+use crate::model::sql::{each_key, limited};
 use chrono::{DateTime, Utc};
+use diesel::pg::Pg;
 use diesel::prelude::*;
-use diesel::sql_types::{self, Binary, Integer, Nullable, Timestamptz};
+use diesel::sql_types::{Binary, Nullable};
 use futures_util::try_join;
 use std::collections::HashMap;
 
@@ -40,58 +42,50 @@ struct Content<'a> {
     source_version: i32,
 }
 
-#[derive(QueryableByName)]
-struct Known {
-    #[diesel(sql_type = Binary)]
-    key: Vec<u8>,
-    #[diesel(sql_type = sql_types::Uuid)]
+/// The row that an encounter of the source has already.
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = encounters, check_for_backend(Pg))]
+struct Existing {
     id: EncounterId,
-    #[diesel(sql_type = sql_types::Uuid)]
-    patient: PatientId,
-    #[diesel(sql_type = Nullable<Binary>)]
-    hash: Option<Vec<u8>>,
-    #[diesel(sql_type = Timestamptz)]
+    patient_id: PatientId,
+    source_hash: Option<Vec<u8>>,
     ordered_at: DateTime<Utc>,
-    #[diesel(sql_type = Integer)]
     version: i32,
-    #[diesel(sql_type = Nullable<Integer>)]
-    imported: Option<i32>,
+    source_version: Option<i32>,
 }
 
 impl Store {
-    /// Stores a batch of encounters whose patients are there.
+    /// Stores a batch of encounters. One whose patient is not stored is refused.
     pub async fn encounters(&self, batch: &[&ImportedEncounter]) -> Result<Stored> {
-        let (mut stored, mut offset) = (Stored::default(), 0);
-        for run in without_repeats(batch, |encounter| encounter.key.clone()) {
-            stored.absorb(self.transaction(async |tx| self.encounters_once(tx, run).await).await?, offset);
-            offset += run.len();
-        }
-        Ok(stored)
+        let key = |encounter: &&ImportedEncounter| encounter.key.clone();
+        self.in_runs(batch, key, async |tx, run| self.encounters_once(tx, run).await).await
     }
 
     async fn encounters_once(&self, tx: &TenantTx, batch: &[&ImportedEncounter]) -> Result<Stored> {
         let keys = tx.keys();
         let source_keys: Vec<_> = batch.iter().map(|encounter| self.key(keys, &encounter.key)).collect();
         let patients: Vec<_> = batch.iter().map(|encounter| &encounter.patient).collect();
-        let (patients, known) = try_join!(self.find_patients(tx, &patients), known(tx, &source_keys))?;
+        let (patients, existing) = try_join!(self.find_patients(tx, &patients), existing(tx, &source_keys))?;
         let (mut stored, mut new) = (Stored::default(), Vec::new());
         for (index, (encounter, source_key)) in batch.iter().zip(source_keys).enumerate() {
             let Some(patient_id) = patients.get(&encounter.patient).copied() else {
-                stored.refused.push((index, self.nobody(&encounter.patient)));
+                stored.refused.push((index, self.not_found_reason(&encounter.patient)));
                 continue;
             };
-            let hash = fingerprint(keys, "encounter", encounter.fingerprint())?;
-            match known.get(&source_key) {
-                Some(before) if before.patient != patient_id => stored.refused.push((index, "patient_changed")),
-                Some(before) if before.hash.as_ref() == Some(&hash) => stored.unchanged += 1,
-                Some(before) if before.imported != Some(before.version) => stored.refused.push((index, CHANGED_HERE)),
+            let hash = fingerprint(keys, "encounter", *encounter)?;
+            match existing.get(&source_key) {
+                Some(before) if before.patient_id != patient_id => stored.refused.push((index, "patient_changed")),
+                Some(before) if before.source_hash.as_ref() == Some(&hash) => stored.unchanged += 1,
+                Some(before) if before.source_version != Some(before.version) => {
+                    stored.refused.push((index, CHANGED_HERE))
+                }
                 Some(before) => {
                     let version = before.version + 1;
                     let content = content(keys, encounter, before.id, (hash, version), before.ordered_at)?;
                     let row = encounters::table
                         .filter(encounters::id.eq(before.id).and(encounters::version.eq(before.version)));
                     let bump = (encounters::version.eq(version), encounters::updated_at.eq(diesel::dsl::now));
-                    at_its_version(tx.execute(diesel::update(row).set((content, bump))).await?)?;
+                    require_updated(tx.execute(diesel::update(row).set((content, bump))).await?)?;
                     stored.updated += 1;
                 }
                 None => {
@@ -109,17 +103,15 @@ impl Store {
     }
 }
 
-async fn known(tx: &TenantTx, source_keys: &[Vec<u8>]) -> Result<HashMap<Vec<u8>, Known>> {
-    let by_source = each!(
-        "key, id, patient_id as patient, source_hash as hash, ordered_at, version, source_version as imported",
-        "encounters",
-        "source_key = key limit 1"
-    );
-    let rows: Vec<Known> = look_up(tx, by_source, source_keys).await?;
-    Ok(rows.into_iter().map(|row| (row.key.clone(), row)).collect())
+async fn existing(tx: &TenantTx, source_keys: &[Vec<u8>]) -> Result<HashMap<Vec<u8>, Existing>> {
+    let by_source = encounters::table
+        .filter(encounters::tenant_id.eq(tx.tenant()))
+        .filter(encounters::source_key.eq(each_key::<Nullable<Binary>>()))
+        .select(Existing::as_select());
+    look_up(tx, source_keys.to_vec(), limited(by_source, 1)).await.map(HashMap::from_iter)
 }
 
-/// One without a beginning is listed where it was first seen.
+/// An encounter without a start is listed at `otherwise`, the time at which it was first imported.
 fn content<'a>(
     keys: &TenantKeys,
     encounter: &'a ImportedEncounter,

@@ -5,12 +5,12 @@ use crate::model::fields::PersonName;
 use std::collections::HashSet;
 
 /// By what people are told apart, beside their numbers.
-pub(super) struct Face {
+pub(super) struct Identity {
     name: Option<String>,
     birth_date: Option<String>,
 }
 
-impl Face {
+impl Identity {
     /// Family and given names without case and spacing; the whole name, where it has no parts.
     pub(super) fn new(name: Option<PersonName>, birth_date: Option<String>) -> Self {
         let name = name.map(|name| match (&name.family, name.given.as_slice()) {
@@ -25,8 +25,14 @@ impl Face {
     }
 }
 
-/// With a number in common, one of name and birth date may change; with other numbers, neither; without any, one of them must be known.
-pub(super) fn same(before: &Face, numbers_before: &HashSet<Vec<u8>>, now: &Face, numbers: &HashSet<Vec<u8>>) -> bool {
+/// With a number in common, one of name and birth date may change; with other numbers, neither; without any, one of
+/// them must be known.
+pub(super) fn same(
+    before: &Identity,
+    numbers_before: &HashSet<Vec<u8>>,
+    now: &Identity,
+    numbers: &HashSet<Vec<u8>>,
+) -> bool {
     let (name, birth_date) = (agree(&before.name, &now.name), agree(&before.birth_date, &now.birth_date));
     if !numbers_before.is_disjoint(numbers) {
         return name != Some(false) || birth_date != Some(false);
@@ -50,10 +56,10 @@ fn plain(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn face(family: &str, given: &str, birth_date: &str) -> Face {
+    fn face(family: &str, given: &str, birth_date: &str) -> Identity {
         let given: Vec<_> = given.split_whitespace().map(str::to_owned).collect();
         let name = PersonName { family: Some(family.into()), text: format!("{given:?} {family}"), given };
-        Face::new((!family.is_empty()).then_some(name), (!birth_date.is_empty()).then(|| birth_date.into()))
+        Identity::new((!family.is_empty()).then_some(name), (!birth_date.is_empty()).then(|| birth_date.into()))
     }
 
     fn numbers(numbers: &str) -> HashSet<Vec<u8>> {

@@ -1,77 +1,68 @@
-//! The importer's database half: batches of mapped resources become rows of one tenant, each batch in one import transaction.
-//! What is there with the same content is left alone; what changed becomes a new version; what cannot be placed is refused by name,
-//! and so is what would undo a change made here.
-
-/// Looks keys up one by one. `= any(…)` reads all of a tenant's rows, batch after batch, while PostgreSQL has no statistics of a new tenant.
-macro_rules! each {
-    ($columns:literal, $table:literal, $condition:literal) => {
-        concat!(
-            "select ",
-            $columns,
-            " from unnest($1) as wanted(key) cross join lateral (select * from ",
-            $table,
-            " where tenant_id = $2 and ",
-            $condition,
-            ") there"
-        )
-    };
-}
+//! The importer's database half: batches of mapped resources become rows of one tenant, each batch in one import
+//! transaction. A resource whose content is stored already is left alone, and one that changed becomes a new version. A
+//! resource that refers to something absent is refused with a reason, and so is one that would undo a change made here.
 
 mod encounters;
+mod identifiers;
 mod identity;
 mod notes;
 mod patients;
 mod staff;
 
 use crate::crypto::TenantKeys;
+use crate::db::schema::tenant::{encounters as encounter_rows, patient_identifiers, patients as patient_rows};
 use crate::error::{Error, Result};
-use crate::fhir::{Identifier, SourceRef};
-use crate::guard::{Actor, GuardFactory, TenantTx, TxKind};
+use crate::fhir::{Identifier, ImportedResource, SourceRef};
+use crate::guard::{Actor, GuardFactory, TenantQuery, TenantTx, TxKind};
 use crate::ids::{EncounterId, PatientId, RequestId, StaffId, TenantId};
+use crate::model::sql::{KeyedLateral, each_key, keyed_lateral, limited, unnest};
 use chrono::{DateTime, Utc};
 use diesel::pg::Pg;
-use diesel::sql_types::{self, Array, Binary, Nullable, Timestamptz};
-use diesel::{QueryableByName, sql_query};
+use diesel::prelude::*;
+use diesel::query_builder::Query;
+use diesel::sql_types::{Binary, Nullable};
+use futures_util::try_join;
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a batch that lost a race waits before it is tried again.
-const PAUSES: [Duration; 4] =
+/// Waiting times before a batch that lost a race is tried again.
+const RETRY_PAUSES: [Duration; 4] =
     [Duration::from_millis(50), Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(3)];
 
-/// The source has another content, and so have we: which holds is for people to decide, and until then ours stays.
+/// The resource changed in the source and in Cordon. People decide which holds; until then Cordon's content stays.
 const CHANGED_HERE: &str = "changed_here";
 
-/// Where imported rows go.
+/// Stores imported resources in one tenant.
 pub struct Store {
     guards: Arc<GuardFactory>,
     tenant: TenantId,
     actor: Actor,
     request: RequestId,
     source: String,
-    /// Practitioners of this input, by their key in the source.
+    /// The practitioners of this input by their key in the source.
     practitioners: HashMap<String, StaffId>,
-    /// Keys under which this input had somebody other than the one who is there: nothing more of this run is taken under them.
+    /// Patient keys under which this input holds another person than the stored one. The run takes nothing more under
+    /// these keys.
     refused: HashSet<String>,
 }
 
-/// What became of a batch.
+/// The outcome of a batch.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Stored {
-    /// Rows that were not there.
+    /// The number of rows that were added.
     pub new: u64,
-    /// Rows whose content had changed.
+    /// The number of rows whose content had changed.
     pub updated: u64,
-    /// Rows with the same content.
+    /// The number of rows with the same content.
     pub unchanged: u64,
-    /// Resources that could not be placed: index in the batch and reason code.
+    /// Resources that were refused: index in the batch and reason code.
     pub refused: Vec<(usize, &'static str)>,
 }
 
 impl Store {
-    /// A store for one run. `source` keeps the ids of one sending system apart from those of another.
+    /// Returns a store for one run. `source` names the sending system and keeps its ids apart from those of others.
     pub fn new(guards: Arc<GuardFactory>, tenant: TenantId, source: &str) -> Self {
         let actor = Actor::command(tenant, "import");
         Self {
@@ -85,9 +76,9 @@ impl Store {
         }
     }
 
-    /// Runs a batch in a transaction of its own; again, if it lost a race.
+    /// Runs a batch in a transaction of its own, and again where it lost a race.
     async fn transaction<T>(&self, batch: impl AsyncFn(&TenantTx) -> Result<T>) -> Result<T> {
-        for pause in PAUSES {
+        for pause in RETRY_PAUSES {
             match self.attempt(&batch).await {
                 Err(Error::Conflict { .. } | Error::PlacementChanged | Error::Timeout) => {
                     tokio::time::sleep(pause).await
@@ -98,21 +89,36 @@ impl Store {
         self.attempt(&batch).await
     }
 
-    /// Two imports into one tenant take turns, batch by batch (see `cordon.bind`): what one has stored the other finds.
+    /// Runs `store` over a batch, cut into runs in which no key repeats, each in a transaction of its own.
+    async fn in_runs<T, K: Hash + Eq>(
+        &self,
+        batch: &[T],
+        key: impl Fn(&T) -> K,
+        store: impl AsyncFn(&TenantTx, &[T]) -> Result<Stored>,
+    ) -> Result<Stored> {
+        let (mut stored, mut offset) = (Stored::default(), 0);
+        for run in without_repeats(batch, key) {
+            stored.absorb(self.transaction(async |tx| store(tx, run).await).await?, offset);
+            offset += run.len();
+        }
+        Ok(stored)
+    }
+
+    /// Imports into one tenant run one batch at a time (see `cordon.bind`), so that each finds what another has stored.
     async fn attempt<T>(&self, batch: &impl AsyncFn(&TenantTx) -> Result<T>) -> Result<T> {
-        let tx = self.guards.work(self.tenant, &self.actor, TxKind::Import, self.request).await?;
+        let tx = self.guards.begin_operation(self.tenant, &self.actor, TxKind::Import, self.request).await?;
         let done = batch(&tx).await?;
         tx.commit().await?;
         Ok(done)
     }
 
-    /// Blind index of a resource's key in the source.
+    /// Returns the blind index of a resource's key in the source.
     fn key(&self, keys: &TenantKeys, key: &str) -> Vec<u8> {
-        keys.blind("source", &[&self.source, key]).to_vec()
+        keys.blind_index("source", &[&self.source, key]).to_vec()
     }
 
-    /// Why nobody is found for a reference.
-    fn nobody(&self, reference: &SourceRef) -> &'static str {
+    /// Returns the reason code for a reference to a patient that was not found.
+    fn not_found_reason(&self, reference: &SourceRef) -> &'static str {
         if self.is_refused(reference) { "patient_refused" } else { "patient_not_found" }
     }
 
@@ -120,7 +126,8 @@ impl Store {
         matches!(reference, SourceRef::Key(key) if self.refused.contains(key))
     }
 
-    /// The patients that references mean; an identifier that several patients carry means none, nor does a key refused in this run.
+    /// Finds the patients that references mean. An identifier that several patients carry means none of them, and
+    /// neither does a key that was refused in this run.
     async fn find_patients(&self, tx: &TenantTx, wanted: &[&SourceRef]) -> Result<HashMap<SourceRef, PatientId>> {
         let (mut by_key, mut by_identifier) = (HashMap::new(), HashMap::new());
         for reference in wanted.iter().filter(|reference| !self.is_refused(reference)) {
@@ -131,18 +138,24 @@ impl Store {
                 }
             };
         }
-        let by_source = each!("key, id", "patients", "source_key = key limit 1");
-        let carrying =
-            each!("key, patient_id as id", "patient_identifiers", "value_hash = key and retired_at is null limit 2");
-        let (rows, carriers): (Vec<FoundPatient>, Vec<FoundPatient>) = futures_util::try_join!(
-            look_up(tx, by_source, by_key.keys()),
-            look_up(tx, carrying, by_identifier.keys())
+        let by_source = patient_rows::table
+            .filter(patient_rows::tenant_id.eq(tx.tenant()))
+            .filter(patient_rows::source_key.eq(each_key::<Nullable<Binary>>()))
+            .select(FoundPatient::as_select());
+        let carrying = patient_identifiers::table
+            .filter(patient_identifiers::tenant_id.eq(tx.tenant()))
+            .filter(patient_identifiers::value_hash.eq(each_key::<Binary>()))
+            .filter(patient_identifiers::retired_at.is_null())
+            .select(Carrier::as_select());
+        let (rows, carriers): (Vec<(_, FoundPatient)>, Vec<(_, Carrier)>) = try_join!(
+            look_up(tx, by_key.keys().cloned().collect(), limited(by_source, 1)),
+            look_up(tx, by_identifier.keys().cloned().collect(), limited(carrying, 2)),
         )?;
         let mut found: HashMap<SourceRef, PatientId> =
-            rows.into_iter().filter_map(|row| Some(((*by_key.get(&row.key)?).clone(), row.id))).collect();
+            rows.into_iter().filter_map(|(key, row)| Some(((*by_key.get(&key)?).clone(), row.id))).collect();
         let mut ids: HashMap<Vec<u8>, HashSet<PatientId>> = HashMap::new();
-        carriers.into_iter().for_each(|row| {
-            ids.entry(row.key).or_default().insert(row.id);
+        carriers.into_iter().for_each(|(hash, row)| {
+            ids.entry(hash).or_default().insert(row.patient_id);
         });
         for (hash, ids) in ids {
             if let (Some(reference), 1, Some(id)) = (by_identifier.get(&hash), ids.len(), ids.iter().next()) {
@@ -152,7 +165,8 @@ impl Store {
         Ok(found)
     }
 
-    /// The encounters that references mean, with whose they are and when they began; a number that several have means none.
+    /// Finds the encounters that references mean, with patient and start. A number that several encounters have means
+    /// none of them.
     async fn find_encounters(
         &self,
         tx: &TenantTx,
@@ -165,15 +179,18 @@ impl Store {
                 SourceRef::Identifier(number) => by_number.insert(encounter_number(tx.keys(), number), *reference),
             };
         }
-        let by_source = each!("key, id, patient_id as patient, started_at", "encounters", "source_key = key limit 1");
-        let carrying =
-            each!("key, id, patient_id as patient, started_at", "encounters", "identifier_key = key limit 2");
-        let (rows, carriers): (Vec<FoundEncounter>, Vec<FoundEncounter>) =
-            futures_util::try_join!(look_up(tx, by_source, by_key.keys()), look_up(tx, carrying, by_number.keys()))?;
+        let found_encounters =
+            encounter_rows::table.filter(encounter_rows::tenant_id.eq(tx.tenant())).select(FoundEncounter::as_select());
+        let by_source = found_encounters.filter(encounter_rows::source_key.eq(each_key::<Nullable<Binary>>()));
+        let carrying = found_encounters.filter(encounter_rows::identifier_key.eq(each_key::<Nullable<Binary>>()));
+        let (rows, carriers): (Vec<(_, FoundEncounter)>, Vec<(_, FoundEncounter)>) = try_join!(
+            look_up(tx, by_key.keys().cloned().collect(), limited(by_source, 1)),
+            look_up(tx, by_number.keys().cloned().collect(), limited(carrying, 2)),
+        )?;
         let mut found: HashMap<_, _> =
-            rows.into_iter().filter_map(|row| Some(((*by_key.get(&row.key)?).clone(), row))).collect();
+            rows.into_iter().filter_map(|(key, row)| Some(((*by_key.get(&key)?).clone(), row))).collect();
         let mut numbered: HashMap<Vec<u8>, Vec<FoundEncounter>> = HashMap::new();
-        carriers.into_iter().for_each(|row| numbered.entry(row.key.clone()).or_default().push(row));
+        carriers.into_iter().for_each(|(number, row)| numbered.entry(number).or_default().push(row));
         for (number, mut carriers) in numbered {
             if let (Some(reference), 1, Some(only)) = (by_number.get(&number), carriers.len(), carriers.pop()) {
                 found.insert((*reference).clone(), only);
@@ -183,60 +200,67 @@ impl Store {
     }
 }
 
-/// Runs a statement of `each!`.
-async fn look_up<'k, R>(tx: &TenantTx, text: &str, keys: impl IntoIterator<Item = &'k Vec<u8>>) -> Result<Vec<R>>
+/// Rows with the keys under which they were found.
+type Found<R> = Vec<(Vec<u8>, R)>;
+
+/// Looks rows up by their keys, one by one: `rows` gives those of `each_key`. `= ANY(…)` would read all of a tenant's
+/// rows, batch after batch, while PostgreSQL has no statistics of a new tenant.
+async fn look_up<R, Q>(tx: &TenantTx, keys: Vec<Vec<u8>>, rows: Q) -> Result<Found<R>>
 where
-    R: QueryableByName<Pg> + Send + 'static,
+    R: Send + 'static,
+    Q: Query + Send + 'static,
+    KeyedLateral<unnest<Binary, Vec<Vec<u8>>>, Q>: TenantQuery<(Vec<u8>, R)>,
 {
-    let keys: Vec<&[u8]> = keys.into_iter().map(Vec::as_slice).collect();
-    if keys.is_empty() {
-        return Ok(Vec::new());
+    match keys.is_empty() {
+        true => Ok(Vec::new()),
+        false => tx.load(keyed_lateral(unnest(keys), rows)).await,
     }
-    let query = sql_query(text).bind::<Array<Binary>, _>(keys).bind::<sql_types::Uuid, _>(tx.tenant());
-    tx.load(query).await
 }
 
-/// A row that somebody changed after this batch looked at it is not overwritten: the batch looks again.
-fn at_its_version(updated: usize) -> Result<()> {
+/// Fails with `Conflict` where no row was updated: somebody changed it after this batch read it, and the batch runs
+/// again.
+fn require_updated(updated: usize) -> Result<()> {
     match updated {
         0 => Err(Error::Conflict { current_version: None, reason: "changed while it was imported" }),
         _ => Ok(()),
     }
 }
 
-/// A patient by one of its keys.
-#[derive(QueryableByName)]
+/// A patient whom a reference means.
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = patient_rows, check_for_backend(Pg))]
 struct FoundPatient {
-    #[diesel(sql_type = Binary)]
-    key: Vec<u8>,
-    #[diesel(sql_type = sql_types::Uuid)]
     id: PatientId,
 }
 
-/// An encounter a note refers to.
-#[derive(QueryableByName)]
+/// A patient who carries an identifier.
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = patient_identifiers, check_for_backend(Pg))]
+struct Carrier {
+    patient_id: PatientId,
+}
+
+/// An encounter that a note refers to.
+#[derive(Clone, Queryable, Selectable)]
+#[diesel(table_name = encounter_rows, check_for_backend(Pg))]
 struct FoundEncounter {
-    #[diesel(sql_type = Binary)]
-    key: Vec<u8>,
-    #[diesel(sql_type = sql_types::Uuid)]
     id: EncounterId,
-    #[diesel(sql_type = sql_types::Uuid)]
-    patient: PatientId,
-    #[diesel(sql_type = Nullable<Timestamptz>)]
+    patient_id: PatientId,
     started_at: Option<DateTime<Utc>>,
 }
 
-/// Blind index of an identifier: the same that `patientByIdentifier` looks for.
+/// Returns the blind index of a patient's identifier, the same that `patientByIdentifier` looks for.
 fn identifier_hash(keys: &TenantKeys, identifier: &Identifier) -> Vec<u8> {
-    keys.blind("identifier", &[&identifier.system, &identifier.value]).to_vec()
+    keys.blind_index("identifier", &[&identifier.system, &identifier.value]).to_vec()
 }
 
-/// Blind index of an encounter's number, which may be anybody's: it is not the one of patients.
+/// Returns the blind index of an encounter's number. Its domain is not that of patients' identifiers.
 fn encounter_number(keys: &TenantKeys, number: &Identifier) -> Vec<u8> {
-    keys.blind("encounter-number", &[&number.system, &number.value]).to_vec()
+    keys.blind_index("encounter-number", &[&number.system, &number.value]).to_vec()
 }
 
-/// Cuts a batch into runs in which no key repeats, so that a resource that comes twice meets its first self in the database.
+/// Cuts a batch into runs in which no key repeats, so that a resource that comes twice finds its first occurrence in
+/// the database.
 fn without_repeats<T, K: Hash + Eq>(batch: &[T], key: impl Fn(&T) -> K) -> Vec<&[T]> {
     let (mut runs, mut seen, mut begin) = (Vec::new(), HashSet::new(), 0);
     for (index, item) in batch.iter().enumerate() {
@@ -250,9 +274,10 @@ fn without_repeats<T, K: Hash + Eq>(batch: &[T], key: impl Fn(&T) -> K) -> Vec<&
     runs
 }
 
-/// A resource whose fingerprint cannot be written is a fault of ours.
-fn fingerprint(keys: &TenantKeys, domain: &str, bytes: Result<Vec<u8>, crate::fhir::Defect>) -> Result<Vec<u8>> {
-    let bytes = bytes.map_err(|defect| Error::internal("A resource could not be fingerprinted", defect))?;
+/// Returns a keyed digest of a resource's content. A resource that cannot be serialised is an internal error.
+fn fingerprint(keys: &TenantKeys, domain: &str, resource: &impl ImportedResource) -> Result<Vec<u8>> {
+    let bytes =
+        resource.fingerprint().map_err(|error| Error::internal("A resource could not be fingerprinted", error))?;
     Ok(keys.digest(domain, &bytes).to_vec())
 }
 

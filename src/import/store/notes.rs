@@ -1,16 +1,19 @@
-//! Notes into rows: signed history, each content a version of its own.
+//! Stores imported notes, each content as a version of its own. Touches `clinical_notes`, `note_versions` and
+//! `note_types`.
 
-use super::{CHANGED_HERE, FoundEncounter, Store, Stored, at_its_version, fingerprint, look_up, without_repeats};
+use super::{CHANGED_HERE, FoundEncounter, Store, Stored, fingerprint, look_up, require_updated};
 use crate::crypto::{Sealed, TenantKeys};
 use crate::db::schema::tenant::{clinical_notes, note_types, note_versions};
 use crate::error::Result;
-use crate::fhir::{Author, ImportedNote, Standing};
+use crate::fhir::{Author, ImportedNote, StaffStatus};
 use crate::guard::TenantTx;
 use crate::ids::{EncounterId, NoteId, PatientId, StaffId, TenantId, VersionId};
 use crate::model::fields::{NoteBody, NoteSource, NoteTitle};
+use crate::model::sql::{each_key, limited};
 use chrono::{DateTime, Utc};
+use diesel::pg::Pg;
 use diesel::prelude::*;
-use diesel::sql_types::{self, Binary, Integer, Nullable};
+use diesel::sql_types::{Binary, Nullable};
 use futures_util::try_join;
 use std::collections::{BTreeMap, HashMap};
 
@@ -52,26 +55,20 @@ struct VersionRow {
     body_sealed: Sealed<NoteBody>,
 }
 
-#[derive(QueryableByName)]
-struct Known {
-    #[diesel(sql_type = Binary)]
-    key: Vec<u8>,
-    #[diesel(sql_type = sql_types::Uuid)]
+/// The row that a note of the source has already.
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = clinical_notes, check_for_backend(Pg))]
+struct Existing {
     id: NoteId,
-    #[diesel(sql_type = sql_types::Uuid)]
-    patient: PatientId,
-    #[diesel(sql_type = Nullable<Binary>)]
-    hash: Option<Vec<u8>>,
-    #[diesel(sql_type = Integer)]
-    number: i32,
-    #[diesel(sql_type = Integer)]
+    patient_id: PatientId,
+    source_hash: Option<Vec<u8>>,
+    current_version: i32,
     version: i32,
-    #[diesel(sql_type = Nullable<Integer>)]
-    imported: Option<i32>,
+    source_version: Option<i32>,
 }
 
-/// A note with everything it refers to found.
-struct Placed<'a> {
+/// A note with the rows that it refers to.
+struct Resolved<'a> {
     note: &'a ImportedNote,
     patient: PatientId,
     encounter: Option<&'a FoundEncounter>,
@@ -82,14 +79,11 @@ struct Placed<'a> {
 }
 
 impl Store {
-    /// Stores a batch of notes whose patients and encounters are there.
+    /// Stores a batch of notes. One whose patient is not stored is refused; one whose encounter is not stored is stored
+    /// without it.
     pub async fn notes(&self, batch: &[&ImportedNote]) -> Result<Stored> {
-        let (mut stored, mut offset) = (Stored::default(), 0);
-        for run in without_repeats(batch, |note| note.key.clone()) {
-            stored.absorb(self.transaction(async |tx| self.notes_once(tx, run).await).await?, offset);
-            offset += run.len();
-        }
-        Ok(stored)
+        let key = |note: &&ImportedNote| note.key.clone();
+        self.in_runs(batch, key, async |tx, run| self.notes_once(tx, run).await).await
     }
 
     async fn notes_once(&self, tx: &TenantTx, batch: &[&ImportedNote]) -> Result<Stored> {
@@ -97,24 +91,25 @@ impl Store {
         let source_keys: Vec<_> = batch.iter().map(|note| self.key(keys, &note.key)).collect();
         let patients: Vec<_> = batch.iter().map(|note| &note.patient).collect();
         let encounters: Vec<_> = batch.iter().filter_map(|note| note.encounter.as_ref()).collect();
-        let unsaid: Vec<_> = batch.iter().map(|note| author(note, Standing::Unsaid)).collect();
-        let (patients, encounters, known, recognised) = try_join!(
+        let unsaid: Vec<_> = batch.iter().map(|note| author(note, StaffStatus::Unconfirmed)).collect();
+        let (patients, encounters, existing, recognised) = try_join!(
             self.find_patients(tx, &patients),
             self.find_encounters(tx, &encounters),
-            known(tx, &source_keys),
+            existing(tx, &source_keys),
             self.find_authors(tx, &unsaid)
         )?;
         let mut stored = Stored::default();
 
-        let (mut placed, mut changed) = (Vec::new(), Vec::new());
+        let (mut resolved, mut changed) = (Vec::new(), Vec::new());
         for (index, ((note, key), author)) in batch.iter().zip(source_keys).zip(recognised).enumerate() {
             let Some(patient) = patients.get(&note.patient).copied() else {
-                stored.refused.push((index, self.nobody(&note.patient)));
+                stored.refused.push((index, self.not_found_reason(&note.patient)));
                 continue;
             };
-            // An encounter that is not in the source leaves the note where it belongs, with its patient; what it said is kept.
+            // The note of an encounter that the source does not hold is stored with its patient; its reference is kept
+            // in `source_sealed`.
             let encounter = note.encounter.as_ref().and_then(|reference| encounters.get(reference));
-            if encounter.is_some_and(|encounter| encounter.patient != patient) {
+            if encounter.is_some_and(|encounter| encounter.patient_id != patient) {
                 stored.refused.push((index, "encounter_of_another_patient"));
                 continue;
             }
@@ -123,47 +118,53 @@ impl Store {
                 stored.refused.push((index, "no_date"));
                 continue;
             };
-            let mut hash = fingerprint(keys, "note", note.fingerprint())?;
-            // An encounter that has come since is a change, too, and so is an author.
+            let mut hash = fingerprint(keys, "note", *note)?;
+            // An encounter or author that was imported since the note is a change of the note.
             hash.push(u8::from(encounter.is_some()) | u8::from(author.is_some()) << 1);
-            match known.get(&key) {
-                Some(before) if before.patient != patient => stored.refused.push((index, "patient_changed")),
-                Some(before) if before.hash.as_ref() == Some(&hash) => stored.unchanged += 1,
-                Some(before) if before.imported != Some(before.version) => stored.refused.push((index, CHANGED_HERE)),
+            match existing.get(&key) {
+                Some(before) if before.patient_id != patient => stored.refused.push((index, "patient_changed")),
+                Some(before) if before.source_hash.as_ref() == Some(&hash) => stored.unchanged += 1,
+                Some(before) if before.source_version != Some(before.version) => {
+                    stored.refused.push((index, CHANGED_HERE))
+                }
                 before => {
                     changed.push(before);
-                    placed.push(Placed { note, patient, encounter, authored_at, author, key, hash });
+                    resolved.push(Resolved { note, patient, encounter, authored_at, author, key, hash });
                 }
             }
         }
-        if placed.is_empty() {
+        if resolved.is_empty() {
             return Ok(stored);
         }
-        add_types(tx, &placed).await?;
+        add_types(tx, &resolved).await?;
         let authors = self
-            .authors(tx, &placed.iter().map(|placed| author(placed.note, Standing::Staff)).collect::<Vec<_>>())
+            .authors(
+                tx,
+                &resolved.iter().map(|resolved| author(resolved.note, StaffStatus::Confirmed)).collect::<Vec<_>>(),
+            )
             .await?;
-        placed.iter_mut().zip(authors).for_each(|(placed, author)| placed.author = placed.author.or(author));
+        resolved.iter_mut().zip(authors).for_each(|(resolved, author)| resolved.author = resolved.author.or(author));
 
         let (mut rows, mut versions) = (Vec::new(), Vec::new());
-        for (placed, before) in placed.iter().zip(changed) {
-            let (id, number) = before.map_or_else(|| (NoteId::new(), 1), |before| (before.id, before.number + 1));
-            let content = content(keys, placed, id, number, before.map_or(1, |before| before.version + 1))?;
-            versions.push(version(tenant, keys, placed, id, number)?);
+        for (resolved, before) in resolved.iter().zip(changed) {
+            let (id, number) =
+                before.map_or_else(|| (NoteId::new(), 1), |before| (before.id, before.current_version + 1));
+            let content = content(keys, resolved, id, number, before.map_or(1, |before| before.version + 1))?;
+            versions.push(version(tenant, keys, resolved, id, number)?);
             if let Some(before) = before {
                 stored.updated += 1;
                 let row = clinical_notes::table
                     .filter(clinical_notes::id.eq(id).and(clinical_notes::version.eq(before.version)));
                 let bump =
                     (clinical_notes::version.eq(before.version + 1), clinical_notes::updated_at.eq(diesel::dsl::now));
-                at_its_version(tx.execute(diesel::update(row).set((content, bump))).await?)?;
+                require_updated(tx.execute(diesel::update(row).set((content, bump))).await?)?;
             } else {
                 stored.new += 1;
                 rows.push(NewRow {
                     tenant_id: tenant,
                     id,
-                    patient_id: placed.patient,
-                    source_key: placed.key.clone(),
+                    patient_id: resolved.patient,
+                    source_key: resolved.key.clone(),
                     content,
                 });
             }
@@ -176,25 +177,23 @@ impl Store {
     }
 }
 
-async fn known(tx: &TenantTx, source_keys: &[Vec<u8>]) -> Result<HashMap<Vec<u8>, Known>> {
-    let by_source = each!(
-        "key, id, patient_id as patient, source_hash as hash, current_version as number, version, source_version as imported",
-        "clinical_notes",
-        "source_key = key limit 1"
-    );
-    let rows: Vec<Known> = look_up(tx, by_source, source_keys).await?;
-    Ok(rows.into_iter().map(|row| (row.key.clone(), row)).collect())
+async fn existing(tx: &TenantTx, source_keys: &[Vec<u8>]) -> Result<HashMap<Vec<u8>, Existing>> {
+    let by_source = clinical_notes::table
+        .filter(clinical_notes::tenant_id.eq(tx.tenant()))
+        .filter(clinical_notes::source_key.eq(each_key::<Nullable<Binary>>()))
+        .select(Existing::as_select());
+    look_up(tx, source_keys.to_vec(), limited(by_source, 1)).await.map(HashMap::from_iter)
 }
 
-/// The author of a note, if of this standing.
-fn author(note: &ImportedNote, standing: Standing) -> Option<&Author> {
-    note.author.as_ref().filter(|author| author.standing == standing)
+/// Returns the author of a note if the source says this of the person.
+fn author(note: &ImportedNote, staff_status: StaffStatus) -> Option<&Author> {
+    note.author.as_ref().filter(|author| author.staff_status == staff_status)
 }
 
-/// The kinds of notes that are met for the first time; one that is there keeps its name.
-async fn add_types(tx: &TenantTx, placed: &[Placed<'_>]) -> Result<()> {
+/// Adds the types of notes that the tenant does not have yet; an existing type keeps its display text.
+async fn add_types(tx: &TenantTx, resolved: &[Resolved<'_>]) -> Result<()> {
     let kinds: BTreeMap<_, _> =
-        placed.iter().map(|placed| (&placed.note.kind.code, &placed.note.kind.display)).collect();
+        resolved.iter().map(|resolved| (&resolved.note.kind.code, &resolved.note.kind.display)).collect();
     let rows: Vec<_> = kinds
         .into_iter()
         .map(|(code, display)| {
@@ -207,22 +206,22 @@ async fn add_types(tx: &TenantTx, placed: &[Placed<'_>]) -> Result<()> {
 
 fn content<'a>(
     keys: &TenantKeys,
-    placed: &Placed<'a>,
+    resolved: &Resolved<'a>,
     id: NoteId,
     number: i32,
     source_version: i32,
 ) -> Result<Content<'a>> {
-    let note = placed.note;
+    let note = resolved.note;
     Ok(Content {
-        encounter_id: placed.encounter.map(|encounter| encounter.id),
-        author_id: placed.author,
+        encounter_id: resolved.encounter.map(|encounter| encounter.id),
+        author_id: resolved.author,
         status: note.status.name(),
         type_code: &note.kind.code,
         current_version: number,
-        authored_at: placed.authored_at,
+        authored_at: resolved.authored_at,
         source_status: note.source_status.as_deref(),
         source_sealed: Some(keys.seal(id.0, &note.source.clone().into_json())?),
-        source_hash: placed.hash.clone(),
+        source_hash: resolved.hash.clone(),
         source_version,
     })
 }
@@ -230,7 +229,7 @@ fn content<'a>(
 fn version(
     tenant: TenantId,
     keys: &TenantKeys,
-    placed: &Placed<'_>,
+    resolved: &Resolved<'_>,
     note_id: NoteId,
     number: i32,
 ) -> Result<VersionRow> {
@@ -240,8 +239,8 @@ fn version(
         id,
         note_id,
         number,
-        author_id: placed.author,
-        title_sealed: placed.note.title.as_ref().map(|title| keys.seal(id.0, title)).transpose()?,
-        body_sealed: keys.seal(id.0, &placed.note.body)?,
+        author_id: resolved.author,
+        title_sealed: resolved.note.title.as_ref().map(|title| keys.seal(id.0, title)).transpose()?,
+        body_sealed: keys.seal(id.0, &resolved.note.body)?,
     })
 }

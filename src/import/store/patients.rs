@@ -1,23 +1,26 @@
-//! Patients into rows: the chart's head, its identifiers and the blind terms of its name.
-//! An id of the source is no proof of who somebody is: a chart is changed only by what is plainly the same person.
+//! Stores imported patients: the chart's head, its identifiers and its search terms. Touches `patients`,
+//! `patient_identifiers` and `patient_terms`. An id in the source does not prove identity, so a chart is updated only
+//! by a resource that is plainly the same person.
 
-use super::identity::{self, Face};
-use super::{
-    CHANGED_HERE, FoundPatient, Store, Stored, at_its_version, fingerprint, identifier_hash, look_up, without_repeats,
+use super::identifiers::{
+    CurrentIdentifier, add_identifiers, current_identifiers, exclusive, identifier_rows, owners, retire,
 };
+use super::identity::{self, Identity};
+use super::{CHANGED_HERE, Store, Stored, fingerprint, identifier_hash, look_up, require_updated};
 use crate::crypto::{Sealed, TenantKeys};
-use crate::db::schema::tenant::{patient_identifiers, patient_terms, patients};
+use crate::db::schema::tenant::{patient_terms, patients};
 use crate::error::Result;
 use crate::fhir::ImportedPatient;
 use crate::guard::TenantTx;
 use crate::ids::{PatientId, TenantId};
-use crate::model::fields::{IdentifierValue, PatientBirthDate, PatientContact, PatientName, PatientSource, PersonName};
+use crate::model::fields::{PatientBirthDate, PatientContact, PatientName, PatientSource, PersonName};
 use crate::model::patient;
+use crate::model::sql::{each_key, limited};
 use chrono::{DateTime, Utc};
+use diesel::pg::Pg;
 use diesel::prelude::*;
-use diesel::sql_types::{self, Binary, Integer, Nullable};
+use diesel::sql_types::{Binary, Nullable};
 use std::collections::{HashMap, HashSet};
-use uuid::Uuid;
 
 #[derive(Insertable)]
 #[diesel(table_name = patients)]
@@ -29,7 +32,8 @@ struct NewRow {
     content: Content,
 }
 
-/// What an import writes, new or changed. `None` clears: the source has the last word on its own charts, until they are changed here.
+/// The columns that an import writes, for new and for changed rows. `None` clears a column: the source decides about
+/// its own charts until they are changed in Cordon.
 #[derive(Insertable, AsChangeset)]
 #[diesel(table_name = patients, treat_none_as_null = true)]
 struct Content {
@@ -44,20 +48,6 @@ struct Content {
 }
 
 #[derive(Insertable)]
-#[diesel(table_name = patient_identifiers)]
-struct IdentifierRow<'a> {
-    tenant_id: TenantId,
-    id: Uuid,
-    patient_id: PatientId,
-    position: i32,
-    system: &'a str,
-    kind: Option<&'a str>,
-    exclusive: bool,
-    value_sealed: Sealed<IdentifierValue>,
-    value_hash: Vec<u8>,
-}
-
-#[derive(Insertable)]
 #[diesel(table_name = patient_terms)]
 struct TermsRow {
     tenant_id: TenantId,
@@ -65,55 +55,50 @@ struct TermsRow {
     terms: Vec<i64>,
 }
 
-#[derive(QueryableByName)]
-struct Known {
-    #[diesel(sql_type = Binary)]
-    key: Vec<u8>,
-    #[diesel(sql_type = sql_types::Uuid)]
+/// The row that a patient of the source has already.
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = patients, check_for_backend(Pg))]
+struct Existing {
     id: PatientId,
-    #[diesel(sql_type = Nullable<Binary>)]
-    hash: Option<Vec<u8>>,
-    #[diesel(sql_type = Integer)]
+    source_hash: Option<Vec<u8>>,
     version: i32,
-    #[diesel(sql_type = Nullable<Integer>)]
-    imported: Option<i32>,
+    source_version: Option<i32>,
 }
 
-struct Planned<'a> {
-    patient: &'a ImportedPatient,
+/// Who an existing patient is.
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = patients, check_for_backend(Pg))]
+struct Person {
     id: PatientId,
+    name_sealed: Option<Sealed<PatientName>>,
+    birth_date_sealed: Option<Sealed<PatientBirthDate>>,
+}
+
+pub(super) struct Planned<'a> {
+    pub(super) patient: &'a ImportedPatient,
+    pub(super) id: PatientId,
     key: Vec<u8>,
     hash: Vec<u8>,
-    /// Index in the batch.
+    /// The resource's index in the batch.
     index: usize,
-    /// Exclusive numbers it brings.
+    /// The hashes of the exclusive identifiers that it brings.
     exclusive: HashSet<Vec<u8>>,
-    /// What is there, unless it is new.
-    before: Option<&'a [Living]>,
-    /// The version that is there, 0 if it is new.
+    /// The identifiers of the existing chart; `None` for a new one.
+    pub(super) before: Option<&'a [CurrentIdentifier]>,
+    /// The version of the existing chart, 0 for a new one.
     version: i32,
-    /// Whether somebody changed it here since the last import.
+    /// Whether the chart was changed in Cordon since the last import.
     changed_here: bool,
 }
 
-/// An identifier that a chart has now.
-struct Living {
-    id: Uuid,
-    hash: Vec<u8>,
-    exclusive: bool,
-}
-
-/// The key is known, and who comes under it is not who is there.
+/// The resource's key is known, and the person is not the one who is stored under it.
 const IDENTITY_CHANGED: &str = "identity_changed";
 
 impl Store {
-    /// Stores a batch of patients, and remembers for this run whose key turned out to mean somebody else.
+    /// Stores a batch of patients and remembers for this run the keys that turned out to mean another person.
     pub async fn patients(&mut self, batch: &[&ImportedPatient]) -> Result<Stored> {
-        let (mut stored, mut offset) = (Stored::default(), 0);
-        for run in without_repeats(batch, |patient| patient.key.clone()) {
-            stored.absorb(self.transaction(async |tx| self.patients_once(tx, run).await).await?, offset);
-            offset += run.len();
-        }
+        let key = |patient: &&ImportedPatient| patient.key.clone();
+        let stored = self.in_runs(batch, key, async |tx, run| self.patients_once(tx, run).await).await?;
         let changed = stored.refused.iter().filter(|(_, reason)| *reason == IDENTITY_CHANGED);
         let keys = changed.filter_map(|(index, _)| batch.get(*index)).map(|patient| patient.key.clone());
         self.refused.extend(keys);
@@ -123,52 +108,52 @@ impl Store {
     async fn patients_once(&self, tx: &TenantTx, batch: &[&ImportedPatient]) -> Result<Stored> {
         let keys = tx.keys();
         let source_keys: Vec<_> = batch.iter().map(|patient| self.key(keys, &patient.key)).collect();
-        let by_source = each!(
-            "key, id, source_hash as hash, version, source_version as imported",
-            "patients",
-            "source_key = key limit 1"
-        );
-        let rows: Vec<Known> = look_up(tx, by_source, &source_keys).await?;
-        let known: HashMap<_, _> = rows.into_iter().map(|row| (row.key.clone(), row)).collect();
+        let by_source = patients::table
+            .filter(patients::tenant_id.eq(tx.tenant()))
+            .filter(patients::source_key.eq(each_key::<Nullable<Binary>>()))
+            .select(Existing::as_select());
+        let existing: HashMap<_, Existing> =
+            look_up(tx, source_keys.clone(), limited(by_source, 1)).await?.into_iter().collect();
 
         let (mut stored, mut changed, mut plans) = (Stored::default(), Vec::new(), Vec::new());
         for (index, (patient, key)) in batch.iter().zip(source_keys).enumerate() {
-            let hash = fingerprint(keys, "patient", patient.fingerprint())?;
-            let before = known.get(&key);
-            if before.is_some_and(|before| before.hash.as_ref() == Some(&hash)) {
+            let hash = fingerprint(keys, "patient", *patient)?;
+            let before = existing.get(&key);
+            if before.is_some_and(|before| before.source_hash.as_ref() == Some(&hash)) {
                 stored.unchanged += 1;
                 continue;
             }
             changed.extend(before.map(|before| before.id));
             let id = before.map_or_else(PatientId::new, |before| before.id);
             let version = before.map_or(0, |before| before.version);
-            let changed_here = before.is_some_and(|before| before.imported != Some(before.version));
+            let changed_here = before.is_some_and(|before| before.source_version != Some(before.version));
             let exclusive = exclusive(keys, patient).collect();
             plans.push(Planned { patient, id, key, hash, index, exclusive, before: None, version, changed_here });
         }
-        let there = living(tx, &changed).await?;
-        let faces = faces(tx, &changed).await?;
+        let there = current_identifiers(tx, &changed).await?;
+        let identities = identities(tx, &changed).await?;
         plans.iter_mut().for_each(|plan| {
-            plan.before = faces.contains_key(&plan.id).then(|| there.get(&plan.id).map_or(&[][..], Vec::as_slice))
+            plan.before = identities.contains_key(&plan.id).then(|| there.get(&plan.id).map_or(&[][..], Vec::as_slice))
         });
         plans.retain(|plan| {
-            let Some((before, face)) = plan.before.zip(faces.get(&plan.id)) else { return true };
+            let Some((before, stored_identity)) = plan.before.zip(identities.get(&plan.id)) else { return true };
             let numbers: HashSet<_> =
-                before.iter().filter(|number| number.exclusive).map(|number| number.hash.clone()).collect();
+                before.iter().filter(|number| number.exclusive).map(|number| number.value_hash.clone()).collect();
             let same = identity::same(
-                face,
+                stored_identity,
                 &numbers,
-                &Face::new(person(plan.patient), plan.patient.birth_date.clone()),
+                &Identity::new(person(plan.patient), plan.patient.birth_date.clone()),
                 &plan.exclusive,
             );
-            // Who it is comes first: what follows in this run goes to a chart that was changed here, and to somebody else's never.
+            // Identity is checked first: later resources of this run may still refer to a chart that was changed here,
+            // never to another person's.
             let refused = if same { plan.changed_here.then_some(CHANGED_HERE) } else { Some(IDENTITY_CHANGED) };
             stored.refused.extend(refused.map(|reason| (plan.index, reason)));
             refused.is_none()
         });
-        let (plans, twice) = without_duplicates(plans, &owners(tx, batch).await?);
-        stored.refused.extend(twice.into_iter().map(|index| (index, "duplicate_identifier")));
-        // What one gives up another may take over, in whatever order the two come.
+        let (plans, duplicates) = without_duplicates(plans, &owners(tx, batch).await?);
+        stored.refused.extend(duplicates.into_iter().map(|index| (index, "duplicate_identifier")));
+        // An identifier that one patient gives up may be taken over by another, whatever their order in the batch.
         retire(tx, &plans).await?;
         let (changed, new): (Vec<_>, Vec<_>) = plans.into_iter().partition(|plan| plan.before.is_some());
         self.insert(tx, &new).await?;
@@ -214,10 +199,10 @@ impl Store {
         let keys = tx.keys();
         let row = patients::table.filter(patients::id.eq(plan.id).and(patients::version.eq(plan.version)));
         let bump = (patients::version.eq(plan.version + 1), patients::updated_at.eq(diesel::dsl::now));
-        at_its_version(tx.execute(diesel::update(row).set((content(keys, plan)?, bump))).await?)?;
+        require_updated(tx.execute(diesel::update(row).set((content(keys, plan)?, bump))).await?)?;
 
         let stay: HashSet<_> =
-            plan.before.unwrap_or_default().iter().map(|number| (&number.hash, number.exclusive)).collect();
+            plan.before.unwrap_or_default().iter().map(|number| (&number.value_hash, number.exclusive)).collect();
         let mut rows = identifier_rows(tx.tenant(), keys, plan)?;
         rows.retain(|row| !stay.contains(&(&row.value_hash, row.exclusive)));
         add_identifiers(tx, &rows).await?;
@@ -227,49 +212,28 @@ impl Store {
     }
 }
 
-/// Who the patients are that are there.
-async fn faces(tx: &TenantTx, ids: &[PatientId]) -> Result<HashMap<PatientId, Face>> {
+/// Who these existing patients are.
+async fn identities(tx: &TenantTx, ids: &[PatientId]) -> Result<HashMap<PatientId, Identity>> {
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
-    let columns = (patients::id, patients::name_sealed, patients::birth_date_sealed);
-    let query = patients::table.select(columns).filter(patients::id.eq_any(ids));
-    type Row = (PatientId, Option<Sealed<PatientName>>, Option<Sealed<PatientBirthDate>>);
-    let rows: Vec<Row> = tx.load(query).await?;
-    let open = |(id, name, birth_date): (PatientId, Option<Sealed<PatientName>>, Option<Sealed<PatientBirthDate>>)| {
-        let name = name.map(|sealed| tx.keys().open(id.0, &sealed)).transpose()?;
-        let birth_date = birth_date.map(|sealed| tx.keys().open(id.0, &sealed)).transpose()?;
-        Ok((id, Face::new(name, birth_date)))
+    let people: Vec<Person> =
+        tx.load(patients::table.filter(patients::id.eq_any(ids)).select(Person::as_select())).await?;
+    let open = |Person { id, name_sealed, birth_date_sealed }: Person| {
+        let name = name_sealed.map(|sealed| tx.keys().open(id.0, &sealed)).transpose()?;
+        let birth_date = birth_date_sealed.map(|sealed| tx.keys().open(id.0, &sealed)).transpose()?;
+        Ok((id, Identity::new(name, birth_date)))
     };
-    rows.into_iter().map(open).collect()
+    people.into_iter().map(open).collect()
 }
 
-async fn living(tx: &TenantTx, ids: &[PatientId]) -> Result<HashMap<PatientId, Vec<Living>>> {
-    if ids.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let columns = (
-        patient_identifiers::patient_id,
-        patient_identifiers::id,
-        patient_identifiers::value_hash,
-        patient_identifiers::exclusive,
-    );
-    let now = patient_identifiers::patient_id.eq_any(ids).and(patient_identifiers::retired_at.is_null());
-    let rows: Vec<(PatientId, Uuid, Vec<u8>, bool)> =
-        tx.load(patient_identifiers::table.select(columns).filter(now)).await?;
-    let mut found: HashMap<_, Vec<_>> = HashMap::new();
-    for (patient, id, hash, exclusive) in rows {
-        found.entry(patient).or_default().push(Living { id, hash, exclusive });
-    }
-    Ok(found)
-}
-
-/// Takes out those who bring a number that somebody else has and keeps. Gives their indices.
+/// Removes the patients who bring an exclusive identifier that another patient carries and keeps; returns their
+/// indices.
 fn without_duplicates<'a>(
     plans: Vec<Planned<'a>>,
     taken: &HashMap<Vec<u8>, PatientId>,
 ) -> (Vec<Planned<'a>>, Vec<usize>) {
-    // Who is refused gives up nothing, which may refuse others in turn.
+    // A refused patient gives up nothing, which may cause others to be refused in turn.
     let mut refused: HashSet<PatientId> = HashSet::new();
     loop {
         let accepted = || plans.iter().filter(|plan| !refused.contains(&plan.id));
@@ -295,54 +259,8 @@ fn without_duplicates<'a>(
         }
         refused.extend(more);
     }
-    let (twice, plans): (Vec<_>, Vec<_>) = plans.into_iter().partition(|plan| refused.contains(&plan.id));
-    (plans, twice.into_iter().map(|plan| plan.index).collect())
-}
-
-/// Ends the identifiers that changed patients have no more.
-async fn retire(tx: &TenantTx, plans: &[Planned<'_>]) -> Result<()> {
-    let mut gone = Vec::new();
-    for plan in plans {
-        let hashes = plan
-            .patient
-            .identifiers
-            .iter()
-            .map(|number| (identifier_hash(tx.keys(), &number.identifier), number.exclusive));
-        let wanted: HashSet<_> = hashes.collect();
-        let before = plan.before.unwrap_or_default().iter();
-        gone.extend(
-            before.filter(|number| !wanted.contains(&(number.hash.clone(), number.exclusive))).map(|number| number.id),
-        );
-    }
-    if !gone.is_empty() {
-        let retired = diesel::update(patient_identifiers::table.filter(patient_identifiers::id.eq_any(gone)));
-        tx.execute(retired.set(patient_identifiers::retired_at.eq(Utc::now()))).await?;
-    }
-    Ok(())
-}
-
-async fn add_identifiers(tx: &TenantTx, rows: &[IdentifierRow<'_>]) -> Result<()> {
-    // A statement has 65,535 parameters at most.
-    for some in rows.chunks(5_000) {
-        tx.execute(diesel::insert_into(patient_identifiers::table).values(some)).await?;
-    }
-    Ok(())
-}
-
-/// Who has the exclusive identifiers that a batch brings.
-async fn owners(tx: &TenantTx, batch: &[&ImportedPatient]) -> Result<HashMap<Vec<u8>, PatientId>> {
-    let hashes: Vec<_> = batch.iter().flat_map(|patient| exclusive(tx.keys(), patient)).collect();
-    let holding = each!(
-        "key, patient_id as id",
-        "patient_identifiers",
-        "value_hash = key and exclusive and retired_at is null limit 1"
-    );
-    let rows: Vec<FoundPatient> = look_up(tx, holding, &hashes).await?;
-    Ok(rows.into_iter().map(|row| (row.key, row.id)).collect())
-}
-
-fn exclusive(keys: &TenantKeys, patient: &ImportedPatient) -> impl Iterator<Item = Vec<u8>> {
-    patient.identifiers.iter().filter(|number| number.exclusive).map(|number| identifier_hash(keys, &number.identifier))
+    let (duplicates, plans): (Vec<_>, Vec<_>) = plans.into_iter().partition(|plan| refused.contains(&plan.id));
+    (plans, duplicates.into_iter().map(|plan| plan.index).collect())
 }
 
 fn content(keys: &TenantKeys, plan: &Planned<'_>) -> Result<Content> {
@@ -357,28 +275,6 @@ fn content(keys: &TenantKeys, plan: &Planned<'_>) -> Result<Content> {
         source_hash: hash.clone(),
         source_version: plan.version + 1,
     })
-}
-
-fn identifier_rows<'a>(tenant: TenantId, keys: &TenantKeys, plan: &Planned<'a>) -> Result<Vec<IdentifierRow<'a>>> {
-    let mut seen = HashSet::new();
-    let numbers = plan.patient.identifiers.iter().filter(|number| seen.insert(&number.identifier));
-    numbers
-        .zip(0..)
-        .map(|(number, position)| {
-            let id = Uuid::now_v7();
-            Ok(IdentifierRow {
-                tenant_id: tenant,
-                id,
-                patient_id: plan.id,
-                position,
-                system: &number.identifier.system,
-                kind: number.kind.as_deref(),
-                exclusive: number.exclusive,
-                value_sealed: keys.seal(id, &number.identifier.value)?,
-                value_hash: identifier_hash(keys, &number.identifier),
-            })
-        })
-        .collect()
 }
 
 fn terms(keys: &TenantKeys, plan: &Planned<'_>) -> Vec<i64> {

@@ -1,16 +1,19 @@
-//! Practitioners into staff who never log in.
-//! Two sources give the same number to different doctors, so who somebody is takes a number or an id in the source *and* a name.
-//! Names of staff are not sealed and a relative's is PHI, so an author gets a row only where the source says that this is staff.
+//! Stores imported practitioners as staff who never log in. Touches `staff`. Two sources may give the same number to
+//! different people, so a person is recognised by a number or an id in the source together with a name. Names of staff
+//! are not sealed and a relative's name is PHI, so an author gets a row only where the source says that it is staff.
 
-use super::{Store, Stored, look_up};
+use super::{Found, Store, Stored, look_up};
 use crate::crypto::TenantKeys;
 use crate::db::schema::tenant::staff;
 use crate::error::Result;
 use crate::fhir::{Author, Identifier, ImportedPractitioner, SourceRef};
 use crate::guard::TenantTx;
 use crate::ids::{StaffId, TenantId};
+use crate::model::sql::{each_key, limited};
+use diesel::pg::Pg;
 use diesel::prelude::*;
-use diesel::sql_types::{self, Binary, Nullable};
+use diesel::sql_types::{Binary, Nullable};
+use futures_util::try_join;
 use std::collections::HashMap;
 
 #[derive(Insertable)]
@@ -23,7 +26,7 @@ struct NewRow {
     name: Option<String>,
 }
 
-/// Somebody to find or to add.
+/// A person to find or to add.
 #[derive(Clone)]
 struct Person {
     source_key: Option<Vec<u8>>,
@@ -31,7 +34,7 @@ struct Person {
     name: Option<String>,
 }
 
-/// Staff rows by both of their keys.
+/// Ids of staff rows by both of their keys.
 #[derive(Default)]
 struct Known {
     by_source: HashMap<Vec<u8>, StaffId>,
@@ -55,7 +58,7 @@ impl Known {
 }
 
 impl Store {
-    /// Stores a batch of practitioners, and remembers for this run who they are.
+    /// Stores a batch of practitioners and remembers their ids for this run.
     pub async fn practitioners(&mut self, batch: &[&ImportedPractitioner]) -> Result<Stored> {
         let (stored, ids) = self.transaction(async |tx| self.practitioners_once(tx, batch).await).await?;
         self.practitioners.extend(batch.iter().map(|practitioner| practitioner.key.clone()).zip(ids));
@@ -90,7 +93,7 @@ impl Store {
         Ok((stored, ids))
     }
 
-    /// The staff rows of authors who are there already; in the order given.
+    /// Finds the staff rows of authors, in the order given.
     pub(super) async fn find_authors(
         &self,
         tx: &TenantTx,
@@ -98,25 +101,26 @@ impl Store {
     ) -> Result<Vec<Option<StaffId>>> {
         let people: Vec<_> =
             authors.iter().map(|author| author.and_then(|author| self.author(tx.keys(), author))).collect();
-        let known = known(tx, &people.iter().flatten().filter_map(Someone::unknown).collect::<Vec<_>>()).await?;
+        let known = known(tx, &people.iter().flatten().filter_map(AuthorRow::unknown).collect::<Vec<_>>()).await?;
         let found = people.iter().map(|person| match person.as_ref()? {
-            Someone::Known(id) => Some(*id),
-            Someone::Unknown(person) => known.id(person),
+            AuthorRow::Known(id) => Some(*id),
+            AuthorRow::Unknown(person) => known.id(person),
         });
         Ok(found.collect())
     }
 
-    /// The staff rows of authors, added where they are not there; in the order given. Who may be no staff has been looked for before.
+    /// Finds the staff rows of authors, in the order given, and adds those that are missing. Callers pass only authors
+    /// whom the source calls staff.
     pub(super) async fn authors(&self, tx: &TenantTx, authors: &[Option<&Author>]) -> Result<Vec<Option<StaffId>>> {
         let people: Vec<_> =
             authors.iter().map(|author| author.and_then(|author| self.author(tx.keys(), author))).collect();
-        let mut known = known(tx, &people.iter().flatten().filter_map(Someone::unknown).collect::<Vec<_>>()).await?;
+        let mut known = known(tx, &people.iter().flatten().filter_map(AuthorRow::unknown).collect::<Vec<_>>()).await?;
         let (mut ids, mut new) = (Vec::with_capacity(people.len()), Vec::new());
         for person in &people {
             ids.push(match person {
                 None => None,
-                Some(Someone::Known(id)) => Some(*id),
-                Some(Someone::Unknown(person)) => Some(known.id(person).unwrap_or_else(|| {
+                Some(AuthorRow::Known(id)) => Some(*id),
+                Some(AuthorRow::Unknown(person)) => Some(known.id(person).unwrap_or_else(|| {
                     let id = StaffId::new();
                     known.add(person, id);
                     new.push(row(tx.tenant(), id, person));
@@ -141,35 +145,35 @@ impl Store {
         }
     }
 
-    fn author(&self, keys: &TenantKeys, author: &Author) -> Option<Someone> {
+    fn author(&self, keys: &TenantKeys, author: &Author) -> Option<AuthorRow> {
         let name = author.display.as_deref();
         let (source_key, identifier_key) = match &author.reference {
             Some(SourceRef::Key(key)) => match self.practitioners.get(key) {
-                Some(id) => return Some(Someone::Known(*id)),
+                Some(id) => return Some(AuthorRow::Known(*id)),
                 None => (Some(self.staff_key(keys, key, name)), None),
             },
             Some(SourceRef::Identifier(number)) => (None, Some(self.number_key(keys, number, name))),
-            // A name alone is somebody, though not somebody who could be told from a namesake.
+            // A name alone identifies a person of this source, though not apart from a namesake.
             None => (Some(self.staff_key(keys, "name", Some(name?))), None),
         };
-        Some(Someone::Unknown(Person { source_key, identifier_key, name: author.display.clone() }))
+        Some(AuthorRow::Unknown(Person { source_key, identifier_key, name: author.display.clone() }))
     }
 
     fn staff_key(&self, keys: &TenantKeys, key: &str, name: Option<&str>) -> Vec<u8> {
-        keys.blind("staff", &[&self.source, key, &plain(name)]).to_vec()
+        keys.blind_index("staff", &[&self.source, key, &plain(name)]).to_vec()
     }
 
     fn number_key(&self, keys: &TenantKeys, number: &Identifier, name: Option<&str>) -> Vec<u8> {
-        keys.blind("staff-number", &[&number.system, &number.value, &plain(name)]).to_vec()
+        keys.blind_index("staff-number", &[&number.system, &number.value, &plain(name)]).to_vec()
     }
 }
 
-enum Someone {
+enum AuthorRow {
     Known(StaffId),
     Unknown(Person),
 }
 
-impl Someone {
+impl AuthorRow {
     fn unknown(&self) -> Option<Person> {
         match self {
             Self::Known(_) => None,
@@ -191,30 +195,29 @@ async fn add(tx: &TenantTx, new: Vec<NewRow>) -> Result<()> {
 }
 
 async fn known(tx: &TenantTx, people: &[Person]) -> Result<Known> {
-    let keys: Vec<_> = people.iter().filter_map(|person| person.source_key.clone()).collect();
-    let numbers: Vec<_> = people.iter().filter_map(|person| person.identifier_key.clone()).collect();
-    let by_key = each!("id, source_key, identifier_key", "staff", "source_key = key limit 1");
-    let by_number = each!("id, source_key, identifier_key", "staff", "identifier_key = key limit 1");
-    let (some, others): (Vec<FoundStaff>, Vec<FoundStaff>) =
-        futures_util::try_join!(look_up(tx, by_key, &keys), look_up(tx, by_number, &numbers))?;
+    let keys = people.iter().filter_map(|person| person.source_key.clone()).collect();
+    let numbers = people.iter().filter_map(|person| person.identifier_key.clone()).collect();
+    let found = staff::table.filter(staff::tenant_id.eq(tx.tenant())).select(FoundStaff::as_select());
+    let by_source = found.filter(staff::source_key.eq(each_key::<Nullable<Binary>>()));
+    let by_number = found.filter(staff::identifier_key.eq(each_key::<Nullable<Binary>>()));
+    let (by_source, by_number): (Found<FoundStaff>, Found<FoundStaff>) =
+        try_join!(look_up(tx, keys, limited(by_source, 1)), look_up(tx, numbers, limited(by_number, 1)))?;
     let mut known = Known::default();
-    for FoundStaff { id, source_key, identifier_key } in some.into_iter().chain(others) {
+    for (_, FoundStaff { id, source_key, identifier_key }) in by_source.into_iter().chain(by_number) {
         known.add(&Person { source_key, identifier_key, name: None }, id);
     }
     Ok(known)
 }
 
-#[derive(QueryableByName)]
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = staff, check_for_backend(Pg))]
 struct FoundStaff {
-    #[diesel(sql_type = sql_types::Uuid)]
     id: StaffId,
-    #[diesel(sql_type = Nullable<Binary>)]
     source_key: Option<Vec<u8>>,
-    #[diesel(sql_type = Nullable<Binary>)]
     identifier_key: Option<Vec<u8>>,
 }
 
-/// A name without title, case and spacing: "Dr. Ann Lee" and "Ann  LEE" are one.
+/// Returns a name without title, case and repeated spaces: "Dr. Ann Lee" and "Ann  LEE" are equal.
 fn plain(name: Option<&str>) -> String {
     let words = name.unwrap_or_default().split_whitespace();
     let untitled = words.filter(|word| {

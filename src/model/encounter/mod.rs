@@ -1,66 +1,76 @@
-//! Encounters as rows. Touches `encounters`; the reason is sealed.
+//! Encounters as rows and the queries that read them. Touches `encounters`; reasons are sealed.
 
+pub mod rules;
 pub mod write;
 
-use super::sql::{Statement, text_enum};
-use super::{End, HasPosition, KeysetPage, Position};
+use super::sql::{IdList, each_key, is_any_of, lateral, text_enum, unnest};
+use super::{HasPosition, KeysetPage, Position};
 use crate::crypto::{Sealed, TenantKeys};
+use crate::db::schema::tenant::encounters;
 use crate::error::Result;
 use crate::guard::TenantTx;
 use crate::ids::{EncounterId, PatientId};
 use crate::model::fields::{EncounterCancelReason, EncounterReason};
 use chrono::{DateTime, Utc};
+use diesel::pg::Pg;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, Binary, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::Uuid as SqlUuid;
 
 text_enum!(
-    /// Where an encounter stands.
+    /// The status of an encounter, with FHIR's meaning of the same words.
     EncounterStatus {
-        /// Expected.
+        /// The encounter is expected.
         Planned = "PLANNED",
-        /// Happening.
+        /// The encounter is taking place.
         InProgress = "IN_PROGRESS",
-        /// Over.
+        /// The encounter has ended.
         Finished = "FINISHED",
-        /// Did not happen.
+        /// The encounter did not take place.
         Cancelled = "CANCELLED",
-        /// Never was: recorded by mistake.
+        /// The encounter was recorded by mistake.
         EnteredInError = "ENTERED_IN_ERROR",
-        /// Not recorded.
+        /// The source does not say.
         Unknown = "UNKNOWN",
     }
 );
 
 /// An encounter of one patient.
-#[derive(Debug, Queryable)]
+#[derive(Debug, Queryable, Selectable)]
+#[diesel(table_name = encounters, check_for_backend(Pg))]
 pub struct Encounter {
     /// The encounter's id.
     pub id: EncounterId,
-    /// Whose.
+    /// The patient who was seen.
     pub patient_id: PatientId,
-    /// Where it stands.
+    /// The encounter's status.
     pub status: EncounterStatus,
-    /// Class: AMB, EMER, IMP, …
+    /// HL7 v3 ActCode of the class: AMB, EMER, IMP, …
     pub class: Option<String>,
-    /// When it began.
+    /// When the encounter started.
     pub started_at: Option<DateTime<Utc>>,
-    /// When it ended.
+    /// When the encounter ended.
     pub ended_at: Option<DateTime<Utc>>,
-    /// What lists are sorted by: its begin, or when it was recorded.
+    /// The time that lists are sorted by: the start, or the time of recording where there is no start.
     pub ordered_at: DateTime<Utc>,
-    /// Counts changes, from 1.
+    /// Counts changes of the encounter, from 1: what `expectedVersion` is compared with.
     pub version: i32,
     reason_sealed: Option<Sealed<EncounterReason>>,
     cancel_reason_sealed: Option<Sealed<EncounterCancelReason>>,
 }
 
 impl Encounter {
-    /// The reason, opened.
+    /// Opens the reason for the encounter.
+    ///
+    /// # Errors
+    /// `Integrity` where it does not open.
     pub fn reason(&self, keys: &TenantKeys) -> Result<Option<String>> {
         self.reason_sealed.as_ref().map(|sealed| keys.open(self.id.0, sealed)).transpose()
     }
 
-    /// Why it was cancelled, opened.
+    /// Opens the reason for the cancellation.
+    ///
+    /// # Errors
+    /// `Integrity` where it does not open.
     pub fn cancel_reason(&self, keys: &TenantKeys) -> Result<Option<String>> {
         self.cancel_reason_sealed.as_ref().map(|sealed| keys.open(self.id.0, sealed)).transpose()
     }
@@ -72,93 +82,54 @@ impl HasPosition for Encounter {
     }
 }
 
-/// The columns of `Encounter`, in its order.
-macro_rules! columns {
-    () => {
-        "select e.id, e.patient_id, e.status, e.class, e.started_at, e.ended_at, e.ordered_at, e.version, e.reason_sealed, \
-         e.cancel_reason_sealed from "
-    };
-}
-
-/// The encounters of these ids, in no order; absent ones are left out.
+/// Returns the encounters of these ids, in no order; absent ones are left out.
 pub async fn by_ids(tx: &TenantTx, ids: &[EncounterId]) -> Result<Vec<Encounter>> {
-    let query = Statement::<Columns>::new(concat!(columns!(), "encounters e where id = any((select ?)::uuid[])"));
-    tx.load(query.bind::<Array<SqlUuid>, _>(ids.to_vec())).await
+    let ids = ids.iter().copied();
+    tx.load(encounters::table.select(Encounter::as_select()).filter(is_any_of(encounters::id, ids))).await
 }
 
-/// One page of the encounters of each parent.
-macro_rules! page_of_each {
-    ($direction:literal) => {
-        concat!(
-            columns!(),
-            "unnest((select ?)::uuid[]) as parent(id) cross join lateral (select * from encounters where patient_id = parent.id ",
-            "and (ordered_at, id) < (?, ?) and (ordered_at, id) > (?, ?) order by ordered_at ",
-            $direction,
-            ", id ",
-            $direction,
-            " limit ?) e"
-        )
-    };
-}
-
-/// The same page of the encounters of each of these patients, and one row more where there is more, in no order.
+/// Returns the same page of the encounters of each of these patients, in no order, with one row more where there is
+/// more.
 pub async fn of_patients(tx: &TenantTx, patients: Vec<PatientId>, page: KeysetPage) -> Result<Vec<Encounter>> {
-    let text = match page.end {
-        End::Newest => page_of_each!("desc"),
-        End::Oldest => page_of_each!("asc"),
-    };
-    let query = Statement::<Columns>::new(text).bind::<Array<SqlUuid>, _>(patients).page(&page);
-    tx.load(query).await
+    let rows =
+        encounters::table.select(Encounter::as_select()).filter(encounters::patient_id.eq(each_key::<SqlUuid>()));
+    let rows = page.of(rows.into_boxed(), encounters::ordered_at, encounters::id);
+    tx.load(lateral(unnest(IdList::new(patients)), rows)).await
 }
 
-/// Which encounters are wanted; what is not said does not matter.
+/// A filter of encounters; all conditions that are given must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// One of these.
+    /// The status is one of these.
     pub status: Option<Vec<EncounterStatus>>,
-    /// Of this class.
+    /// The class is this one.
     pub class: Option<String>,
-    /// Begun at this time or later.
+    /// The encounter is listed at this time or later (see `ordered_at`).
     pub from: Option<DateTime<Utc>>,
-    /// Begun before this time.
+    /// The encounter is listed before this time.
     pub to: Option<DateTime<Utc>>,
 }
 
-/// One page of all encounters that are wanted, and one row more where there is more, in no order.
+/// Returns a page of the encounters that match a filter, in no order, with one row more where there is more.
 pub async fn page(tx: &TenantTx, filter: Filter, page: KeysetPage) -> Result<Vec<Encounter>> {
-    let all = filter == Filter::default();
-    let mut query = Statement::<Columns>::new(concat!(columns!(), "encounters e where true"));
-    if let Some(status) = filter.status {
-        query = query.and(" and status = any(?)").bind::<Array<Text>, _>(status);
+    let unfiltered = filter == Filter::default();
+    let Filter { status, class, from, to } = filter;
+    let mut rows = encounters::table.select(Encounter::as_select()).into_boxed();
+    if let Some(status) = status {
+        rows = rows.filter(encounters::status.eq_any(status));
     }
-    if let Some(class) = filter.class {
-        query = query.and(" and class = ?").bind::<Text, _>(class);
+    if let Some(class) = class {
+        rows = rows.filter(encounters::class.eq(class));
     }
-    if let Some(from) = filter.from {
-        query = query.and(" and ordered_at >= ?").bind::<Timestamptz, _>(from);
+    if let Some(from) = from {
+        rows = rows.filter(encounters::ordered_at.ge(from));
     }
-    if let Some(to) = filter.to {
-        query = query.and(" and ordered_at < ?").bind::<Timestamptz, _>(to);
+    if let Some(to) = to {
+        rows = rows.filter(encounters::ordered_at.lt(to));
     }
-    let order = match page.end {
-        End::Newest => {
-            " and (ordered_at, id) < (?, ?) and (ordered_at, id) > (?, ?) order by ordered_at desc, id desc limit ?"
-        }
-        End::Oldest => " and (ordered_at, id) < (?, ?) and (ordered_at, id) > (?, ?) order by ordered_at, id limit ?",
-    };
-    let query = if all { query.and(order).page(&page) } else { query.and(order).page_of_many_forms(&page) };
-    tx.load(query).await
+    tx.load(match unfiltered {
+        true => page.of(rows, encounters::ordered_at, encounters::id),
+        false => page.of_many_forms(rows, encounters::ordered_at, encounters::id),
+    })
+    .await
 }
-
-type Columns = (
-    SqlUuid,
-    SqlUuid,
-    Text,
-    Nullable<Text>,
-    Nullable<Timestamptz>,
-    Nullable<Timestamptz>,
-    Timestamptz,
-    Integer,
-    Nullable<Binary>,
-    Nullable<Binary>,
-);

@@ -1,28 +1,32 @@
-//! Changing encounters: they start, and are finished or cancelled. Touches `encounters`.
+//! Writing encounters: start, finish and cancel. Touches `encounters`.
 
 use super::EncounterStatus;
 use crate::db::schema::tenant::{encounters, patients};
 use crate::error::{Error, Result};
-use crate::guard::{TenantTx, expect};
+use crate::guard::{TenantTx, require_version};
 use crate::ids::{EncounterId, PatientId};
 use crate::model::fields::{EncounterCancelReason, EncounterReason};
 use chrono::{DateTime, Utc};
+use diesel::pg::Pg;
 use diesel::prelude::*;
 
-/// An encounter that begins.
+/// An encounter to be started.
 #[derive(Debug, Clone)]
 pub struct NewEncounter {
-    /// Whose.
+    /// The patient who is seen.
     pub patient: PatientId,
-    /// AMB, EMER, IMP, …
+    /// HL7 v3 ActCode of the class: AMB, EMER, IMP, …
     pub class: String,
-    /// Why the patient comes.
+    /// The reason for the encounter, in plain text; it is sealed when it is stored.
     pub reason: Option<String>,
-    /// When it began.
+    /// When the encounter started.
     pub started_at: DateTime<Utc>,
 }
 
-/// Begins an encounter.
+/// Starts an encounter.
+///
+/// # Errors
+/// `NotFound` where the patient does not exist.
 pub async fn start(tx: &mut TenantTx, new: NewEncounter) -> Result<EncounterId> {
     let patient = patients::table.filter(patients::id.eq(new.patient)).select(patients::id);
     let _: PatientId = tx.first(patient).await?;
@@ -42,9 +46,9 @@ pub async fn start(tx: &mut TenantTx, new: NewEncounter) -> Result<EncounterId> 
     Ok(id)
 }
 
-/// Ends an encounter.
+/// Finishes an encounter. Optimistic locking: fails with `Conflict` unless `expected` equals the stored version.
 pub async fn finish(tx: &mut TenantTx, id: EncounterId, expected: i32, ended_at: DateTime<Utc>) -> Result<EncounterId> {
-    let before = held(tx, id, expected).await?;
+    let before = lock(tx, id, expected).await?;
     if before.started_at.is_some_and(|started| ended_at < started) {
         return Err(Error::invalid("input.endedAt", "lies before the begin of the encounter"));
     }
@@ -58,9 +62,9 @@ pub async fn finish(tx: &mut TenantTx, id: EncounterId, expected: i32, ended_at:
     Ok(id)
 }
 
-/// Cancels an encounter: it did not happen, or not to its end.
+/// Cancels an encounter that did not take place, or not to its end. Optimistic locking as in `finish`.
 pub async fn cancel(tx: &mut TenantTx, id: EncounterId, expected: i32, reason: Option<String>) -> Result<EncounterId> {
-    let before = held(tx, id, expected).await?;
+    let before = lock(tx, id, expected).await?;
     let row = diesel::update(encounters::table.filter(encounters::id.eq(id))).set((
         encounters::status.eq(EncounterStatus::Cancelled),
         encounters::cancel_reason_sealed
@@ -73,18 +77,21 @@ pub async fn cancel(tx: &mut TenantTx, id: EncounterId, expected: i32, reason: O
 }
 
 #[derive(Queryable, Selectable)]
-#[diesel(table_name = encounters)]
-struct Held {
+#[diesel(table_name = encounters, check_for_backend(Pg))]
+struct LockedEncounter {
     status: EncounterStatus,
     started_at: Option<DateTime<Utc>>,
     version: i32,
 }
 
-/// The row, in the version the client saw and not over yet; nobody else changes it before this transaction ends.
-async fn held(tx: &TenantTx, id: EncounterId, expected: i32) -> Result<Held> {
-    let row = encounters::table.filter(encounters::id.eq(id)).select(Held::as_select()).for_update();
-    let row: Held = tx.first(row).await?;
-    expect(expected, row.version)?;
+/// Locks the row until the transaction ends.
+///
+/// # Errors
+/// `NotFound` where there is none, `Conflict` where its version is not `expected` or the encounter is over.
+async fn lock(tx: &TenantTx, id: EncounterId, expected: i32) -> Result<LockedEncounter> {
+    let row = encounters::table.filter(encounters::id.eq(id)).select(LockedEncounter::as_select()).for_update();
+    let row: LockedEncounter = tx.first(row).await?;
+    require_version(expected, row.version)?;
     match row.status {
         EncounterStatus::Planned | EncounterStatus::InProgress | EncounterStatus::Unknown => Ok(row),
         EncounterStatus::Finished | EncounterStatus::Cancelled | EncounterStatus::EnteredInError => {

@@ -1,70 +1,74 @@
-//! Changing notes: a draft is begun, revised, discarded or signed. Touches `clinical_notes`, `note_versions`, `note_signers` and
-//! `note_signatures`. A version, once written, stays: a revised draft has one more. Whose draft one may not see is not found.
+//! Writing notes: a draft is created, revised, discarded or signed. Touches `clinical_notes`, `note_versions`,
+//! `note_signers` and `note_signatures`. Versions are append-only: revising a draft adds one. A draft that the caller
+//! may not see is `NotFound`.
 
-use super::NoteStatus;
-use crate::crypto::Sealed;
+use super::{CurrentText, NoteStatus};
 use crate::db::schema::tenant::{
     clinical_notes as notes, encounters, note_signers as signers, note_types, note_versions as versions,
 };
 use crate::db::schema::tenant::{patients, staff};
 use crate::error::{Error, Result};
-use crate::guard::{TenantTx, expect};
+use crate::guard::{TenantTx, require_version};
 use crate::ids::{EncounterId, NoteId, PatientId, StaffId, VersionId};
 use crate::model::fields::{NoteBody, NoteTitle};
 use crate::model::signature::{self, Content, Meaning, Signing};
 use chrono::{DateTime, SubsecRound, Utc};
 use diesel::dsl::exists;
+use diesel::pg::Pg;
 use diesel::prelude::*;
 use std::collections::BTreeSet;
 
-/// A note to be begun.
+/// A draft to be created.
 #[derive(Debug, Clone)]
 pub struct NewNote {
-    /// In whose chart.
+    /// The patient whose chart it goes into.
     pub patient: PatientId,
-    /// For which encounter of the same patient.
+    /// The encounter it is written for, one of the same patient.
     pub encounter: Option<EncounterId>,
     /// LOINC document code, one of the organisation's note types.
     pub kind: String,
-    /// The title.
+    /// The title, in plain text; sealed when it is stored.
     pub title: Option<String>,
-    /// The text.
+    /// The text, in plain text; sealed when it is stored.
     pub body: String,
-    /// Who types it.
+    /// The person who types it.
     pub writer: StaffId,
-    /// Whose note it is: the writer's, or that of whom a scribe writes for.
+    /// The note's author: the writer, or the person for whom a scribe writes.
     pub author: StaffId,
-    /// Who besides may see, change and sign the draft.
+    /// Further people who may see, change and sign the draft.
     pub signers: BTreeSet<StaffId>,
 }
 
 impl NewNote {
-    /// Every record that must be there for it.
+    /// The ids of all records that the draft refers to and that must exist.
     pub fn named(&self) -> Vec<uuid::Uuid> {
         let others = self.signers.iter().chain([&self.author]).filter(|person| **person != self.writer);
         [self.patient.0].into_iter().chain(self.encounter.map(|id| id.0)).chain(others.map(|person| person.0)).collect()
     }
 }
 
-/// What is to change of a draft; `None` leaves as it is, an inner `None` clears.
+/// Changes of a draft. `None` leaves a value as it is; an inner `None` clears it.
 #[derive(Debug, Clone, Default)]
 pub struct DraftEdit {
-    /// The title.
+    /// The new title.
     pub title: Option<Option<String>>,
-    /// The text.
+    /// The new text.
     pub body: Option<String>,
 }
 
-/// What a signature by this person makes of a draft.
+/// What the signature of a person makes of a draft.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// A signed note.
+pub enum SignatureEffect {
+    /// The note is signed.
     Final,
-    /// One that waits for a cosigner.
+    /// The note waits for a co-signature.
     ToBeCosigned,
 }
 
-/// Begins a note.
+/// Creates a draft.
+///
+/// # Errors
+/// `NotFound` where a record it refers to does not exist, `Invalid` where the organisation has no such note type.
 pub async fn draft(tx: &mut TenantTx, new: NewNote) -> Result<NoteId> {
     let patient = patients::table.filter(patients::id.eq(new.patient)).select(patients::id);
     let _: PatientId = tx.first(patient).await?;
@@ -105,20 +109,21 @@ pub async fn draft(tx: &mut TenantTx, new: NewNote) -> Result<NoteId> {
     Ok(id)
 }
 
-/// Adds a version to a draft. `theirs` tells whether this person writes notes of its type.
+/// Adds a version to a draft. Optimistic locking: fails with `Conflict` unless `expected` equals the stored version.
+/// `may_write` tells whether the person writes notes of the draft's type; `Forbidden` otherwise.
 pub async fn revise(
     tx: &mut TenantTx,
     id: NoteId,
     expected: i32,
     edit: DraftEdit,
     me: StaffId,
-    theirs: impl FnOnce(&str) -> bool,
+    may_write: impl FnOnce(&str) -> bool,
 ) -> Result<NoteId> {
-    let before = held(tx, id, expected, me).await?;
-    if !theirs(&before.type_code) {
+    let before = lock_draft(tx, id, expected, me).await?;
+    if !may_write(&before.type_code) {
         return Err(Error::Forbidden);
     }
-    let text = text(tx, id, before.current_version).await?;
+    let text = draft_text(tx, id, before.current_version).await?;
     let title = edit.title.unwrap_or(text.title);
     let number = before.current_version + 1;
     add_version(tx, id, number, me, title.as_ref(), &edit.body.unwrap_or(text.body)).await?;
@@ -132,15 +137,16 @@ pub async fn revise(
     Ok(id)
 }
 
-/// Gives a draft up: it is kept, and nobody sees it. That is for its author and who typed it, not for those named to sign it.
+/// Discards a draft: it is kept and visible to nobody. Its author and whoever typed it may, the further signers may not
+/// (`Forbidden`). Optimistic locking as in `revise`.
 pub async fn discard(tx: &mut TenantTx, id: NoteId, expected: i32, me: StaffId) -> Result<NoteId> {
-    let before = held(tx, id, expected, me).await?;
+    let before = lock_draft(tx, id, expected, me).await?;
     if before.author_id != Some(me) && before.entered_by != Some(me) {
         return Err(Error::Forbidden);
     }
     let row = diesel::update(notes::table.filter(notes::id.eq(id)));
     let row = row.set((
-        notes::status.eq("DISCARDED"),
+        notes::status.eq(NoteStatus::Discarded),
         notes::version.eq(before.version + 1),
         notes::updated_at.eq(Utc::now()),
     ));
@@ -148,23 +154,24 @@ pub async fn discard(tx: &mut TenantTx, id: NoteId, expected: i32, me: StaffId) 
     Ok(id)
 }
 
-/// Signs a draft. From here on the database lets nobody change its text. `standing` is asked with the note's type.
+/// Signs a draft; from then on the database refuses every change of its text. `effect` gets the note's type and says
+/// what the signature makes of it, or `Forbidden`. Optimistic locking as in `revise`.
 pub async fn sign(
     tx: &mut TenantTx,
     id: NoteId,
     expected: i32,
     me: StaffId,
-    standing: impl FnOnce(&str) -> Result<Standing>,
+    effect: impl FnOnce(&str) -> Result<SignatureEffect>,
 ) -> Result<NoteId> {
-    let before = held(tx, id, expected, me).await?;
-    let standing = standing(&before.type_code)?;
+    let before = lock_draft(tx, id, expected, me).await?;
+    let effect = effect(&before.type_code)?;
     let meaning = match before.author_id == Some(me) {
         true => Meaning::Author,
         false if is_signer(tx, id, me).await? => Meaning::Signer,
-        // Whoever typed it for another may not put it into the other's mouth.
+        // A scribe does not sign for the author.
         false => return Err(Error::Forbidden),
     };
-    let (text, at) = (text(tx, id, before.current_version).await?, now());
+    let (text, at) = (draft_text(tx, id, before.current_version).await?, now());
     let content = Content {
         tenant: tx.tenant(),
         note: id,
@@ -178,9 +185,9 @@ pub async fn sign(
         body: &text.body,
     };
     signature::add(tx, &content, Signing { signer: me, meaning, at }).await?;
-    let status = match standing {
-        Standing::Final => NoteStatus::Signed,
-        Standing::ToBeCosigned => NoteStatus::Uncosigned,
+    let status = match effect {
+        SignatureEffect::Final => NoteStatus::Signed,
+        SignatureEffect::ToBeCosigned => NoteStatus::Uncosigned,
     };
     let row = diesel::update(notes::table.filter(notes::id.eq(id)));
     let row = row.set((
@@ -194,37 +201,43 @@ pub async fn sign(
 }
 
 #[derive(Queryable, Selectable)]
-#[diesel(table_name = notes)]
-struct Held {
+#[diesel(table_name = notes, check_for_backend(Pg))]
+struct LockedNote {
     patient_id: PatientId,
     encounter_id: Option<EncounterId>,
     author_id: Option<StaffId>,
     entered_by: Option<StaffId>,
-    status: String,
+    status: NoteStatus,
     type_code: String,
     current_version: i32,
     authored_at: DateTime<Utc>,
     version: i32,
 }
 
-struct Text {
+struct DraftText {
     title: Option<String>,
     body: String,
 }
 
-/// The row of a draft that is mine to change, in the version I saw; nobody else changes it before this transaction ends.
-async fn held(tx: &TenantTx, id: NoteId, expected: i32, me: StaffId) -> Result<Held> {
-    let row = notes::table.filter(notes::id.eq(id)).select(Held::as_select()).for_update();
-    let row: Held = tx.first(row).await?;
-    match row.status.as_str() {
-        "DISCARDED" => return Err(Error::NotFound),
-        "DRAFT" if row.author_id != Some(me) && row.entered_by != Some(me) && !is_signer(tx, id, me).await? => {
+/// Locks the row of a draft until the transaction ends.
+///
+/// # Errors
+/// `NotFound` where there is none or `me` may not see it, `Conflict` where its version is not `expected` or it is no
+/// draft any more.
+async fn lock_draft(tx: &TenantTx, id: NoteId, expected: i32, me: StaffId) -> Result<LockedNote> {
+    let row = notes::table.filter(notes::id.eq(id)).select(LockedNote::as_select()).for_update();
+    let row: LockedNote = tx.first(row).await?;
+    match row.status {
+        NoteStatus::Discarded => return Err(Error::NotFound),
+        NoteStatus::Draft
+            if row.author_id != Some(me) && row.entered_by != Some(me) && !is_signer(tx, id, me).await? =>
+        {
             return Err(Error::NotFound);
         }
-        _ => expect(expected, row.version)?,
+        _ => require_version(expected, row.version)?,
     }
-    match row.status.as_str() {
-        "DRAFT" => Ok(row),
+    match row.status {
+        NoteStatus::Draft => Ok(row),
         _ => Err(Error::Conflict { current_version: Some(row.version), reason: "this note is no draft any more" }),
     }
 }
@@ -234,13 +247,11 @@ async fn is_signer(tx: &TenantTx, id: NoteId, me: StaffId) -> Result<bool> {
     tx.first(diesel::select(exists(signers::table.filter(named)))).await
 }
 
-async fn text(tx: &TenantTx, id: NoteId, number: i32) -> Result<Text> {
-    type Row = (VersionId, Option<Sealed<NoteTitle>>, Sealed<NoteBody>);
+async fn draft_text(tx: &TenantTx, id: NoteId, number: i32) -> Result<DraftText> {
     let row = versions::table.filter(versions::note_id.eq(id).and(versions::number.eq(number)));
-    let row = row.select((versions::id, versions::title_sealed, versions::body_sealed));
-    let (version, title, body): Row = tx.first(row).await?;
-    let title = title.map(|sealed| tx.keys().open(version.0, &sealed)).transpose()?;
-    Ok(Text { title, body: tx.keys().open(version.0, &body)? })
+    let row: CurrentText = tx.first(row.select(CurrentText::as_select())).await?;
+    let title = row.title_sealed.map(|sealed| tx.keys().open(row.id.0, &sealed)).transpose()?;
+    Ok(DraftText { title, body: tx.keys().open(row.id.0, &row.body_sealed)? })
 }
 
 async fn add_version(
@@ -264,7 +275,7 @@ async fn add_version(
     tx.execute(diesel::insert_into(versions::table).values(row)).await.map(|_| ())
 }
 
-/// As the database keeps it: to the microsecond.
+/// Returns the current time in the database's resolution of one microsecond.
 fn now() -> DateTime<Utc> {
     Utc::now().trunc_subsecs(6)
 }

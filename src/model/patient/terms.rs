@@ -1,5 +1,5 @@
-//! The terms by which a patient is found: keyed hashes of the prefixes of each word of the name, of the whole birth date, and of the
-//! identifiers. The database stores these and never the words.
+//! The terms by which a patient is found: keyed hashes of the prefixes of each word of the name, of the whole birth
+//! date, and of the identifiers. The database stores these and never the words.
 
 use crate::crypto::TenantKeys;
 use crate::model::fields::PersonName;
@@ -21,12 +21,12 @@ pub fn of_patient<'a>(
 
 /// The term of a prefix of a word of a name, as `words::prefixes` cuts it.
 pub fn of_name_prefix(keys: &TenantKeys, prefix: &str) -> i64 {
-    keys.term("patient.name", prefix)
+    keys.search_term("patient.name", prefix)
 }
 
 /// The term of a whole birth date.
 pub fn of_birth_date(keys: &TenantKeys, date: &str) -> i64 {
-    keys.term("patient.birthDate", date)
+    keys.search_term("patient.birthDate", date)
 }
 
 /// The term of an identifier: the first eight bytes of its blind index.
@@ -55,7 +55,7 @@ mod tests {
         let name = |text: &str| {
             of_patient(&keys, Some(&PersonName { family: None, given: vec![], text: text.into() }), None, [])
         };
-        let term = |prefix| keys.term("patient.name", prefix);
+        let term = |prefix| keys.search_term("patient.name", prefix);
         assert!(name("Zoë O’Brien").contains(&term("zo")));
         assert!(name("Zoë O’Brien").contains(&term("obri")));
         assert!(name("Zoë O’Brien").contains(&term("brien")));

@@ -1,49 +1,51 @@
-//! Changing patients: opening a chart, keeping its head up to date. Touches `patients`, `patient_identifiers` and `patient_terms`.
-//! An identifier that was taken off a chart stays, retired: it is history.
+//! Writing patients: registration and updates of the chart's head. Touches `patients`, `patient_identifiers` and
+//! `patient_terms`. An identifier that is taken off a chart is kept as retired, because the chart's history refers to
+//! it.
 
 use super::Sex;
 use crate::crypto::Sealed;
 use crate::crypto::TenantKeys;
 use crate::db::schema::tenant::{patient_identifiers as identifiers, patient_terms, patients};
 use crate::error::{Error, Result};
-use crate::guard::{TenantTx, expect};
+use crate::guard::{TenantTx, require_version};
 use crate::ids::PatientId;
 use crate::model::fields::{IdentifierValue, PatientBirthDate, PatientName, PersonName};
 use chrono::{DateTime, Utc};
+use diesel::pg::Pg;
 use diesel::prelude::*;
 use std::collections::HashSet;
 use uuid::Uuid;
 
-/// An identifier to be put on a chart.
+/// An identifier to be added to a chart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewIdentifier {
-    /// URI of what hands it out.
+    /// URI of the system that issues identifiers of this kind.
     pub system: String,
-    /// The identifier.
+    /// The identifier's value.
     pub value: String,
 }
 
-/// A chart to be opened.
+/// A patient to be registered.
 #[derive(Debug, Clone)]
 pub struct NewPatient {
-    /// No two of them the same.
+    /// The identifiers, without repeats.
     pub identifiers: Vec<NewIdentifier>,
     /// The name in use.
     pub name: Option<PersonName>,
-    /// YYYY, YYYY-MM or YYYY-MM-DD.
+    /// The birth date: `YYYY`, `YYYY-MM` or `YYYY-MM-DD`.
     pub birth_date: Option<String>,
     /// Administrative sex.
     pub sex: Sex,
 }
 
-/// What is to change; `None` leaves as it is, an inner `None` clears.
+/// Changes of a chart's head. `None` leaves a value as it is; an inner `None` clears it.
 #[derive(Debug, Clone, Default)]
 pub struct PatientEdit {
-    /// All of them, in order; who is not among them is retired.
+    /// The complete list in its order; identifiers that are missing from it are retired.
     pub identifiers: Option<Vec<NewIdentifier>>,
     /// The name in use.
     pub name: Option<Option<PersonName>>,
-    /// YYYY, YYYY-MM or YYYY-MM-DD.
+    /// The birth date: `YYYY`, `YYYY-MM` or `YYYY-MM-DD`.
     pub birth_date: Option<Option<String>>,
     /// Administrative sex.
     pub sex: Option<Sex>,
@@ -51,7 +53,10 @@ pub struct PatientEdit {
     pub deceased_at: Option<Option<DateTime<Utc>>>,
 }
 
-/// Opens a chart. An identifier that is on another one is a conflict.
+/// Registers a patient.
+///
+/// # Errors
+/// `Conflict` where another chart carries one of the identifiers.
 pub async fn register(tx: &mut TenantTx, new: NewPatient) -> Result<PatientId> {
     let (id, keys) = (PatientId::new(), tx.keys());
     let row = (
@@ -62,15 +67,19 @@ pub async fn register(tx: &mut TenantTx, new: NewPatient) -> Result<PatientId> {
         patients::birth_date_sealed.eq(sealed_date(keys, id, new.birth_date.as_ref())?),
     );
     tx.execute(diesel::insert_into(patients::table).values(row)).await?;
-    put_on(tx, id, &new.identifiers, &[]).await?;
+    add_identifiers(tx, id, &new.identifiers, &[]).await?;
     index(tx, id, new.name.as_ref(), new.birth_date.as_deref()).await?;
     Ok(id)
 }
 
-/// Changes the head of a chart.
+/// Updates the head of a chart. Optimistic locking: fails with `Conflict` unless `expected` equals the stored version.
+///
+/// # Errors
+/// `NotFound` where there is no such patient, `Conflict` as above or where another chart carries one of the
+/// identifiers.
 pub async fn update(tx: &mut TenantTx, id: PatientId, expected: i32, edit: PatientEdit) -> Result<PatientId> {
-    let before = held(tx, id).await?;
-    expect(expected, before.version)?;
+    let before = lock(tx, id).await?;
+    require_version(expected, before.version)?;
     let keys = tx.keys();
     let row = diesel::update(patients::table.filter(patients::id.eq(id))).set((
         edit.sex.map(|sex| patients::sex.eq(sex)),
@@ -89,8 +98,8 @@ pub async fn update(tx: &mut TenantTx, id: PatientId, expected: i32, edit: Patie
         patients::updated_at.eq(Utc::now()),
     ));
     tx.execute(row).await?;
-    if let Some(wanted) = &edit.identifiers {
-        replace(tx, id, wanted).await?;
+    if let Some(requested) = &edit.identifiers {
+        replace_identifiers(tx, id, requested).await?;
     }
     let name = match edit.name {
         Some(name) => name,
@@ -105,16 +114,24 @@ pub async fn update(tx: &mut TenantTx, id: PatientId, expected: i32, edit: Patie
 }
 
 #[derive(Queryable, Selectable)]
-#[diesel(table_name = patients)]
-struct Held {
+#[diesel(table_name = patients, check_for_backend(Pg))]
+struct LockedPatient {
     version: i32,
     name_sealed: Option<Sealed<PatientName>>,
     birth_date_sealed: Option<Sealed<PatientBirthDate>>,
 }
 
-/// The row, which nobody else changes before this transaction ends.
-async fn held(tx: &TenantTx, id: PatientId) -> Result<Held> {
-    let row = patients::table.filter(patients::id.eq(id)).select(Held::as_select()).for_update();
+/// An identifier in use on the chart.
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = identifiers, check_for_backend(Pg))]
+struct ExistingIdentifier {
+    id: Uuid,
+    value_hash: Vec<u8>,
+}
+
+/// Locks the row until the transaction ends.
+async fn lock(tx: &TenantTx, id: PatientId) -> Result<LockedPatient> {
+    let row = patients::table.filter(patients::id.eq(id)).select(LockedPatient::as_select()).for_update();
     tx.first(row).await
 }
 
@@ -126,33 +143,38 @@ fn sealed_date(keys: &TenantKeys, id: PatientId, date: Option<&String>) -> Resul
     date.map(|date| keys.seal(id.0, date)).transpose()
 }
 
-/// Makes the chart's identifiers those that are wanted.
-async fn replace(tx: &TenantTx, id: PatientId, wanted: &[NewIdentifier]) -> Result<()> {
+/// Replaces the chart's identifiers: adds new ones, retires missing ones, renumbers the others.
+async fn replace_identifiers(tx: &TenantTx, id: PatientId, requested: &[NewIdentifier]) -> Result<()> {
     let own = identifiers::patient_id.eq(id).and(identifiers::retired_at.is_null());
-    let there = identifiers::table.filter(own).select((identifiers::id, identifiers::value_hash));
-    let there: Vec<(Uuid, Vec<u8>)> = tx.load(there).await?;
-    let hashes: HashSet<_> = wanted.iter().map(|number| hash(tx.keys(), number)).collect();
-    let (kept, gone): (Vec<_>, Vec<_>) = there.into_iter().partition(|(_, hash)| hashes.contains(hash));
-    let gone = identifiers::id.eq_any(gone.into_iter().map(|(id, _)| id).collect::<Vec<_>>());
+    let existing = identifiers::table.filter(own).select(ExistingIdentifier::as_select());
+    let existing: Vec<ExistingIdentifier> = tx.load(existing).await?;
+    let hashes: HashSet<_> = requested.iter().map(|number| hash(tx.keys(), number)).collect();
+    let (kept, gone): (Vec<_>, Vec<_>) = existing.into_iter().partition(|row| hashes.contains(&row.value_hash));
+    let gone = identifiers::id.eq_any(gone.into_iter().map(|row| row.id).collect::<Vec<_>>());
     let retired = diesel::update(identifiers::table).filter(gone).set(identifiers::retired_at.eq(Utc::now()));
     tx.execute(retired).await?;
-    for (number, position) in wanted.iter().zip(0..) {
+    for (number, position) in requested.iter().zip(0..) {
         let hash = hash(tx.keys(), number);
-        if let Some((row, _)) = kept.iter().find(|(_, known)| *known == hash) {
-            let moved = diesel::update(identifiers::table.filter(identifiers::id.eq(row)))
+        if let Some(row) = kept.iter().find(|row| row.value_hash == hash) {
+            let moved = diesel::update(identifiers::table.filter(identifiers::id.eq(row.id)))
                 .set(identifiers::position.eq(position));
             tx.execute(moved).await?;
         }
     }
-    put_on(tx, id, wanted, &kept.into_iter().map(|(_, hash)| hash).collect::<Vec<_>>()).await
+    add_identifiers(tx, id, requested, &kept.into_iter().map(|row| row.value_hash).collect::<Vec<_>>()).await
 }
 
-/// Adds identifiers, but those that are there, in the order given.
-async fn put_on(tx: &TenantTx, id: PatientId, wanted: &[NewIdentifier], there: &[Vec<u8>]) -> Result<()> {
+/// Adds the identifiers whose hashes are not among `existing`, in the order given.
+async fn add_identifiers(
+    tx: &TenantTx,
+    id: PatientId,
+    requested: &[NewIdentifier],
+    existing: &[Vec<u8>],
+) -> Result<()> {
     let keys = tx.keys();
     let new: Vec<_> =
-        wanted.iter().zip(0_i32..).map(|(number, position)| (number, position, hash(keys, number))).collect();
-    let new: Vec<_> = new.into_iter().filter(|(_, _, hash)| !there.contains(hash)).collect();
+        requested.iter().zip(0_i32..).map(|(number, position)| (number, position, hash(keys, number))).collect();
+    let new: Vec<_> = new.into_iter().filter(|(_, _, hash)| !existing.contains(hash)).collect();
     let hashes: Vec<_> = new.iter().map(|(_, _, hash)| hash).collect();
     let taken = identifiers::value_hash.eq_any(hashes).and(identifiers::retired_at.is_null());
     let taken: i64 = tx.first(identifiers::table.filter(taken).count()).await?;
@@ -167,7 +189,8 @@ async fn put_on(tx: &TenantTx, id: PatientId, wanted: &[NewIdentifier], there: &
             identifiers::patient_id.eq(id),
             identifiers::position.eq(position),
             identifiers::system.eq(&number.system),
-            // Registered here, so handed out here: nobody else has it, and the index says so where two come at once.
+            // An identifier registered here was issued here, so no other chart may carry it; a unique index decides
+            // races.
             identifiers::exclusive.eq(true),
             identifiers::value_sealed.eq(keys.seal::<IdentifierValue>(row, &number.value)?),
             identifiers::value_hash.eq(value_hash),
@@ -178,10 +201,10 @@ async fn put_on(tx: &TenantTx, id: PatientId, wanted: &[NewIdentifier], there: &
 }
 
 fn hash(keys: &TenantKeys, number: &NewIdentifier) -> Vec<u8> {
-    keys.blind("identifier", &[&number.system, &number.value]).to_vec()
+    keys.blind_index("identifier", &[&number.system, &number.value]).to_vec()
 }
 
-/// Makes the patient found by this name and birth date and by the identifiers now on the chart.
+/// Rewrites the search terms from this name and birth date and the identifiers now on the chart.
 async fn index(tx: &TenantTx, id: PatientId, name: Option<&PersonName>, birth_date: Option<&str>) -> Result<()> {
     let own = identifiers::patient_id.eq(id).and(identifiers::retired_at.is_null());
     let numbers: Vec<Vec<u8>> = tx.load(identifiers::table.filter(own).select(identifiers::value_hash)).await?;

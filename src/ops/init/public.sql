@@ -1,12 +1,15 @@
--- What PostgreSQL gives PUBLIC and Cordon takes back, in one database. Run by a superuser; safe to run again.
--- Without this, one tenant's statements can be read from another's session, and any session can make objects that shadow others.
+-- Revokes privileges that PostgreSQL grants to PUBLIC, in one database. A superuser runs it; running it again changes
+-- nothing. Without it, one tenant's statements can be read from another's session, and any session can create objects
+-- that shadow others.
 revoke all on schema public from public;
 alter default privileges revoke execute on functions from public;
-revoke select on pg_stat_activity, pg_stat_replication, pg_stat_ssl, pg_stat_gssapi, pg_prepared_statements, pg_cursors, pg_stats, pg_stats_ext,
-  pg_stats_ext_exprs from public;
-revoke execute on function pg_stat_get_activity(int), pg_stat_get_backend_activity(int), pg_stat_get_backend_client_addr(int),
-  pg_stat_get_backend_client_port(int), pg_prepared_statement(), pg_cursor() from public;
-grant execute on function pg_prepared_statement(), pg_cursor() to cordon_guard;      -- bind() refuses a session with something planted on it
+revoke select on pg_stat_activity, pg_stat_replication, pg_stat_ssl, pg_stat_gssapi, pg_prepared_statements, pg_cursors,
+  pg_stats, pg_stats_ext, pg_stats_ext_exprs from public;
+revoke execute on function pg_stat_get_activity(int), pg_stat_get_backend_activity(int),
+  pg_stat_get_backend_client_addr(int), pg_stat_get_backend_client_port(int), pg_prepared_statement(),
+  pg_cursor() from public;
+-- bind() refuses a session on which a prepared statement or a cursor was left.
+grant execute on function pg_prepared_statement(), pg_cursor() to cordon_guard;
 grant select on pg_stat_activity, pg_stat_replication to pg_monitor;
 grant execute on function pg_stat_get_activity(int), pg_stat_get_backend_activity(int) to pg_monitor;
 do $$
@@ -14,20 +17,23 @@ declare
   f regprocedure;
 begin
   for f in select oid::regprocedure from pg_proc
-    where pronamespace = 'pg_catalog'::regnamespace and (proname like 'lo\_%' or proname in ('loread', 'lowrite', 'pg_notify')
-      or proname ~ '^pg_(try_)?advisory_')
+    where pronamespace = 'pg_catalog'::regnamespace and (proname like 'lo\_%'
+      or proname in ('loread', 'lowrite', 'pg_notify') or proname ~ '^pg_(try_)?advisory_')
   loop
     execute format('revoke execute on function %s from public', f);
-    if f::text ~ '^pg_(try_)?advisory_' then      -- the fence's locks: one tenant's SQL could hold another's writers up
+    -- Advisory locks are the fence's: with them, one tenant's SQL could block another tenant's writers.
+    if f::text ~ '^pg_(try_)?advisory_' then
       execute format('grant execute on function %s to cordon_guard, cordon_operator', f);
     end if;
   end loop;
 end $$;
 revoke usage on language plpgsql, sql from public;
 grant usage on language plpgsql, sql to cordon_owner, cordon_guard, cordon_search, cordon_operator;
--- Who runs tenants' SQL changes no structure, not even of what it owns by mistake: an owner could switch its own row security off.
+-- Logins that run tenant SQL cannot change structure, not even of objects that they own by mistake: an owner could
+-- disable its own row security.
 create schema if not exists public;
-create or replace function public.cordon_structure() returns event_trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
+create or replace function public.cordon_structure() returns event_trigger language plpgsql
+set search_path = pg_catalog, pg_temp as $$
 begin
   if session_user in ('cordon_app', 'cordon_keeper') or starts_with(session_user, 'cordon_t_') then
     raise exception '% is refused', tg_tag using errcode = '42501';

@@ -1,4 +1,4 @@
-// The audits of graphql-http against the server at CORDON_URL, with the token in CORDON_TOKEN; what each found, as JSON.
+// Runs the audits of graphql-http against the server at CORDON_URL with the token in CORDON_TOKEN, and prints the results as JSON.
 import { auditServer } from 'graphql-http';
 
 const { CORDON_URL: url, CORDON_TOKEN: token } = process.env;

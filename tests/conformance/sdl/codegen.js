@@ -1,4 +1,4 @@
-// Types of the schema and of the documents, written to generated.ts for tsc.
+// Generates the types of the schema and of the documents into generated.ts, for tsc.
 import { codegen } from '@graphql-codegen/core';
 import * as operations from '@graphql-codegen/typescript-operations';
 import * as types from '@graphql-codegen/typescript';

@@ -1,4 +1,4 @@
-// The rules of @graphql-eslint over the schema and over documents. What differs from the presets is listed, each with its reason.
+// The rules of @graphql-eslint for the schema and for documents. Deviations from the presets are listed with their reasons.
 import plugin from '@graphql-eslint/eslint-plugin';
 
 const preset = (name) => plugin.configs[`flat/${name}`].rules;
@@ -20,9 +20,9 @@ export default [
     rules: {
       ...preset('schema-recommended'),
       ...preset('schema-relay'),
-      // A note's type is a word of the clinic (LOINC document type), and so `NoteType` says what it is.
+      // `NoteType` is the established term for the LOINC document type of a note.
       '@graphql-eslint/naming-convention': [severity, { ...names, 'ObjectTypeDefinition[name.value!=NoteType]': objects }],
-      // A mutation returns a plain payload that holds what it changed; pages and their edges have cursors; the others are values.
+      // Payloads of mutations are plain objects, connections and edges have cursors, and the other types are values: none has an id.
       '@graphql-eslint/strict-id-in-types': [
         'error',
         {
@@ -44,7 +44,7 @@ export default [
     files: ['documents/*.graphql'],
     rules: {
       ...preset('operations-recommended'),
-      // As deep as `limits.depth` of config/base.yaml.
+      // The same as `limits.depth` in config/base.yaml.
       '@graphql-eslint/selection-set-depth': ['error', { maxDepth: 12 }],
     },
   },

@@ -1,4 +1,4 @@
-// What a client may write with the generated types: tsc is the judge.
+// Code of a client that uses the generated types. tsc must compile it.
 import type { ChartQuery, DraftNoteInput, NoteFilter, RegisterPatientInput, SignNoteMutation } from './generated.js';
 
 export const register: RegisterPatientInput = { identifiers: [{ system: 'urn:mrn', value: '1' }], sex: 'FEMALE', name: { text: 'Ann Lee' } };

@@ -1,8 +1,10 @@
-//! Imports that do not get to their end, and two at once: what is stored stays, the same again adds the rest, and nothing comes twice.
+//! Interrupted and concurrent imports: stored batches stay, a repeated import adds the rest, and nothing is stored
+//! twice.
 
-use super::{Clinic, counts, encounter, ndjson, note, patient, practitioner, with};
-use crate::options;
-use crate::site::{MODELS, Site};
+use crate::support::fhir::{encounter, ndjson, note, patient, practitioner, with};
+use crate::support::import_tenant::{ImportTenant, counts};
+use crate::support::options;
+use crate::support::site::{MODELS, Site};
 use cordon::cluster::Cluster;
 use cordon::import::run;
 use cordon::import::source::Source;
@@ -18,7 +20,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-/// Charts enough for several batches of each kind.
+/// Returns charts that fill several batches of each resource type.
 fn charts(patients: usize, notes_each: usize) -> Vec<Value> {
     let mut all = vec![practitioner("d", "1", "Wolf")];
     for p in 0..patients {
@@ -33,9 +35,9 @@ fn charts(patients: usize, notes_each: usize) -> Vec<Value> {
     all
 }
 
-/// All is there once: `patients` of them, with these notes each.
-async fn complete(clinic: &Clinic<'_>, input: &[PathBuf], patients: u64, notes_each: u64) {
-    let done = clinic.try_import(input).await.unwrap();
+/// Completes the import and checks that every resource is stored exactly once.
+async fn complete_import(target: &ImportTenant<'_>, input: &[PathBuf], patients: u64, notes_each: u64) {
+    let done = target.try_import(input).await.unwrap();
     assert_eq!(
         (done.report.patients.new + done.report.patients.unchanged, done.report.patients.updated),
         (patients, 0)
@@ -45,7 +47,7 @@ async fn complete(clinic: &Clinic<'_>, input: &[PathBuf], patients: u64, notes_e
         (patients * notes_each, 0)
     );
     assert_eq!(done.rejects, []);
-    let again = clinic.try_import(input).await.unwrap();
+    let again = target.try_import(input).await.unwrap();
     assert_eq!(
         (again.report.patients, again.report.notes),
         (counts(0, 0, patients, 0), counts(0, 0, patients * notes_each, 0))
@@ -57,18 +59,18 @@ async fn complete(clinic: &Clinic<'_>, input: &[PathBuf], patients: u64, notes_e
         ("note_versions", patients * notes_each),
         ("staff", 1),
     ] {
-        assert_eq!(clinic.count(table).await, i64::try_from(rows).unwrap(), "{table}");
+        assert_eq!(target.count(table).await, i64::try_from(rows).unwrap(), "{table}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dropped_anywhere_it_goes_on_from_there() {
+async fn a_dropped_import_can_be_repeated() {
     for model in MODELS {
-        let clinic = Clinic::of(model).await;
+        let target = ImportTenant::of(model).await;
         let input = [ndjson(&charts(30, 20))];
         let mut ended = false;
         for polls in [1, 2, 4, 7, 11, 16, 22, 30, 40, 55, 75, 100] {
-            let mut import = pin!(run(Source::open(&input).unwrap(), clinic.store(), None, |_| {}));
+            let mut import = pin!(run(Source::open(&input).unwrap(), target.store(), None, |_| {}));
             let mut left = polls;
             ended = poll_fn(|context| {
                 if left == 0 {
@@ -79,34 +81,34 @@ async fn dropped_anywhere_it_goes_on_from_there() {
             })
             .await;
         }
-        println!("{model}: dropped after up to 100 polls; it had {}ended by then", if ended { "" } else { "not " });
-        complete(&clinic, &input, 30, 20).await;
+        println!("{model}: dropped after up to 100 polls; it had {}finished by then", if ended { "" } else { "not " });
+        complete_import(&target, &input, 30, 20).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_at_once_do_the_work_of_one() {
-    for clinic in Clinic::of_each().await {
+async fn concurrent_imports_store_everything_once() {
+    for target in ImportTenant::of_each().await {
         let input = [ndjson(&charts(40, 10))];
         let mut backwards = charts(40, 10);
         backwards.reverse();
         let other = [ndjson(&backwards)];
-        let (one, two) = tokio::join!(clinic.try_import(&input), clinic.try_import(&other));
+        let (one, two) = tokio::join!(target.try_import(&input), target.try_import(&other));
         let (one, two) = (one.unwrap().report, two.unwrap().report);
         assert_eq!((one.patients.new + two.patients.new, one.notes.new + two.notes.new), (40, 400));
         assert_eq!(one.rejects + two.rejects, 0);
-        complete(&clinic, &input, 40, 10).await;
+        complete_import(&target, &input, 40, 10).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_suspension_stops_it_and_a_resumption_lets_it_end() {
-    let clinic = Clinic::of(TenancyModel::Schema).await;
+async fn a_suspension_stops_an_import_and_it_can_be_repeated() {
+    let target = ImportTenant::of(TenancyModel::Schema).await;
     let input = [ndjson(&charts(30, 20))];
-    let (operator, slug) = (&clinic.site.operator, &clinic.tenant.slug);
-    // The first batch is stored when it hears of the suspension.
+    let (operator, slug) = (&target.site.operator, &target.tenant.slug);
+    // The tenant is suspended after the first batch.
     let suspended = std::sync::Mutex::new(false);
-    let outcome = run(Source::open(&input).unwrap(), clinic.store(), None, |_| {
+    let outcome = run(Source::open(&input).unwrap(), target.store(), None, |_| {
         let mut suspended = suspended.lock().unwrap();
         if !std::mem::replace(&mut *suspended, true) {
             tokio::task::block_in_place(|| {
@@ -115,42 +117,44 @@ async fn a_suspension_stops_it_and_a_resumption_lets_it_end() {
             .unwrap();
         }
     });
-    let error = outcome.await.unwrap_err();
+    let error = OpsError::from(outcome.await.unwrap_err());
     assert!(matches!(error, OpsError::Refused(_)) && error.exit_code() == 4, "{error}");
     assert!(error.to_string().contains("suspended"), "{error}");
-    assert_eq!(clinic.count("clinical_notes").await, 0);
+    assert_eq!(target.count("clinical_notes").await, 0);
     provision::resume(operator, slug).await.unwrap();
-    complete(&clinic, &input, 30, 20).await;
+    complete_import(&target, &input, 30, 20).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn database_or_keys_away_it_says_so_and_ends_later() {
+async fn an_import_fails_without_database_or_keys_and_can_be_repeated() {
     let cluster = Cluster::start(&options("import-away")).unwrap();
-    let site = Site::make(&cluster, "import-away-site").await;
+    let site = Site::create(&cluster, "import-away-site").await;
     for model in MODELS {
-        let clinic = Clinic::at(&site, model).await;
+        let target = ImportTenant::at(&site, model).await;
         let input = [ndjson(&charts(30, 20))];
         let killed = std::sync::Mutex::new(false);
-        let outcome = run(Source::open(&input).unwrap(), clinic.store(), None, |_| {
+        let outcome = run(Source::open(&input).unwrap(), target.store(), None, |_| {
             if !std::mem::replace(&mut *killed.lock().unwrap(), true) {
                 kill(Pid::from_raw(cluster.pid().try_into().unwrap()), Signal::SIGKILL).unwrap();
             }
         });
-        let error = outcome.await.unwrap_err();
+        let error = OpsError::from(outcome.await.unwrap_err());
         assert_eq!(error.exit_code(), 6, "{error}");
-        let began = std::time::Instant::now();
-        while clinic.app.catalog.refresh_all().await.is_err() {
-            assert!(began.elapsed() < Duration::from_secs(30), "PostgreSQL comes back");
+        let started = std::time::Instant::now();
+        while target.app.catalog.refresh_all().await.is_err() {
+            assert!(started.elapsed() < Duration::from_secs(30), "PostgreSQL has not restarted");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        complete(&clinic, &input, 30, 20).await;
+        complete_import(&target, &input, 30, 20).await;
     }
-    let clinic = Clinic::at(&site, TenancyModel::Schema).await;
+    let target = ImportTenant::at(&site, TenancyModel::Schema).await;
     let (keys, elsewhere) = (site.directory.join("keys.json"), site.directory.join("keys.elsewhere"));
     std::fs::rename(&keys, &elsewhere).unwrap();
-    let Err(error) = clinic.try_import(&[ndjson(&charts(1, 1))]).await else { panic!("an import without keys") };
+    let Err(error) = target.try_import(&[ndjson(&charts(1, 1))]).await else {
+        panic!("an import without keys succeeded")
+    };
     assert_eq!(error.exit_code(), 6, "{error}");
-    assert_eq!(clinic.count("patients").await, 0);
+    assert_eq!(target.count("patients").await, 0);
     std::fs::rename(&elsewhere, &keys).unwrap();
-    complete(&clinic, &[ndjson(&charts(1, 1))], 1, 1).await;
+    complete_import(&target, &[ndjson(&charts(1, 1))], 1, 1).await;
 }

@@ -1,16 +1,17 @@
-//! Who is meant: references of every spelling, in any order of files and resources.
+//! References in every notation, and resources in any order within and across files.
 
-use super::{Clinic, counts, encounter, file, ndjson, note, number, patient, practitioner, with};
+use crate::support::fhir::{encounter, file, identifier, ndjson, note, patient, practitioner, with};
+use crate::support::import_tenant::{ImportTenant, counts};
 use cordon::tenant::TenancyModel;
 use serde_json::{Value, json};
 
-/// The notes of one patient and encounter by one doctor, whatever they were called by.
-async fn all_are_one(clinic: &Clinic<'_>, notes: i64) {
+/// Checks that all notes have the same patient, encounter and author, however these were referenced.
+async fn assert_same_chart(target: &ImportTenant<'_>, notes: i64) {
     let sql = "select count(*) from clinical_notes n join patients p on p.id = n.patient_id join encounters e on e.id = n.encounter_id
         join staff s on s.id = n.author_id and s.name = 'Dr. Max Wolf' where n.tenant_id = $1";
-    assert_eq!(clinic.one::<i64>(sql).await, notes);
+    assert_eq!(target.one::<i64>(sql).await, notes);
     assert_eq!(
-        (clinic.count("patients").await, clinic.count("encounters").await, clinic.count("staff").await),
+        (target.count("patients").await, target.count("encounters").await, target.count("staff").await),
         (1, 1, 1)
     );
 }
@@ -24,10 +25,10 @@ fn written(id: &str, patient: &str, encounter: &str, author: &str) -> Value {
 }
 
 #[tokio::test]
-async fn every_spelling_means_the_same() {
-    for clinic in Clinic::of_each().await {
+async fn all_notations_refer_to_the_same_resource() {
+    for target in ImportTenant::of_each().await {
         let npi = "Practitioner?identifier=http://hl7.org/fhir/sid/us-npi|1";
-        let done = clinic
+        let done = target
             .import(&[
                 written("relative", "Patient/p", "Encounter/e", "Practitioner/d"),
                 written("urn", "urn:uuid:p", "urn:uuid:e", "urn:uuid:d"),
@@ -48,41 +49,41 @@ async fn every_spelling_means_the_same() {
             ])
             .await;
         assert_eq!((done.report.notes, done.rejects.len()), (counts(5, 0, 0, 0), 0), "{:?}", done.rejects);
-        all_are_one(&clinic, 5).await;
+        assert_same_chart(&target, 5).await;
     }
 }
 
 #[tokio::test]
-async fn an_absolute_reference_means_the_chart_of_its_own_server() {
-    let clinic = Clinic::of(TenancyModel::Schema).await;
+async fn absolute_references_refer_to_their_own_server() {
+    let target = ImportTenant::of(TenancyModel::Schema).await;
     let entry = |url: &str, resource: Value| json!({ "fullUrl": url, "resource": resource });
-    let (here, there) = ("https://a.example/fhir", "https://b.example/fhir");
+    let (own, other) = ("https://a.example/fhir", "https://b.example/fhir");
     let at = |server: &str, kind: &str, id: &str| format!("{server}/{kind}/{id}");
     let by = |id: &str, server: &str| {
         let (p, e, d) = (at(server, "Patient", "p"), at(server, "Encounter", "e"), at(server, "Practitioner", "d"));
         written(id, &p, &e, &d)
     };
     let chart = vec![
-        entry(&at(here, "Patient", "p"), patient("p")),
-        entry(&at(here, "Encounter", "e"), encounter("e", &at(here, "Patient", "p"))),
-        entry(&at(here, "Practitioner", "d"), practitioner("d", "1", "Wolf")),
-        entry(&at(here, "DocumentReference", "n"), by("n", here)),
-        entry("urn:uuid:0f000000-0000-4000-8000-000000000001", by("m", here)),
-        entry(&at(here, "DocumentReference", "x"), by("x", there)),
+        entry(&at(own, "Patient", "p"), patient("p")),
+        entry(&at(own, "Encounter", "e"), encounter("e", &at(own, "Patient", "p"))),
+        entry(&at(own, "Practitioner", "d"), practitioner("d", "1", "Wolf")),
+        entry(&at(own, "DocumentReference", "n"), by("n", own)),
+        entry("urn:uuid:0f000000-0000-4000-8000-000000000001", by("m", own)),
+        entry(&at(own, "DocumentReference", "x"), by("x", other)),
     ];
-    let done = clinic.import_bundle(chart).await;
+    let done = target.import_bundle(chart).await;
     assert_eq!(done.report.notes, counts(2, 0, 0, 1));
     assert_eq!(done.rejects, [("DocumentReference".into(), "x".into(), "patient_not_found".into())]);
-    all_are_one(&clinic, 2).await;
-    // Later and alone: what stands on the server knows its neighbours, what stands nowhere does not.
-    let later = clinic.import_bundle(vec![entry(&at(here, "DocumentReference", "n"), by("n", here))]).await;
+    assert_same_chart(&target, 2).await;
+    // In a later import of a single note, references are resolved for a resource with a URL, but not for one without.
+    let later = target.import_bundle(vec![entry(&at(own, "DocumentReference", "n"), by("n", own))]).await;
     assert_eq!((later.report.notes.rejected, later.report.notes.new), (0, 0));
-    assert_eq!(clinic.import(&[by("y", here)]).await.reasons(), ["patient_not_found"]);
+    assert_eq!(target.import(&[by("y", own)]).await.reasons(), ["patient_not_found"]);
 }
 
 #[tokio::test]
-async fn encounters_are_found_by_their_number() {
-    for clinic in Clinic::of_each().await {
+async fn encounters_are_found_by_their_identifier() {
+    for target in ImportTenant::of_each().await {
         let visit = |id: &str, value: &str| {
             let numbers = json!([{ "value": "of nobody" }, { "system": "urn:visit", "value": value }]);
             with(encounter(id, "Patient/p"), json!({ "identifier": numbers }))
@@ -101,20 +102,20 @@ async fn encounters_are_found_by_their_number() {
             visit("f", "2"),
             visit("g", "2"),
         ];
-        let done = clinic.import(&input).await;
+        let done = target.import(&input).await;
         assert_eq!((done.report.notes, done.rejects.len()), (counts(4, 0, 0, 0), 0), "{:?}", done.rejects);
-        let placed =
+        let with_encounter =
             "select count(*) from clinical_notes n join encounters e on e.id = n.encounter_id where n.tenant_id = $1";
-        assert_eq!(clinic.one::<i64>(placed).await, 2);
-        let where_to = "select count(distinct encounter_id) from clinical_notes where tenant_id = $1";
-        assert_eq!(clinic.one::<i64>(where_to).await, 1);
-        assert_eq!(clinic.import(&input).await.report.notes, counts(0, 0, 4, 0));
+        assert_eq!(target.one::<i64>(with_encounter).await, 2);
+        let encounters = "select count(distinct encounter_id) from clinical_notes where tenant_id = $1";
+        assert_eq!(target.one::<i64>(encounters).await, 1);
+        assert_eq!(target.import(&input).await.report.notes, counts(0, 0, 4, 0));
     }
 }
 
 #[tokio::test]
-async fn full_urls_that_are_not_ids_are_understood() {
-    let clinic = Clinic::of(TenancyModel::Schema).await;
+async fn full_urls_may_differ_from_ids() {
+    let target = ImportTenant::of(TenancyModel::Schema).await;
     let entry = |url: &str, resource: Value| json!({ "fullUrl": url, "resource": resource, "request": { "method": "POST", "url": "x" } });
     let (p, e, d) = (
         "urn:uuid:0f000000-0000-4000-8000-000000000001",
@@ -127,17 +128,17 @@ async fn full_urls_that_are_not_ids_are_understood() {
         entry(d, practitioner("doctor-7", "1", "Wolf")),
         entry(p, patient("patient-7")),
     ];
-    let done = clinic.import_bundle(entries.clone()).await;
+    let done = target.import_bundle(entries.clone()).await;
     assert_eq!((done.report.notes, done.rejects.len()), (counts(1, 0, 0, 0), 0), "{:?}", done.rejects);
-    all_are_one(&clinic, 1).await;
-    // The same chart from a server that calls things by their ids.
-    let later = clinic.import(&[written("n", "Patient/patient-7", "Encounter/visit-7", "Practitioner/doctor-7")]).await;
+    assert_same_chart(&target, 1).await;
+    // The same chart from a server that uses the ids in references.
+    let later = target.import(&[written("n", "Patient/patient-7", "Encounter/visit-7", "Practitioner/doctor-7")]).await;
     assert_eq!(later.report.notes.rejected, 0);
-    all_are_one(&clinic, 1).await;
+    assert_same_chart(&target, 1).await;
 }
 
 #[tokio::test]
-async fn files_and_resources_come_in_any_order() {
+async fn files_and_resources_may_be_in_any_order() {
     let resources = [
         patient("p"),
         encounter("e", "Patient/p"),
@@ -145,25 +146,25 @@ async fn files_and_resources_come_in_any_order() {
         written("n", "Patient/p", "Encounter/e", "Practitioner/d"),
     ];
     for turn in 0..resources.len() {
-        let clinic = Clinic::of(TenancyModel::Shared).await;
+        let target = ImportTenant::of(TenancyModel::Shared).await;
         let mut order = resources.to_vec();
         order.rotate_left(turn);
         let one_each: Vec<_> = order.iter().map(|resource| ndjson(std::slice::from_ref(resource))).collect();
-        let done = clinic.try_import(&one_each).await.unwrap();
+        let done = target.try_import(&one_each).await.unwrap();
         assert_eq!((done.report.files, done.report.notes, done.rejects.len()), (4, counts(1, 0, 0, 0), 0));
-        all_are_one(&clinic, 1).await;
-        // And all together, backwards.
+        assert_same_chart(&target, 1).await;
+        // All resources in one file, in reverse order.
         order.reverse();
-        assert_eq!(clinic.import(&order).await.report.notes, counts(0, 0, 1, 0));
+        assert_eq!(target.import(&order).await.report.notes, counts(0, 0, 1, 0));
     }
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_said() {
-    let clinic = Clinic::of(TenancyModel::Schema).await;
-    let twin = |id: &str| with(patient(id), json!({ "identifier": [number("DL", "urn:dl", "1")] }));
+async fn unresolved_references_are_reported() {
+    let target = ImportTenant::of(TenancyModel::Schema).await;
+    let twin = |id: &str| with(patient(id), json!({ "identifier": [identifier("DL", "urn:dl", "1")] }));
     let group = with(note("g", "Group/g", "x"), json!({}));
-    let done = clinic
+    let done = target
         .import(&[
             patient("p"),
             twin("a"),
@@ -172,7 +173,7 @@ async fn what_is_not_there_is_said() {
             note("either", "Patient?identifier=urn:dl|1", "x"),
             group,
             encounter("lost", "Patient/none"),
-            // An encounter that is not in the source leaves the note with its patient.
+            // A note whose encounter is missing is imported without it.
             with(
                 note("loose", "Patient/p", "x"),
                 json!({ "context": { "encounter": [{ "reference": "Encounter/none" }] } }),
@@ -189,8 +190,8 @@ async fn what_is_not_there_is_said() {
         ("Encounter", "lost", "patient_not_found"),
     ];
     assert_eq!(rejects, expected.map(|(kind, id, reason)| (kind.into(), id.into(), reason.into())));
-    // When it comes, the note is found its place.
-    let later = clinic
+    // When the encounter is imported, the note is assigned to it.
+    let later = target
         .import(&[
             encounter("none", "Patient/p"),
             with(
@@ -201,7 +202,7 @@ async fn what_is_not_there_is_said() {
         .await;
     assert_eq!((later.report.encounters, later.report.notes), (counts(1, 0, 0, 0), counts(0, 1, 0, 0)));
     assert_eq!(
-        clinic
+        target
             .one::<i64>("select count(*) from clinical_notes where tenant_id = $1 and encounter_id is not null")
             .await,
         1
@@ -209,8 +210,8 @@ async fn what_is_not_there_is_said() {
 }
 
 #[tokio::test]
-async fn sound_resources_of_broken_files_come_in() {
-    let clinic = Clinic::of(TenancyModel::Schema).await;
+async fn valid_resources_of_broken_files_are_imported() {
+    let target = ImportTenant::of(TenancyModel::Schema).await;
     let cut = format!(
         "{}\n{}\n{}",
         patient("p"),
@@ -223,7 +224,7 @@ async fn sound_resources_of_broken_files_come_in() {
         file("ndjson", ""),
         file("json", "{\"resourceType\":\"Bundle\",\"entry\":["),
     ];
-    let done = clinic.try_import(&files).await.unwrap();
+    let done = target.try_import(&files).await.unwrap();
     assert_eq!((done.report.patients, done.report.notes.new), (counts(1, 0, 0, 0), 1), "{:?}", done.rejects);
     assert!(done.reasons().contains(&"malformed_json") && done.reasons().contains(&"not_fhir"), "{:?}", done.rejects);
     assert_eq!(done.report.rejects as usize, done.rejects.len());

@@ -1,19 +1,20 @@
-//! What the database says stays inside: errors of every class are provoked in a cluster of the test's own, with a planted word in the
-//! names and values PostgreSQL would quote. The client gets a class and nothing else.
+//! Error text of PostgreSQL is not disclosed: a test causes errors of every class, with a marker word in the names and
+//! values that PostgreSQL quotes. The client gets an error code only. The test has a cluster of its own.
 
-use crate::charts::Charts;
-use crate::options;
-use crate::server::{Log, Reply, Server};
-use crate::site::Site;
+use crate::support::fhir_charts::FhirCharts;
+use crate::support::log::Log;
+use crate::support::options;
+use crate::support::server::{Response, TestServer};
+use crate::support::site::Site;
 use cordon::cluster::Cluster;
 use cordon::tenant::{TenancyModel, Tenant};
 use serde_json::json;
 
-const PLANTED: &str = "plantedzq";
+const MARKER: &str = "plantedzq";
 const CHART: &str = "{ patientByIdentifier(system: \"http://hospital.test/mrn\", value: \"innerzq-mrn-0\") { id name { text } notes { nodes { title body } } } }";
-/// Words of PostgreSQL and of the schema that no answer may hold.
-const INSIDE: [&str; 14] = [
-    PLANTED,
+/// Words of PostgreSQL and of the schema that no response may contain.
+const INTERNAL_WORDS: [&str; 14] = [
+    MARKER,
     "relation",
     "column",
     "constraint",
@@ -30,18 +31,18 @@ const INSIDE: [&str; 14] = [
 ];
 
 #[tokio::test]
-async fn l24_error_text_stays_inside() {
+async fn l24_responses_contain_no_database_error_text() {
     let cluster = Cluster::start(&options("errors")).unwrap();
-    let site = Site::make(&cluster, "errors-site").await;
+    let site = Site::create(&cluster, "errors-site").await;
     let tenant = site.tenant(TenancyModel::Schema).await;
-    Charts { mark: "innerzq", patients: 1, encounters: 1, notes: 1 }.import(&site, &tenant).await;
+    FhirCharts { mark: "innerzq", patients: 1, encounters: 1, notes: 1 }.import(&site, &tenant).await;
     let mut settings = site.server_settings();
     settings.database.statement_timeout_ms = 1_000;
     settings.database.lock_timeout_ms = 300;
-    let server = Server::start(&site, settings, cordon::isolation::BootCheck::Off);
+    let server = TestServer::start(&site, settings, cordon::isolation::BootCheck::Off);
     let token = site.token(&[tenant.id], "clinician", "alice");
-    let fine = server.reply(&token, CHART, json!({})).await;
-    assert!(fine.status == 200 && fine.says("innerzq"), "{fine:?}");
+    let before = server.send_query(&token, CHART, json!({})).await;
+    assert!(before.status == 200 && before.contains("innerzq"), "{before:?}");
 
     let audit = "create function SCHEMA.planted() returns trigger language plpgsql as $$ begin RAISE end $$;
         create trigger plantedzq_trigger before insert on SCHEMA.audit_log for each row execute function SCHEMA.planted();";
@@ -102,23 +103,23 @@ async fn l24_error_text_stays_inside() {
             500,
         ),
     ];
-    for (what, breaks, mends, status) in cases {
-        sql(&site, &tenant, &breaks).await;
-        let reply = server.reply(&token, CHART, json!({})).await;
-        sql(&site, &tenant, &mends).await;
-        inside(what, &reply);
-        assert_eq!(reply.status, status, "{what}: {reply:?}");
-        assert!(reply.json().get("data").is_none(), "{what}: {reply:?}");
+    for (what, fault, repair, status) in cases {
+        sql(&site, &tenant, &fault).await;
+        let response = server.send_query(&token, CHART, json!({})).await;
+        sql(&site, &tenant, &repair).await;
+        assert_no_internal_words(what, &response);
+        assert_eq!(response.status, status, "{what}: {response:?}");
+        assert!(response.json().get("data").is_none(), "{what}: {response:?}");
     }
-    // A lock that is not let go of.
+    // A lock that is not released.
     let holder = site.superuser("cordon_data").await;
     let schema = tenant.placement.as_ref().unwrap().schema.to_string();
     holder.batch_execute(&format!("begin; lock table {schema}.patients in access exclusive mode")).await.unwrap();
-    let reply = server.reply(&token, CHART, json!({})).await;
+    let response = server.send_query(&token, CHART, json!({})).await;
     holder.batch_execute("rollback").await.unwrap();
-    inside("lock", &reply);
-    assert_eq!(reply.outcome(), (504, "TIMEOUT".into()));
-    // What was sealed is changed: an integrity error of that field, and no guess at the text.
+    assert_no_internal_words("lock", &response);
+    assert_eq!(response.status_and_code(), (504, "TIMEOUT".into()));
+    // A sealed value that was changed is an integrity error of that field.
     sql(
         &site,
         &tenant,
@@ -126,25 +127,25 @@ async fn l24_error_text_stays_inside() {
         update SCHEMA.note_versions set body_sealed = overlay(body_sealed placing '\\x00' from 30)",
     )
     .await;
-    let reply = server.reply(&token, CHART, json!({})).await;
-    assert!(reply.code() == "INTERNAL" && !reply.says("innerzqbody"), "{reply:?}");
-    assert!(Log::lines().contains(PLANTED), "the log has what the client has not");
-    // And after all of it the server answers as before.
-    let reply = server
-        .reply(
+    let response = server.send_query(&token, CHART, json!({})).await;
+    assert!(response.code() == "INTERNAL" && !response.contains("innerzqbody"), "{response:?}");
+    assert!(Log::text().contains(MARKER), "the log contains the error text");
+    // The server still answers afterwards.
+    let response = server
+        .send_query(
             &token,
             "{ patientByIdentifier(system: \"http://hospital.test/mrn\", value: \"innerzq-mrn-0\") { name { text } } }",
             json!({}),
         )
         .await;
-    assert!(reply.status == 200 && reply.says("innerzqgiven"), "{reply:?}");
+    assert!(response.status == 200 && response.contains("innerzqgiven"), "{response:?}");
 }
 
-fn inside(what: &str, reply: &Reply) {
-    for word in INSIDE {
-        assert!(!reply.says(word), "{what}: {word} in {reply:?}");
+fn assert_no_internal_words(what: &str, response: &Response) {
+    for word in INTERNAL_WORDS {
+        assert!(!response.contains(word), "{what}: {word} in {response:?}");
     }
-    assert!(reply.headers["x-request-id"].len() == 36, "{what}: the log is found by the request's id");
+    assert!(response.headers["x-request-id"].len() == 36, "{what}: the response has a request id");
 }
 
 async fn sql(site: &Site, tenant: &Tenant, text: &str) {

@@ -1,4 +1,4 @@
-// A client as Relay wants it: a chart whose lists are paged and refetched by the patient's id, and changes that update them.
+// A Relay client: a chart whose lists are paged and refetched by the id of the patient, and mutations that update the lists.
 import { graphql } from 'relay-runtime';
 
 export const chart = graphql`
