@@ -31,9 +31,9 @@ impl Snapshot {
         snapshot
     }
 
-    /// Returns `None` where the catalog has to be asked, and `Some(None)` where it answered a moment ago that there is no
-    /// such tenant. A tenant that is not active is asked for again soon, because the notification of its activation may
-    /// have been missed.
+    /// Returns `None` where the catalog has to be asked, and `Some(None)` where it answered a moment ago that there is
+    /// no such tenant. A tenant that is not active is asked for again soon, because the notification of its activation
+    /// may have been missed.
     pub(super) fn lookup(&self, id: TenantId) -> Option<Option<Arc<Tenant>>> {
         if let Some(Entry { tenant, read_at }) = self.tenants.get(&id) {
             let usable = tenant.state == State::Active || read_at.elapsed() < MIN_LOOKUP_INTERVAL;
