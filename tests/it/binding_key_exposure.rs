@@ -1,4 +1,5 @@
-//! L-34: the binding key of a database is in no plan, notice or log of PostgreSQL, neither when it is used nor when it is created.
+//! L-34: the binding key of a database is in no plan, notice or log of PostgreSQL, neither when it is used nor when it
+//! is created.
 
 use crate::sql_attacks::TwoTenants;
 use crate::support::intruder::{Intruder, TicketFields};
