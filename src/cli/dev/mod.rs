@@ -133,12 +133,14 @@ async fn prepare(
     for target in migrate::targets(&operator).await? {
         migrate::run(&operator, &target, crate::db::migrate::Direction::Up).await?;
     }
+    let existing = provision::list(&operator).await?;
     let mut tenants = Vec::new();
     for (slug, name, model) in TENANTS {
         progress.say(format!("Creating {name}"));
         let new = NewTenant { slug: slug.into(), name: name.into(), model, server: None, plan: None };
         let mut tenant = provision::create(&operator, &new).await?;
-        if tenant.settings.origins.is_empty() {
+        // Only once: afterwards the origins are what `cordon tenant set` made of them.
+        if existing.iter().all(|existing| existing.id != tenant.id) {
             let change = SettingsChange { origins: Some(local_origins()?), ..SettingsChange::default() };
             tenant = settings::set(&operator, slug, &change).await?;
         }
