@@ -25,10 +25,14 @@ use support::{BenchResult, BenchSite, ServerProcess, median, process_stats, size
 /// The number of different requests of each kind, sent in turn.
 const SAMPLES: usize = 16;
 const CHART: &str = include_str!("../tests/it/chart.graphql");
-const NOTE: &str = "query ($id: ID!) { note(id: $id) { id status type { code display } title body author { name } authoredAt signedAt patient { id } encounter { id } } }";
-const PATIENTS: &str = "query ($after: String) { patients(first: 50, after: $after) { edges { cursor node { id name { text } birthDate sex } } pageInfo { hasNextPage } } }";
-const SEARCH: &str = "query ($search: String) { patients(search: $search, first: 20) { edges { node { id name { text } birthDate sex } } pageInfo { hasNextPage } } }";
-const TIMELINE: &str = "query ($after: String) { notes(first: 50, after: $after) { edges { cursor node { id type { code } status authoredAt patient { id name { text } } } } } }";
+const NOTE: &str = "query ($id: ID!) { note(id: $id) { id status type { code display } title body author { name } \
+    authoredAt signedAt patient { id } encounter { id } } }";
+const PATIENTS: &str = "query ($after: String) { patients(first: 50, after: $after) { edges { cursor node { id name { \
+    text } birthDate sex } } pageInfo { hasNextPage } } }";
+const SEARCH: &str = "query ($search: String) { patients(search: $search, first: 20) { edges { node { id name { text } \
+    birthDate sex } } pageInfo { hasNextPage } } }";
+const TIMELINE: &str = "query ($after: String) { notes(first: 50, after: $after) { edges { cursor node { id type { \
+    code } status authoredAt patient { id name { text } } } } } }";
 const DRAFT: &str = "mutation ($input: DraftNoteInput!) { draftNote(input: $input) { note { id status version } } }";
 
 /// A kind of request, with the variables of its requests.
@@ -108,7 +112,8 @@ async fn measure(site: &BenchSite) -> BenchResult<()> {
                 median(server_cell.server.clone()) + median(server_cell.database.clone()),
             );
             println!(
-                "{:10} {connections:>5} | {:>8.0} {:>7.2} {:>7.2} {bottom:>7.0} | {:>8.0} {:>7.2} {:>7.2} {:>7.0} {:>7.0} {top:>7.0} | {:>6.2} {round_trips:>7.1}",
+                "{:10} {connections:>5} | {:>8.0} {:>7.2} {:>7.2} {bottom:>7.0} | {:>8.0} {:>7.2} {:>7.2} {:>7.0} \
+                 {:>7.0} {top:>7.0} | {:>6.2} {round_trips:>7.1}",
                 kind.name,
                 median(floor_cell.rate),
                 median(floor_cell.p50),
@@ -127,7 +132,8 @@ async fn measure(site: &BenchSite) -> BenchResult<()> {
     }
     compare_models(site, &server, &tenants, time, rounds).await?;
     println!(
-        "\nmemory: server {:.0} MB; samples of {SAMPLES} requests each, {seconds} s per measurement, medians of {rounds}",
+        "\nmemory: server {:.0} MB; samples of {SAMPLES} requests each, {seconds} s per measurement, medians of \
+         {rounds}",
         process_stats::memory_megabytes(server.pid())
     );
     Ok(())

@@ -105,7 +105,8 @@ fn model(number: usize, total: usize, databases: usize) -> TenancyModel {
 /// Registers a patient of a new tenant over the API and returns the request for its page.
 async fn prepare_tenant(site: &BenchSite, server: &ServerProcess, tenant: &Tenant) -> BenchResult<Request> {
     let token = site.token(tenant, "clinician", "bench")?;
-    let input = json!({ "input": { "identifiers": [], "sex": "OTHER", "birthDate": "1980-02-01", "name": { "text": format!("Patient of {}", tenant.slug) } } });
+    let input = json!({ "input": { "identifiers": [], "sex": "OTHER", "birthDate": "1980-02-01",
+        "name": { "text": format!("Patient of {}", tenant.slug) } } });
     server.query(&token, REGISTER, input).await?;
     Ok(Request::new(&server.address, &token, PAGE, &json!({})))
 }

@@ -48,7 +48,8 @@ async fn measure(directory: &Path, options: &Options) -> BenchResult<()> {
     let init = init::run(&admin, &directory.join("site")).await?;
     let variables: Vec<(String, String)> =
         [&init.server_env, &init.operator_env].into_iter().flat_map(settings_of).collect();
-    let profile = json!({ "catalog": { "operator_url": value(&variables, "CORDON__CATALOG__OPERATOR_URL") }, "keys": { "file": init.key_file } });
+    let profile = json!({ "catalog": { "operator_url": value(&variables, "CORDON__CATALOG__OPERATOR_URL") },
+        "keys": { "file": init.key_file } });
     std::fs::write(directory.join("bench.yaml"), profile.to_string())?;
     let operator = Operator::new(&cordon::config::Settings::load(Some(directory), Some("bench"))?)?;
     let new =
@@ -113,8 +114,10 @@ async fn measure_floor(cluster: &Cluster, schema: &str) -> BenchResult<f64> {
         "set search_path = {schema}; create schema floor;
          create table floor.clinical_notes (like clinical_notes including defaults including indexes);
          create table floor.note_versions (like note_versions including defaults including indexes);
-         create temp table batches as select tenant_id, id, (row_number() over (order by id) - 1) / 512 as batch from clinical_notes;
-         create index on batches (batch); analyze batches; analyze clinical_notes; analyze note_versions; set enable_hashjoin = off; set enable_mergejoin = off"
+         create temp table batches as select tenant_id, id, (row_number() over (order by id) - 1) / 512 as batch from \
+         clinical_notes;
+         create index on batches (batch); analyze batches; analyze clinical_notes; analyze note_versions; set \
+         enable_hashjoin = off; set enable_mergejoin = off"
     );
     client.batch_execute(&make).await?;
     let batches: i64 = client.query_one("select max(batch) from batches", &[]).await?.get(0);
@@ -122,8 +125,10 @@ async fn measure_floor(cluster: &Cluster, schema: &str) -> BenchResult<f64> {
     for batch in 0..=batches {
         let write = format!(
             "begin;
-             insert into floor.clinical_notes select n.* from batches b join clinical_notes n using (tenant_id, id) where b.batch = {batch};
-             insert into floor.note_versions select v.* from batches b join note_versions v on v.tenant_id = b.tenant_id and v.note_id = b.id where b.batch = {batch};
+             insert into floor.clinical_notes select n.* from batches b join clinical_notes n using (tenant_id, id) \
+             where b.batch = {batch};
+             insert into floor.note_versions select v.* from batches b join note_versions v on v.tenant_id = \
+             b.tenant_id and v.note_id = b.id where b.batch = {batch};
              commit"
         );
         client.batch_execute(&write).await?;
@@ -147,9 +152,11 @@ fn generate(path: &Path) -> BenchResult<(u64, u64)> {
         writeln!(
             out,
             "{}",
-            json!({ "resourceType": "Patient", "id": format!("p{patient}"), "gender": "female", "birthDate": "1980-02-01",
+            json!({ "resourceType": "Patient", "id": format!("p{patient}"), "gender": "female",
+                "birthDate": "1980-02-01",
             "identifier": [{ "type": { "coding": [{ "code": "MR" }] }, "system": "urn:mrn", "value": number }],
-            "name": [{ "family": random.word(), "given": [random.word()] }], "telecom": [{ "system": "phone", "value": "555-0100" }] })
+            "name": [{ "family": random.word(), "given": [random.word()] }], "telecom": [{ "system": "phone",
+                "value": "555-0100" }] })
         )?;
         for visit in 0..NOTES_EACH {
             if notes == max_notes || out.bytes >= max_bytes {
@@ -163,18 +170,23 @@ fn generate(path: &Path) -> BenchResult<(u64, u64)> {
                 out,
                 "{}",
                 json!({ "resourceType": "Encounter", "id": encounter, "status": "finished", "class": { "code": "AMB" },
-                "subject": subject, "period": { "start": date, "end": date }, "reasonCode": [{ "text": random.word() }] })
+                "subject": subject, "period": { "start": date, "end": date },
+                    "reasonCode": [{ "text": random.word() }] })
             )?;
             let doctor = random.next() % 100;
             writeln!(
                 out,
                 "{}",
-                json!({ "resourceType": "DocumentReference", "id": format!("p{patient}-n{visit}"), "status": "superseded",
-                "type": { "coding": [{ "system": "http://loinc.org", "code": "34117-2", "display": "History and physical note" }] },
+                json!({ "resourceType": "DocumentReference", "id": format!("p{patient}-n{visit}"),
+                    "status": "superseded",
+                "type": { "coding": [{ "system": "http://loinc.org", "code": "34117-2", "display": "History and \
+                    physical note" }] },
                 "subject": subject, "date": date,
-                "author": [{ "reference": format!("Practitioner?identifier=npi|{doctor}"), "display": format!("Dr. Number {doctor}") }],
+                "author": [{ "reference": format!("Practitioner?identifier=npi|{doctor}"), "display": format!("Dr. \
+                    Number {doctor}") }],
                 "context": { "encounter": [{ "reference": format!("Encounter/{encounter}") }] },
-                "content": [{ "attachment": { "contentType": "text/plain; charset=utf-8", "data": STANDARD.encode(random.text()) } }] })
+                "content": [{ "attachment": { "contentType": "text/plain; \
+                    charset=utf-8", "data": STANDARD.encode(random.text()) } }] })
             )?;
             notes += 1;
         }

@@ -34,29 +34,39 @@ const SYSTEM: &str = "urn:peers:record";
 const SAMPLES: usize = 64;
 /// The first query of the peers, in Cordon's schema.
 const CHART: &str =
-    "query ($id: ID!) { patient(id: $id) { id identifiers { value } name { family given } birthDate encounters(first: 10) { edges { node {
-    id class status startedAt notes(first: 20) { edges { node { id type { code } status author { id } authoredAt body } } } } } } } }";
-const NOTE: &str = "query ($id: ID!) { note(id: $id) { id type { code } status author { id } authoredAt body patient { id } encounter { id } } }";
+    "query ($id: ID!) { patient(id: $id) { id identifiers { value } name { family given } birthDate encounters(first: \
+     10) { edges { node {
+    id class status startedAt notes(first: 20) { edges { node { id type { code } status author { id } authoredAt body \
+    } } } } } } } }";
+const NOTE: &str = "query ($id: ID!) { note(id: $id) { id type { code } status author { id } authoredAt body patient { \
+    id } encounter { id } } }";
 const DRAFT: &str = "mutation ($i: DraftNoteInput!) { draftNote(input: $i) { note { id status authoredAt } } }";
 /// Queries that return the charts of the peers' largest tenant as FHIR: patients, practitioners, encounters, notes.
 const CHARTS: [&str; 4] = [
     "select json_build_object('resourceType', 'Patient', 'id', id, 'birthDate', birth_date,
        'identifier', json_build_array(json_build_object('system', $2::text, 'value', mrn,
-         'type', json_build_object('coding', json_build_array(json_build_object('system', 'http://terminology.hl7.org/CodeSystem/v2-0203', 'code', 'MR'))))),
+         'type', json_build_object('coding', json_build_array(json_build_object('system', \
+         'http://terminology.hl7.org/CodeSystem/v2-0203', 'code', 'MR'))))),
        'name', json_build_array(json_build_object('family', family_name, 'given', json_build_array(given_name))))::text
      from app.patients where id = any($1::text[]::uuid[]) and $2 <> ''",
-    "select distinct json_build_object('resourceType', 'Practitioner', 'id', author_id, 'name', json_build_array(json_build_object('text', author_id)))::text
+    "select distinct json_build_object('resourceType', 'Practitioner', 'id', author_id, 'name', \
+     json_build_array(json_build_object('text', author_id)))::text
      from app.clinical_notes where patient_id = any($1::text[]::uuid[]) and $2 <> ''",
     "select json_build_object('resourceType', 'Encounter', 'id', id, 'status', status,
        'class', json_build_object('system', 'http://terminology.hl7.org/CodeSystem/v3-ActCode', 'code', 'AMB'),
-       'subject', json_build_object('reference', 'Patient/' || patient_id), 'period', json_build_object('start', started_at))::text
+       'subject', json_build_object('reference', 'Patient/' || patient_id), 'period', json_build_object('start', \
+       started_at))::text
      from app.encounters where patient_id = any($1::text[]::uuid[]) and $2 <> ''",
-    "select json_build_object('resourceType', 'DocumentReference', 'id', id, 'status', 'current', 'docStatus', 'final', 'date', created_at,
-       'type', json_build_object('coding', json_build_array(json_build_object('system', 'http://loinc.org', 'code', '11506-3', 'display', 'Progress note'))),
+    "select json_build_object('resourceType', 'DocumentReference', 'id', id, 'status', 'current', 'docStatus', \
+     'final', 'date', created_at,
+       'type', json_build_object('coding', json_build_array(json_build_object('system', 'http://loinc.org', 'code', \
+       '11506-3', 'display', 'Progress note'))),
        'subject', json_build_object('reference', 'Patient/' || patient_id),
        'author', json_build_array(json_build_object('reference', 'Practitioner/' || author_id)),
-       'context', json_build_object('encounter', json_build_array(json_build_object('reference', 'Encounter/' || encounter_id))),
-       'content', json_build_array(json_build_object('attachment', json_build_object('contentType', 'text/plain; charset=utf-8',
+       'context', json_build_object('encounter', json_build_array(json_build_object('reference', 'Encounter/' || \
+       encounter_id))),
+       'content', json_build_array(json_build_object('attachment', json_build_object('contentType', 'text/plain; \
+       charset=utf-8',
          'data', translate(encode(convert_to(body, 'utf8'), 'base64'), E'\\n', '')))))::text
      from app.clinical_notes where patient_id = any($1::text[]::uuid[]) and $2 <> ''",
 ];
@@ -105,7 +115,8 @@ async fn measure(site: &BenchSite, directory: &Path) -> BenchResult<()> {
         contenders.push(contender);
     }
     println!(
-        "\n{connections} connections, {seconds} s per measurement, medians of {rounds}; µs of processor time per request\n{:8} {:16} {:>8} {:>7} {:>7} {:>7} {:>7} {:>7} {:>6}",
+        "\n{connections} connections, {seconds} s per measurement, medians of {rounds}; µs of processor time per \
+         request\n{:8} {:16} {:>8} {:>7} {:>7} {:>7} {:>7} {:>7} {:>6}",
         "", "", "per s", "p50 ms", "p99 ms", "server", "PG", "total", "MB"
     );
     for kind in ["chart", "chart read", "note", "draft"] {
@@ -167,11 +178,15 @@ impl Peers {
         tokio::spawn(connection);
         // Notes of an earlier run would be part of the charts. The ids of the original data are smaller.
         database
-            .batch_execute("truncate app.audit_log; delete from app.clinical_notes where id > '01900000-0000-0000-0000-000000000000'")
+            .batch_execute(
+                "truncate app.audit_log; delete from app.clinical_notes where id > \
+                '01900000-0000-0000-0000-000000000000'",
+            )
             .await?;
         database.batch_execute("vacuum app.clinical_notes").await?;
         let found = "select p.tenant_id::text, p.id::text, p.mrn, n.encounter_id::text, n.id::text from app.patients p
-            cross join lateral (select id, encounter_id from app.clinical_notes c where c.tenant_id = p.tenant_id and c.patient_id = p.id limit 1) n
+            cross join lateral (select id, encounter_id from app.clinical_notes c where c.tenant_id = p.tenant_id and \
+            c.patient_id = p.id limit 1) n
             where p.tenant_id = (select tenant_id from app.bench_tenant_range where k = 1) order by p.id limit $1";
         let rows = database.query(found, &[&i64::try_from(patients)?]).await?;
         let tenant = rows.first().ok_or("no patient")?.get(0);
@@ -208,15 +223,24 @@ impl Peers {
         token: &str,
     ) -> BenchResult<Vec<(&'static str, Arc<Vec<Request>>)>> {
         let (mut charts, mut notes, mut drafts) = (Vec::new(), Vec::new(), Vec::new());
-        let by_number = "query ($system: String!, $value: String!) { patientByIdentifier(system: $system, value: $value) { id encounters(first: 1) { edges { node { id notes(first: 1) { edges { node { id } } } } } } } }";
+        let by_number = "query ($system: String!, $value: String!) { patientByIdentifier(system: $system, value: \
+            $value) { id encounters(first: 1) { edges { node { id notes(first: 1) { edges { node { id } } } } } } } }";
         let request = |query, variables| Request::new(&server.address, token, query, &variables);
         for patient in self.patients.iter().take(SAMPLES) {
-            let found =
-                server.query(token, by_number, json!({ "system": SYSTEM, "value": patient.record })).await?["patientByIdentifier"].take();
+            let found = server
+                .query(
+                    token,
+                    by_number,
+                    json!({ "system": SYSTEM,
+                    "value": patient.record }),
+                )
+                .await?["patientByIdentifier"]
+                .take();
             let encounter = &found["encounters"]["edges"][0]["node"];
             charts.push(request(CHART, json!({ "id": found["id"] })));
             notes.push(request(NOTE, json!({ "id": encounter["notes"]["edges"][0]["node"]["id"] })));
-            let input = json!({ "patientId": found["id"], "encounterId": encounter["id"], "type": "11506-3", "body": self.body });
+            let input = json!({ "patientId": found["id"], "encounterId": encounter["id"], "type": "11506-3",
+                "body": self.body });
             drafts.push(request(DRAFT, json!({ "i": input })));
         }
         let charts = Arc::new(charts);

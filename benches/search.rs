@@ -20,7 +20,8 @@ use support::floor::{Floor, GuardLevel};
 use support::load::{self, Request};
 use support::{BenchResult, BenchSite, median, size_from_env};
 
-const SEARCH: &str = "query ($search: String) { patients(search: $search, first: 20) { edges { node { id name { text } birthDate sex } } pageInfo { hasNextPage } } }";
+const SEARCH: &str = "query ($search: String) { patients(search: $search, first: 20) { edges { node { id name { text } \
+    birthDate sex } } pageInfo { hasNextPage } } }";
 /// The number of different searches of each kind, sent in turn.
 const SAMPLES: usize = 32;
 

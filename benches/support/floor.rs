@@ -67,13 +67,16 @@ const BIND: &str = "create schema bench;
         else '[\"bench\",\"bench\",null,null,\"127.0.0.1\",\"bench\",null]' end, 'utf8'), 'hex');
     begin
       select * into k from cordon.binding_keys order by kid desc limit 1;
-      ticket := 'v1.' || k.kid || '.' || (extract(epoch from clock_timestamp()) * 1000 + 5000)::bigint || '.1.' || tenant || '.' || tenant
+      ticket := 'v1.' || k.kid || '.' || (extract(epoch from clock_timestamp()) * 1000 + 5000)::bigint || '.1.' || \
+      tenant || '.' || tenant
         || '.clinician.' || purpose || '.' || tenant || '.' || who || '.' || event;
-      mac := encode(sha256(k.opad || sha256(k.ipad || convert_to('ticket.' || ticket || '.' || pg_backend_pid(), 'utf8'))), 'hex');
+      mac := encode(sha256(k.opad || sha256(k.ipad || convert_to('ticket.' || ticket || '.' || pg_backend_pid(), \
+      'utf8'))), 'hex');
       perform cordon.bind(ticket, mac);
     end $$;
     create role bench_app login; grant cordon_app to bench_app; grant connect on database cordon_data to bench_app;
-    grant usage on schema bench to bench_app; revoke all on function bench.bind from public; grant execute on function bench.bind to bench_app;";
+    grant usage on schema bench to bench_app; revoke all on function bench.bind from public; grant execute on function \
+    bench.bind to bench_app;";
 
 impl Floor {
     pub async fn create(site: &BenchSite, tenant: &Tenant) -> BenchResult<Self> {
@@ -185,8 +188,10 @@ impl Floor {
                 _ => writeln!(
                     body,
                     "SELECT {path},set_config('statement_timeout','8000',true),set_config('lock_timeout','3000',true),\
-                     set_config('idle_in_transaction_session_timeout','30000',true),set_config('synchronous_commit','on',true),\
-                     set_config('row_security','on',true),set_config('enable_seqscan','off',true),set_config('jit','off',true),set_config('standard_conforming_strings','on',true),\
+                     set_config('idle_in_transaction_session_timeout','30000',true),\
+                     set_config('synchronous_commit','on',true),\
+                     set_config('row_security','on',true),set_config('enable_seqscan','off',true),\
+                     set_config('jit','off',true),set_config('standard_conforming_strings','on',true),\
                      set_config('client_encoding','UTF8',true),set_config('TimeZone','UTC',true);\n\
                      SELECT bench.bind('{}'::uuid, '{purpose}', '{event}');",
                     self.tenant

@@ -75,7 +75,8 @@ impl BenchSite {
         let mut profile = json!({
             "catalog": { "url": value(&variables, "CORDON__CATALOG__URL") },
             "keys": { "file": init.key_file },
-            "auth": { "issuers": [{ "issuer": cordon::auth::dev::ISSUER, "jwks_file": issuer.jwks_path(), "algorithms": ["ES256"] }] },
+            "auth": { "issuers": [{ "issuer": cordon::auth::dev::ISSUER, "jwks_file": issuer.jwks_path(),
+                "algorithms": ["ES256"] }] },
         });
         std::fs::create_dir(directory.join("serve"))?;
         std::fs::write(directory.join("serve/dev.yaml"), profile.to_string())?;

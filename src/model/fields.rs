@@ -44,18 +44,45 @@ macro_rules! field {
 }
 
 field!(/** A patient's name. */ PatientName, PersonName, "patients", "name_sealed", name_bytes, name);
-field!(/** A patient's birth date: YYYY, YYYY-MM or YYYY-MM-DD. */ PatientBirthDate, String, "patients", "birth_date_sealed", text_bytes, text);
-field!(/** A patient's telephone, e-mail and address. */ PatientContact, Value, "patients", "contact_sealed", json_bytes, json);
-field!(/** The rest of the source's Patient resource. */ PatientSource, Value, "patients", "source_sealed", json_bytes, json);
-field!(/** The rest of the source's Encounter resource. */ EncounterSource, Value, "encounters", "source_sealed", json_bytes, json);
-field!(/** The rest of the source's note resource. */ NoteSource, Value, "clinical_notes", "source_sealed", json_bytes, json);
-field!(/** The value of a patient's identifier. */ IdentifierValue, String, "patient_identifiers", "value_sealed", text_bytes, text);
+field!(
+    /** A patient's birth date: YYYY, YYYY-MM or YYYY-MM-DD. */
+    PatientBirthDate, String, "patients", "birth_date_sealed", text_bytes, text
+);
+field!(
+    /** A patient's telephone, e-mail and address. */
+    PatientContact, Value, "patients", "contact_sealed", json_bytes, json
+);
+field!(
+    /** The rest of the source's Patient resource. */
+    PatientSource, Value, "patients", "source_sealed", json_bytes, json
+);
+field!(
+    /** The rest of the source's Encounter resource. */
+    EncounterSource, Value, "encounters", "source_sealed", json_bytes, json
+);
+field!(
+    /** The rest of the source's note resource. */
+    NoteSource, Value, "clinical_notes", "source_sealed", json_bytes, json
+);
+field!(
+    /** The value of a patient's identifier. */
+    IdentifierValue, String, "patient_identifiers", "value_sealed", text_bytes, text
+);
 field!(/** The reason for an encounter. */ EncounterReason, String, "encounters", "reason_sealed", text_bytes, text);
-field!(/** The reason for the cancellation of an encounter. */ EncounterCancelReason, String, "encounters", "cancel_reason_sealed", text_bytes, text);
-field!(/** The salt of a signature's hash, in hexadecimal. */ SignatureSalt, String, "note_signatures", "salt_sealed", text_bytes, text);
+field!(
+    /** The reason for the cancellation of an encounter. */
+    EncounterCancelReason, String, "encounters", "cancel_reason_sealed", text_bytes, text
+);
+field!(
+    /** The salt of a signature's hash, in hexadecimal. */
+    SignatureSalt, String, "note_signatures", "salt_sealed", text_bytes, text
+);
 field!(/** The title of a version of a note. */ NoteTitle, String, "note_versions", "title_sealed", text_bytes, text);
 field!(/** The text of a version of a note. */ NoteBody, String, "note_versions", "body_sealed", text_bytes, text);
-field!(/** Search words and reasons in the audit log. */ AuditDetail, Value, "audit_log", "detail_sealed", json_bytes, json);
+field!(
+    /** Search words and reasons in the audit log. */
+    AuditDetail, Value, "audit_log", "detail_sealed", json_bytes, json
+);
 
 fn text_bytes(text: &str) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(text.as_bytes().to_vec())

@@ -81,7 +81,8 @@ async fn l01_pgbouncer_in_session_mode_isolates_tenants() {
         backends.insert(backend);
     }
     println!(
-        "session mode: 1,000 requests over {} backends, one at a time; wrong statements, conflicts, dropped, cancelled, without fault: {outcomes:?}; \
+        "session mode: 1,000 requests over {} backends, one at a time; wrong statements, conflicts, dropped, \
+         cancelled, without fault: {outcomes:?}; \
          {rejected} were rejected after a cancellation, and PgBouncer was started {} times",
         backends.len(),
         bouncer.starts
@@ -111,12 +112,17 @@ async fn l01_pgbouncer_in_transaction_mode_isolates_tenants() {
             let marked = &tenants[place % 2];
             let number = (place / 2 % 2 == 1).then(|| format!("{}-{turn}-{place}", marked.mark));
             let body = match &number {
-                None => json!({ "query": "{ patients(first: 200) { nodes { identifiers { value } name { text } } } }" }),
-                Some(number) => json!({ "query": REGISTER, "variables": { "input": { "sex": "OTHER", "name": { "text": marked.mark },
+                None => json!({ "query": "{ patients(first: 200) { nodes { identifiers { value } name { text } } } \
+                    }" }),
+                Some(number) => json!({ "query": REGISTER, "variables": { "input": { "sex": "OTHER",
+                    "name": { "text": marked.mark },
                     "identifiers": [{ "system": "urn:mrn", "value": number }] } } }),
             };
-            let request =
-                http.post(&replicas[place / 4].url).bearer_auth(site.token(&[marked.id()], "clinician", "ann")).json(&body).send();
+            let request = http
+                .post(&replicas[place / 4].url)
+                .bearer_auth(site.token(&[marked.id()], "clinician", "ann"))
+                .json(&body)
+                .send();
             async move { (marked, number, request.await.unwrap().json::<Value>().await.unwrap()) }
         });
         for (marked, number, answer) in futures_util::future::join_all(requests).await {
@@ -160,8 +166,11 @@ async fn assert_writes_are_complete(site: &Site, marked: &MarkedTenant, sent: &[
         .filter(|(_, code, answer)| code != "success" && answer.to_string().contains("patient.registered"))
         .count();
     let superuser = site.superuser("cordon_data").await;
-    let counts = "select count(*), count(*) filter (where exists (select from patient_identifiers i where i.patient_id = p.id)),
-        count(*) filter (where exists (select from audit_log a where a.tenant_id = p.tenant_id and p.id = any (a.resource_ids) and a.purpose = 'write'))
+    let counts =
+        "select count(*), count(*) filter (where exists (select from patient_identifiers i where i.patient_id \
+        = p.id)),
+        count(*) filter (where exists (select from audit_log a where a.tenant_id = p.tenant_id and p.id = any \
+        (a.resource_ids) and a.purpose = 'write'))
         from patients p where tenant_id = $1::text::uuid and id <> $2::text::uuid";
     superuser
         .batch_execute(&format!("set search_path = {}", marked.tenant.placement.as_ref().unwrap().schema))
@@ -185,7 +194,8 @@ async fn read_names_and_backend(app: &App, marked: &MarkedTenant) -> Result<(Vec
     guard.finish().await.map(|()| (names, backend))
 }
 
-const REGISTER: &str = "mutation ($input: RegisterPatientInput!) { registerPatient(input: $input) { patient { name { text } identifiers { value } } } }";
+const REGISTER: &str = "mutation ($input: RegisterPatientInput!) { registerPatient(input: $input) { patient { name { \
+    text } identifiers { value } } } }";
 
 /// A tenant with one patient, whose name is unique.
 struct MarkedTenant {
@@ -225,12 +235,15 @@ impl PgBouncer {
         let owner = std::fs::metadata(cluster.socket_dir()).unwrap();
         let directory = crate::support::run_dir().join(format!("pooler-{mode}"));
         std::fs::create_dir(&directory).unwrap();
-        let secrets = "select string_agg(format('\"%s\" \"%s\"', rolname, rolpassword), e'\\n') from pg_authid where rolpassword is not null";
+        let secrets = "select string_agg(format('\"%s\" \"%s\"', rolname, rolpassword), e'\\n') from pg_authid where \
+            rolpassword is not null";
         let logins: String = site.superuser("postgres").await.query_one(secrets, &[]).await.unwrap().get(0);
         std::fs::write(directory.join("logins"), logins).unwrap();
         let settings = format!(
-            "[databases]\n* = host={}\n[pgbouncer]\nlisten_addr =\nlisten_port = 6432\nunix_socket_dir = {here}\nauth_type = scram-sha-256\n\
-             auth_file = {here}/logins\npool_mode = {mode}\ndefault_pool_size = {backends}\nmax_client_conn = 100\nlogfile = {here}/log\n\
+            "[databases]\n* = host={}\n[pgbouncer]\nlisten_addr =\nlisten_port = 6432\nunix_socket_dir = \
+             {here}\nauth_type = scram-sha-256\n\
+             auth_file = {here}/logins\npool_mode = {mode}\ndefault_pool_size = {backends}\nmax_client_conn = \
+             100\nlogfile = {here}/log\n\
              {}",
             cluster.socket_dir().display(),
             // The test shows the behaviour of versions before 1.21.

@@ -146,7 +146,8 @@ async fn send_requests(site: &Site, process: &ServeProcess) -> Tenant {
     let tenant = site.tenant(TenancyModel::Schema).await;
     FhirCharts { mark: MARK, patients: 2, encounters: 1, notes: 1 }.import(site, &tenant).await;
     let token = site.token(&[tenant.id], "clinician", &format!("{MARK}subject"));
-    let by_number = "query ByNumber($system: String!, $value: String!) { patientByIdentifier(system: $system, value: $value) { birthDate } }";
+    let by_number = "query ByNumber($system: String!, $value: String!) { patientByIdentifier(system: $system, value: \
+        $value) { birthDate } }";
     let search = "query Search($words: String) { patients(search: $words) { nodes { name { text } } } }";
     for (query, variables, status) in [
         (PATIENTS, json!({}), 200),

@@ -91,7 +91,8 @@ async fn remote_databases_are_verified() {
     // A cancel request, which uses a connection of its own, works too.
     assert!(tokio::time::timeout(Duration::from_millis(100), run_sleeping_statement(&app, &site)).await.is_err());
     let started = Instant::now();
-    let sleeping = "select count(*) from pg_stat_activity where query like '%pg_sleep(30)%' and pid <> pg_backend_pid() and state = 'active'";
+    let sleeping = "select count(*) from pg_stat_activity where query like '%pg_sleep(30)%' and pid <> \
+        pg_backend_pid() and state = 'active'";
     while superuser.query_one(sleeping, &[]).await.unwrap().get::<_, i64>(0) > 0 {
         assert!(started.elapsed() < Duration::from_secs(5), "the statement of a dropped request is not cancelled");
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -93,7 +93,8 @@ async fn a_rejection_keeps_the_connection_open() {
     let body = json!({ "query": format!("{ME}{}", " ".repeat(20_000)) }).to_string();
     let head = |token: &str, more: &str| {
         format!(
-            "POST /graphql HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{more}\r\n{body}",
+            "POST /graphql HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: \
+             application/json\r\ncontent-length: {}\r\n{more}\r\n{body}",
             body.len()
         )
     };
@@ -120,10 +121,12 @@ async fn a_client_that_does_not_read_is_disconnected() {
     settings.http.stalled_seconds = 3;
     let server = TestServer::start(site, settings, BootCheck::Dev);
     // The response is larger than the socket buffers.
-    let body = json!({ "query": format!("{{ {} }}", (0..25).map(|n| format!("a{n}: note(id: {note}) {{ body }} ")).collect::<String>()) });
+    let body = json!({ "query": format!("{{ {} }}", (0..25).map(|n| format!("a{n}: note(id: {note}) {{ body }} \
+        ")).collect::<String>()) });
     let body = body.to_string();
     let request = format!(
-        "POST /graphql HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST /graphql HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: \
+         application/json\r\ncontent-length: {}\r\n\r\n{body}",
         writer.alice,
         body.len()
     );

@@ -61,9 +61,12 @@ fn chart(markers: &mut Markers, at: usize) -> Vec<Value> {
     let birth_date = format!("19{:02}-11-{:02}", 10 + at, 3 + at);
     let (p, e) = (format!("p{at}"), format!("e{at}"));
     let subject = format!("Patient/{p}");
-    let mrn = json!([{ "system": "urn:mrn", "value": word("mrn") }, { "system": "http://hl7.org/fhir/sid/us-ssn", "value": word("ssn") }]);
-    let names = json!([{ "family": word("family"), "given": [word("given"), word("middle")] }, { "use": "maiden", "text": word("maiden") }]);
-    let phone = json!([{ "system": "phone", "value": word("phone") }, { "system": "email", "value": format!("{}@example.org", word("mail")) }]);
+    let mrn = json!([{ "system": "urn:mrn", "value": word("mrn") }, { "system": "http://hl7.org/fhir/sid/us-ssn",
+        "value": word("ssn") }]);
+    let names = json!([{ "family": word("family"), "given": [word("given"), word("middle")] }, { "use": "maiden",
+        "text": word("maiden") }]);
+    let phone = json!([{ "system": "phone", "value": word("phone") }, { "system": "email",
+        "value": format!("{}@example.org", word("mail")) }]);
     let address = json!([{ "line": [word("street")], "city": word("city"), "text": word("address") }]);
     let person =
         json!({ "name": names, "identifier": mrn, "telecom": phone, "address": address, "birthDate": birth_date });

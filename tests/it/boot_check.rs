@@ -195,7 +195,8 @@ const SCHEMA_WALLS: [(&str, &str, &str); 24] = [
     ),
     (
         "alter policy reader on {s}.audit_log using (true)",
-        "alter policy reader on {s}.audit_log using (tenant_id = (select cordon.current_tenant()) and ((select cordon.has_role('auditor')) or (select cordon.has_role('records'))))",
+        "alter policy reader on {s}.audit_log using (tenant_id = (select cordon.current_tenant()) and ((select \
+         cordon.has_role('auditor')) or (select cordon.has_role('records'))))",
         "policy reader of",
     ),
     (

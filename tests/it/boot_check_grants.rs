@@ -79,7 +79,8 @@ const COMMON_BREACHES: [(&str, &str, &str); 24] = [
         "create table public.kept as select prosrc from pg_proc where oid = 'cordon.current_tenant()'::regprocedure;
          update pg_proc set prosrc = 'begin return current_setting(''app.current_tenant'')::uuid; end'
            where oid = 'cordon.current_tenant()'::regprocedure",
-        "update pg_proc set prosrc = (select prosrc from public.kept) where oid = 'cordon.current_tenant()'::regprocedure; drop table public.kept",
+        "update pg_proc set prosrc = (select prosrc from public.kept) where oid = \
+         'cordon.current_tenant()'::regprocedure; drop table public.kept",
         "cordon.current_tenant() has another body",
     ),
     (
@@ -116,9 +117,24 @@ const COMMON_BREACHES: [(&str, &str, &str); 24] = [
 
 /// Breaches of one schema. `{s}` is the schema.
 const SCHEMA_BREACHES: [(&str, &str, &str); 14] = [
-    ("grant select (terms) on {s}.patient_terms to {app}", "revoke select (terms) on {s}.patient_terms from {app}", "SELECT (terms)"),
-    ("grant update (tenant_id) on {s}.staff to public", "revoke update (tenant_id) on {s}.staff from public", "UPDATE (tenant_id)"),
-    ("grant update (action) on {s}.audit_log to {app}", "revoke update (action) on {s}.audit_log from {app}", "may write"),
+    (
+        "grant select (terms) on {s}.patient_terms to {app}",
+        "revoke select (terms) on {s}.patient_terms from \
+        {app}",
+        "SELECT (terms)",
+    ),
+    (
+        "grant update (tenant_id) on {s}.staff to public",
+        "revoke update (tenant_id) on {s}.staff from public",
+        "UPDATE \
+        (tenant_id)",
+    ),
+    (
+        "grant update (action) on {s}.audit_log to {app}",
+        "revoke update (action) on {s}.audit_log from {app}",
+        "may \
+        write",
+    ),
     (
         "grant select (action) on {s}.audit_log_rest to {app}",
         "revoke select (action) on {s}.audit_log_rest from {app}",
@@ -127,23 +143,37 @@ const SCHEMA_BREACHES: [(&str, &str, &str); 14] = [
     (
         "create table {s}.kept as select prosrc from pg_proc where oid = '{s}.audit(text)'::regprocedure;
          update pg_proc set prosrc = 'begin return 0; end' where oid = '{s}.audit(text)'::regprocedure",
-        "update pg_proc set prosrc = (select prosrc from {s}.kept) where oid = '{s}.audit(text)'::regprocedure; drop table {s}.kept",
+        "update pg_proc set prosrc = (select prosrc from {s}.kept) where oid = '{s}.audit(text)'::regprocedure; drop \
+         table {s}.kept",
         "audit(text) is not as it should be",
     ),
-    ("alter function {s}.audit(text) leakproof", "alter function {s}.audit(text) not leakproof", "audit(text) is not as it should be"),
-    ("create rule planted as on delete to {s}.staff do also nothing", "drop rule planted on {s}.staff", "has rule planted"),
+    (
+        "alter function {s}.audit(text) leakproof",
+        "alter function {s}.audit(text) not leakproof",
+        "audit(text) is not \
+        as it should be",
+    ),
+    (
+        "create rule planted as on delete to {s}.staff do also nothing",
+        "drop rule planted on {s}.staff",
+        "has rule \
+        planted",
+    ),
     (
         "drop trigger b_lock on {s}.note_versions;
-         create trigger b_lock before update or delete on {s}.note_versions for each row execute function cordon.note_lock();
+         create trigger b_lock before update or delete on {s}.note_versions for each row execute function \
+         cordon.note_lock();
          alter table {s}.note_versions enable always trigger b_lock",
         "drop trigger b_lock on {s}.note_versions;
-         create trigger b_lock before update or delete on {s}.note_versions for each row execute function cordon.refuse();
+         create trigger b_lock before update or delete on {s}.note_versions for each row execute function \
+         cordon.refuse();
          alter table {s}.note_versions enable always trigger b_lock",
         "trigger b_lock of note_versions",
     ),
     (
         "drop trigger a_stamp on {s}.staff;
-         create trigger a_stamp before insert or update on {s}.staff for each row when (false) execute function cordon.stamp();
+         create trigger a_stamp before insert or update on {s}.staff for each row when (false) execute function \
+         cordon.stamp();
          alter table {s}.staff enable always trigger a_stamp",
         "drop trigger a_stamp on {s}.staff;
          create trigger a_stamp before insert or update on {s}.staff for each row execute function cordon.stamp();
@@ -152,7 +182,8 @@ const SCHEMA_BREACHES: [(&str, &str, &str); 14] = [
     ),
     (
         "create unique index planted on {s}.patients (tenant_id, id, changed_in);
-         alter table {s}.encounters add column planted uuid, add constraint planted foreign key (planted, tenant_id, changed_in)
+         alter table {s}.encounters add column planted uuid, add constraint planted foreign key (planted, tenant_id, \
+         changed_in)
            references {s}.patients (tenant_id, id, changed_in) not valid",
         "alter table {s}.encounters drop column planted; drop index {s}.planted",
         "foreign key planted",
@@ -160,13 +191,20 @@ const SCHEMA_BREACHES: [(&str, &str, &str); 14] = [
     ("create unique index planted on {s}.patients ((id::text))", "drop index {s}.planted", "unique index"),
     (
         "drop policy keeper on {s}.audit_log",
-        "create policy keeper on {s}.audit_log for select to cordon_keeper using (tenant_id = (select cordon.current_tenant()))",
+        "create policy keeper on {s}.audit_log for select to cordon_keeper using (tenant_id = (select \
+         cordon.current_tenant()))",
         "policy keeper of audit_log",
     ),
-    ("alter policy guard on {s}.audit_log to {app}", "alter policy guard on {s}.audit_log to cordon_guard", "policy guard of audit_log"),
+    (
+        "alter policy guard on {s}.audit_log to {app}",
+        "alter policy guard on {s}.audit_log to cordon_guard",
+        "policy \
+        guard of audit_log",
+    ),
     (
         "grant select on {s}.patient_terms to {app}",
-        "revoke select on {s}.patient_terms from {app}; grant select (tenant_id, patient_id) on {s}.patient_terms to {app}",
+        "revoke select on {s}.patient_terms from {app}; grant select (tenant_id, patient_id) on {s}.patient_terms to \
+         {app}",
         "may read the words",
     ),
 ];

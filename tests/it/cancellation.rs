@@ -196,7 +196,8 @@ async fn wait_until_idle(superuser: &Client) {
 }
 
 async fn count_busy_backends(superuser: &Client) -> i64 {
-    let count = "select count(*) from pg_stat_activity where (usename = 'cordon_app' or usename like 'cordon\\_t\\_%') and state <> 'idle'";
+    let count = "select count(*) from pg_stat_activity where (usename = 'cordon_app' or usename like 'cordon\\_t\\_%') \
+        and state <> 'idle'";
     superuser.query_one(count, &[]).await.unwrap().get(0)
 }
 
@@ -204,7 +205,8 @@ async fn count_busy_backends(superuser: &Client) -> i64 {
 async fn stored(inside: &Client, schema: &str, ids: [Uuid; 2]) -> (i64, i64) {
     let text = format!(
         "select (select count(*) from {schema}.patients where id = any ($1::text[]::uuid[])),
-           (select count(distinct r) from {schema}.audit_log, unnest(resource_ids) r where action = 'insert' and r = any ($1::text[]::uuid[]))"
+           (select count(distinct r) from {schema}.audit_log, unnest(resource_ids) r where action = 'insert' and r = \
+           any ($1::text[]::uuid[]))"
     );
     let row = inside.query_one(&text, &[&ids.map(|id| id.to_string()).to_vec()]).await.unwrap();
     (row.get(0), row.get(1))

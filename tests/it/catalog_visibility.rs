@@ -28,8 +28,10 @@ async fn l09_functions_are_not_immutable_and_pin_their_search_path() {
     let superuser = Site::shared().await.superuser("cordon_data").await;
     let rows = superuser
         .query(
-            "select p.oid::regprocedure::text, p.provolatile::text, p.prosecdef, coalesce(p.proconfig::text, ''), p.proowner::regrole::text, p.proleakproof
-             from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname in ('cordon', 'shared') or n.nspname ~ '^t_'",
+            "select p.oid::regprocedure::text, p.provolatile::text, p.prosecdef, coalesce(p.proconfig::text, ''), \
+             p.proowner::regrole::text, p.proleakproof
+             from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname in ('cordon', 'shared') or \
+             n.nspname ~ '^t_'",
             &[],
         )
         .await
@@ -193,16 +195,19 @@ async fn l15_there_are_no_views_over_tenant_tables() {
 #[tokio::test]
 async fn l16_every_key_starts_with_the_tenant() {
     let superuser = Site::shared().await.superuser("cordon_data").await;
-    let keys = "select k.conrelid::regclass || '.' || k.conname from pg_constraint k join pg_namespace n on n.oid = k.connamespace
+    let keys = "select k.conrelid::regclass || '.' || k.conname from pg_constraint k join pg_namespace n on n.oid = \
+        k.connamespace
         where n.nspname in ('shared') and k.contype = 'f'";
     assert_eq!(names(&superuser, keys).await.len(), 15);
     let wrong = "select k.conrelid::regclass || '.' || k.conname from pg_constraint k
         join pg_attribute mine on mine.attrelid = k.conrelid and mine.attnum = k.conkey[1]
         join pg_attribute theirs on theirs.attrelid = k.confrelid and theirs.attnum = k.confkey[1]
-        where k.contype = 'f' and k.connamespace::regnamespace::text ~ '^(shared|t_)' and (mine.attname, theirs.attname) <> ('tenant_id', 'tenant_id')
+        where k.contype = 'f' and k.connamespace::regnamespace::text ~ '^(shared|t_)' and (mine.attname, \
+        theirs.attname) <> ('tenant_id', 'tenant_id')
         union all select i.indexrelid::regclass::text from pg_index i join pg_class c on c.oid = i.indexrelid
         join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
-        where i.indisunique and c.relnamespace::regnamespace::text ~ '^(shared|t_)' and a.attname <> 'tenant_id' and c.relname !~ '^__diesel'";
+        where i.indisunique and c.relnamespace::regnamespace::text ~ '^(shared|t_)' and a.attname <> 'tenant_id' and \
+        c.relname !~ '^__diesel'";
     assert_eq!(names(&superuser, wrong).await, BTreeSet::new());
 }
 
@@ -295,7 +300,8 @@ async fn l35_other_sessions_and_old_tickets_cannot_be_read() {
     let foreign_bind = elsewhere.bind(&ticket);
     elsewhere.run(tenants.a.schema(), &foreign_bind, "select 1 from patients").await.unwrap();
     assert_eq!(tenants.intruder.run(tenants.a.schema(), &foreign_bind, "select 1").await.unwrap_err().code, "42501");
-    let settings = "select current_setting('app.claims', true) || current_setting('app.binding', true) || current_setting('app.current_tenant', true)";
+    let settings = "select current_setting('app.claims', true) || current_setting('app.binding', true) || \
+        current_setting('app.current_tenant', true)";
     assert_eq!(elsewhere.query(settings).await.unwrap().trim(), "");
     // A role may terminate its own backends. The running statement is then lost, but it cannot be read.
     assert!(
@@ -304,7 +310,12 @@ async fn l35_other_sessions_and_old_tickets_cannot_be_read() {
 }
 
 async fn schemas(superuser: &Client) -> BTreeSet<String> {
-    names(superuser, "select nspname::text from pg_namespace where nspname in ('cordon', 'shared', 'public', 'pg_catalog', 'information_schema', 'cordon_migrations')").await
+    names(
+        superuser,
+        "select nspname::text from pg_namespace where nspname in ('cordon', 'shared', 'public', \
+        'pg_catalog', 'information_schema', 'cordon_migrations')",
+    )
+    .await
 }
 
 async fn leakproof(superuser: &Client) -> BTreeSet<String> {

@@ -136,7 +136,8 @@ async fn plans_cached_for_small_tables_do_not_scan_large_ones() {
     let rows_read = async || {
         // A backend reports its counters after it has been idle for a second.
         tokio::time::sleep(Duration::from_millis(1500)).await;
-        let sum = "select coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0)::bigint from pg_stat_all_tables where schemaname = 'shared'";
+        let sum = "select coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0)::bigint from pg_stat_all_tables \
+            where schemaname = 'shared'";
         superuser.query_one(sum, &[]).await.unwrap().get::<_, i64>(0)
     };
     let (rounds, started) = (5, rows_read().await);
@@ -187,7 +188,8 @@ async fn lists_are_fetched_with_their_patient() {
     let lists =
         "query ($id: ID!, $n: Int = 3) { patient(id: $id) { sex encounters(first: $n) { nodes { class } } ...N } }
         fragment N on Patient { notes(last: 2) { nodes { title } } }";
-    let twice = "query ($id: ID!) { patient(id: $id) { sex encounters(first: 1) { nodes { class } } more: encounters(first: 4) { nodes { class } } } }";
+    let twice = "query ($id: ID!) { patient(id: $id) { sex encounters(first: 1) { nodes { class } } more: \
+        encounters(first: 4) { nodes { class } } } }";
     let no_page = "query ($id: ID!) { patient(id: $id) { sex encounters(first: 0) { nodes { class } } } }";
     for (token, query, statements, encounters) in
         [(&clinician, lists, 3, 3), (&clinician, twice, 3, 1), (&clinician, no_page, 1, 0), (&admin, lists, 1, 0)]

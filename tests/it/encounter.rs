@@ -11,7 +11,8 @@ async fn an_encounter_is_started_and_finished_once() {
     for model in MODELS {
         let writer = ChartWriter::create(site, site.tenant(model).await).await;
         let nurse = writer.token("nurse", "nora");
-        let input = json!({ "patientId": writer.patient, "class": "AMB", "reason": "Кашель\nsince Monday", "startedAt": "2024-05-01T08:00:00Z" });
+        let input = json!({ "patientId": writer.patient, "class": "AMB", "reason": "Кашель\nsince \
+            Monday", "startedAt": "2024-05-01T08:00:00Z" });
         let encounter = writer.mutate(&nurse, START, input).await.unwrap();
         assert_eq!((&encounter["status"], &encounter["version"]), (&json!("IN_PROGRESS"), &json!(1)));
         assert_eq!(
@@ -40,8 +41,10 @@ async fn an_encounter_is_started_and_finished_once() {
             .await
             .unwrap();
         assert_eq!((&cancelled["status"], &cancelled["cancelReason"]), (&json!("CANCELLED"), &json!("No show")));
-        let words =
-            writer.rows("select from encounters where tenant_id = $tenant and encounters::text ilike '%' || encode('No show', 'hex') || '%'");
+        let words = writer.rows(
+            "select from encounters where tenant_id = $tenant and encounters::text ilike '%' || encode('No \
+                show', 'hex') || '%'",
+        );
         assert_eq!(words.await.len(), 0, "the reason is sealed");
     }
 }
@@ -99,7 +102,8 @@ async fn encounters_are_listed_and_filtered() {
             }
         }
         let list = async |filter: Value| {
-            let query = "query ($filter: EncounterFilter) { encounters(filter: $filter) { edges { node { startedAt patient { name { text } } } } } }";
+            let query = "query ($filter: EncounterFilter) { encounters(filter: $filter) { edges { node { startedAt \
+                patient { name { text } } } } } }";
             let data = writer.server.data(&writer.alice, query, json!({ "filter": filter })).await;
             let edges = data["encounters"]["edges"].as_array().unwrap().clone();
             edges
@@ -118,7 +122,8 @@ async fn encounters_are_listed_and_filtered() {
             (json!({ "from": "2024-05-02T08:00:00Z" }), "32"),
             (json!({ "to": "2024-05-02T08:00:00Z" }), "1"),
             (
-                json!({ "from": "2024-05-02T00:00:00+02:00", "to": "2024-05-03T00:00:00+02:00", "class": "EMER", "status": ["IN_PROGRESS"] }),
+                json!({ "from": "2024-05-02T00:00:00+02:00", "to": "2024-05-03T00:00:00+02:00", "class": "EMER",
+                    "status": ["IN_PROGRESS"] }),
                 "2",
             ),
         ] {

@@ -130,7 +130,8 @@ fn small_set() -> PathBuf {
         for n in 0..3 {
             let text = format!("note {n} of chart {p}");
             let context = json!({ "encounter": [{ "reference": visit }] });
-            let written = json!({ "context": context, "author": author, "status": "superseded", "date": format!("2024-05-0{}", n + 1) });
+            let written = json!({ "context": context, "author": author, "status": "superseded",
+                "date": format!("2024-05-0{}", n + 1) });
             resources.push(report(&format!("r{p}-{n}"), &subject, &text));
             resources.push(with(note(&format!("n{p}-{n}"), &subject, &text), written));
         }
@@ -156,7 +157,8 @@ fn write_bundle(path: &Path, resources: &[Value], method: &str) {
         .map(|resource| {
             let (kind, id) = (resource["resourceType"].as_str().unwrap(), resource["id"].as_str().unwrap());
             let url = format!("{kind}/{id}");
-            json!({ "fullUrl": format!("urn:uuid:{id}"), "resource": resource, "request": { "method": method, "url": url } })
+            json!({ "fullUrl": format!("urn:uuid:{id}"), "resource": resource, "request": { "method": method,
+                "url": url } })
         })
         .collect();
     std::fs::write(path, json!({ "resourceType": "Bundle", "type": "transaction", "entry": entries }).to_string())

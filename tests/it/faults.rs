@@ -20,7 +20,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-const END_SESSIONS: &str = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'cordon_app' or usename like 'cordon\\_t\\_%'";
+const END_SESSIONS: &str = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'cordon_app' or \
+    usename like 'cordon\\_t\\_%'";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_server_recovers_from_a_database_outage_without_a_restart() {

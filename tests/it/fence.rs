@@ -43,7 +43,8 @@ async fn l37_no_write_is_committed_after_a_fence_change() {
         let raise_generation = async || {
             let id = chart.tenant.id;
             let sql = format!(
-                "begin; select pg_advisory_xact_lock(hashtextextended('{id}', 7)); update cordon.tenants set generation = 2 where tenant_id = '{id}'; commit"
+                "begin; select pg_advisory_xact_lock(hashtextextended('{id}', 7)); update cordon.tenants set \
+                 generation = 2 where tenant_id = '{id}'; commit"
             );
             superuser.batch_execute(&sql).await.unwrap();
         };
@@ -110,7 +111,8 @@ async fn write_during_fence_change(
         errors.push(writer.await.unwrap());
     }
     let late = format!(
-        "select count(*) from {}.patients where tenant_id = '{}' and not pg_visible_in_snapshot(changed_in, '{snapshot}')",
+        "select count(*) from {}.patients where tenant_id = '{}' and not pg_visible_in_snapshot(changed_in, \
+         '{snapshot}')",
         chart.schema(),
         chart.tenant.id
     );

@@ -86,7 +86,10 @@ async fn l31_clients_cannot_influence_flags() {
     let rules: Vec<_> = ones.iter().map(|one| format!("{{ tenant: {}, enabled: false }}", one.id)).collect();
     let file = FlagFile::new("l31", &format!("patientSearch: {{ variant: words, rules: [{}] }}", rules.join(", ")));
     let server = TestServer::start(site, settings(site, Some(&file), None), BootCheck::Dev);
-    let features = |search: Value| json!({ "viewer": { "features": [{ "name": "chartWrites", "enabled": true, "variant": null }, search] } });
+    let features = |search: Value| {
+        json!({ "viewer": { "features": [{ "name": "chartWrites", "enabled": true,
+        "variant": null }, search] } })
+    };
     for (one, other) in ones.iter().zip(&others) {
         let off = features(json!({ "name": "patientSearch", "enabled": false, "variant": null }));
         let on = features(json!({ "name": "patientSearch", "enabled": true, "variant": "words" }));
@@ -97,7 +100,8 @@ async fn l31_clients_cannot_influence_flags() {
         let plain = server.send_query(&token(site, one), ALL, json!({})).await.comparable();
         let (id, slug) = (other.id.to_string(), other.slug.as_str());
         let context = json!({ "tenantId": id, "userId": id, "plan": "x", "properties": { "tenantId": id } });
-        let body = json!({ "query": ALL, "variables": context, "extensions": { "unleash": { "context": context }, "features": { "patientSearch": true } } });
+        let body = json!({ "query": ALL, "variables": context, "extensions": { "unleash": { "context": context },
+            "features": { "patientSearch": true } } });
         for (name, value) in [
             ("unleash-appname", slug),
             ("unleash-context", &context.to_string()),
@@ -232,7 +236,8 @@ async fn failures_of_unleash_affect_no_request() {
     // From the start on, the file decides.
     assert_constant(false).await;
     // Unleash responds and knows one of the flags: it is on for both tenants.
-    let on_for_one = json!([{ "name": "patientSearch", "enabled": true, "strategies": [{ "name": "default", "constraints": [
+    let on_for_one = json!([{ "name": "patientSearch", "enabled": true, "strategies": [{ "name": "default",
+        "constraints": [
         { "contextName": "tenantId", "operator": "IN", "values": [one.id, other.id] },
         { "contextName": "plan", "operator": "IN", "values": ["standard"] },
         { "contextName": "model", "operator": "IN", "values": ["shared", "database"] }] }],
@@ -362,7 +367,8 @@ async fn handle_connection(mut socket: TcpStream, behaviour: Arc<Mutex<Behaviour
         Behaviour::Hangs => tokio::time::sleep(Duration::from_secs(600)).await,
         Behaviour::Responds(status, body) => {
             let head = format!(
-                "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+                "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: \
+                 {}\r\n\r\n",
                 body.len()
             );
             let _ = socket.write_all(format!("{head}{body}").as_bytes()).await;

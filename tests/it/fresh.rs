@@ -50,16 +50,20 @@ async fn tables(site: &Site, database: &str, schema: &str, prefix: &str, about: 
         .query(
             "select c.relname::text, a.attname::text, t.typname::text, a.attnotnull,
                (select string_agg(k.attname, ', ' order by array_position(i.indkey::int2[], k.attnum)) from pg_index i
-                join pg_attribute k on k.attrelid = c.oid and k.attnum = any (i.indkey) where i.indrelid = c.oid and i.indisprimary)
-             from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped join pg_type t on t.oid = a.atttypid
-             where c.relnamespace = $1::text::regnamespace and c.relkind in ('r', 'p') and not c.relispartition and c.relname not like '\\_\\_%'
+                join pg_attribute k on k.attrelid = c.oid and k.attnum = any (i.indkey) where i.indrelid = c.oid and \
+                i.indisprimary)
+             from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped join \
+             pg_type t on t.oid = a.atttypid
+             where c.relnamespace = $1::text::regnamespace and c.relkind in ('r', 'p') and not c.relispartition and \
+             c.relname not like '\\_\\_%'
              order by c.relname, a.attnum",
             &[&schema],
         )
         .await
         .unwrap();
     let mut text = format!(
-        "//! {about}\n//! Written by `UPDATE=1 cargo test fresh` from a migrated database; columns of type xid8 are the database's own and left out.\n"
+        "//! {about}\n//! Written by `UPDATE=1 cargo test fresh` from a migrated database; columns of type xid8 are \
+         the database's own and left out.\n"
     );
     let mut names: Vec<String> = Vec::new();
     for row in &rows {

@@ -99,7 +99,8 @@ async fn readiness_names_unavailable_dependencies() {
     let data = site.superuser("cordon_data").await;
     let handler = |path: &str| {
         format!(
-            "set allow_system_table_mods = on; update pg_proc set probin = '$libdir/{path}' where proname = 'plpgsql_call_handler'"
+            "set allow_system_table_mods = on; update pg_proc set probin = '$libdir/{path}' where proname = \
+             'plpgsql_call_handler'"
         )
     };
     data.batch_execute(&handler("nowhere")).await.unwrap();
@@ -128,7 +129,8 @@ async fn readiness_names_unavailable_dependencies() {
         wait_for_report(&server, status, &[("catalog", if away { "failing" } else { "ok" })]).await;
     }
     // Audit partitions that end soon are reported and do not make the replica unready.
-    let years = "do $$ declare t text; begin for t in select relname from pg_class where relname ~ '^audit_log_\\d{4}$' and relkind = 'r'
+    let years = "do $$ declare t text; begin for t in select relname from pg_class where relname ~ \
+        '^audit_log_\\d{4}$' and relkind = 'r'
         and relnamespace = 'shared'::regnamespace loop execute 'drop table shared.' || t; end loop; end $$";
     data.batch_execute(years).await.unwrap();
     wait_for_report(&server, 200, &[("status", "degraded"), ("audit", "partitions end in 0 days")]).await;

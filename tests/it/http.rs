@@ -123,7 +123,8 @@ async fn invalid_tokens_are_rejected_alike() {
     let tenant = site.tenant(TenancyModel::Shared).await;
     let server = TestServer::of(site);
     let now = chrono::Utc::now().timestamp();
-    let good = json!({ "iss": cordon::auth::dev::ISSUER, "aud": "cordon", "sub": "alice", "tenants": [tenant.id], "roles": ["clinician"], "iat": now, "exp": now + 600 });
+    let good = json!({ "iss": cordon::auth::dev::ISSUER, "aud": "cordon", "sub": "alice", "tenants": [tenant.id],
+        "roles": ["clinician"], "iat": now, "exp": now + 600 });
     let header = |alg: &str, typ: &str| json!({ "alg": alg, "typ": typ, "kid": site.issuer.key_id() }).to_string();
     let signed = |changes: Value| {
         let mut claims = good.clone();
@@ -199,7 +200,8 @@ async fn a_suspension_takes_effect_immediately() {
         let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
         let length = query.len();
         let head = format!(
-            "POST /graphql HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+            "POST /graphql HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {token}\r\ncontent-type: \
+             application/json\r\ncontent-length: {length}\r\n\r\n"
         );
         socket.write_all(head.as_bytes()).await.unwrap();
         tokio::time::sleep(Duration::from_millis(150)).await;

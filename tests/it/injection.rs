@@ -48,9 +48,11 @@ async fn payloads_in_fhir_are_data() {
             "{model}: {again:?}"
         );
         for payload in PAYLOADS {
-            let query = "query ($system: String!, $value: String!) { patientByIdentifier(system: $system, value: $value) {
+            let query = "query ($system: String!, $value: String!) { patientByIdentifier(system: $system, value: \
+                $value) {
                 identifiers { system value } name { family given text }
-                encounters { nodes { reason class } } notes { nodes { title body type { code display } author { name } } } } }";
+                encounters { nodes { reason class } } notes { nodes { title body type { code display } author { name } \
+                } } } }";
             let data =
                 server.data(&token, query, json!({ "system": format!("urn:x:{payload}"), "value": payload })).await;
             let patient = &data["patientByIdentifier"];
@@ -77,9 +79,11 @@ async fn payloads_in_fhir_are_data() {
 
 /// Returns a patient, encounter, author and note with the payload in every text.
 fn resources_with(n: usize, payload: &str) -> String {
-    let coded = json!({ "coding": [{ "system": format!("http://loinc.org{payload}"), "code": payload, "display": payload, "version": payload }], "text": payload });
+    let coded = json!({ "coding": [{ "system": format!("http://loinc.org{payload}"), "code": payload,
+        "display": payload, "version": payload }], "text": payload });
     let mut note = document(n, Some(&format!("e{n}")), &format!("n{n}"), "2020-01-01T00:00:00Z", "");
-    note["content"] = json!([{ "attachment": { "contentType": "text/plain", "title": payload, "data": crate::support::fhir_charts::base64(payload.as_bytes()), "url": payload } }]);
+    note["content"] = json!([{ "attachment": { "contentType": "text/plain", "title": payload,
+        "data": crate::support::fhir_charts::base64(payload.as_bytes()), "url": payload } }]);
     note["type"] = coded.clone();
     note["author"] = json!([{ "reference": format!("Practitioner/d{n}"), "display": payload }]);
     note["description"] = payload.into();
@@ -87,12 +91,17 @@ fn resources_with(n: usize, payload: &str) -> String {
     note["docStatus"] = payload.into();
     note["status"] = payload.into();
     let resources = [
-        json!({ "resourceType": "Practitioner", "id": format!("d{n}"), "name": [{ "text": payload }], "identifier": [{ "system": payload, "value": payload }] }),
-        json!({ "resourceType": "Patient", "id": format!("p{n}"), "gender": payload, "name": [{ "family": payload, "given": [payload] }],
+        json!({ "resourceType": "Practitioner", "id": format!("d{n}"), "name": [{ "text": payload }],
+            "identifier": [{ "system": payload, "value": payload }] }),
+        json!({ "resourceType": "Patient", "id": format!("p{n}"), "gender": payload, "name": [{ "family": payload,
+            "given": [payload] }],
             "identifier": [{ "system": format!("urn:x:{payload}"), "value": payload, "type": coded.clone() }],
-            "telecom": [{ "system": payload, "value": payload }], "address": [{ "text": payload, "line": [payload] }], "meta": { "source": payload } }),
-        json!({ "resourceType": "Encounter", "id": format!("e{n}"), "status": payload, "class": { "code": payload }, "type": [coded],
-            "subject": { "reference": format!("Patient/p{n}") }, "reasonCode": [{ "text": payload }], "serviceProvider": { "display": payload } }),
+            "telecom": [{ "system": payload, "value": payload }], "address": [{ "text": payload, "line": [payload] }],
+                "meta": { "source": payload } }),
+        json!({ "resourceType": "Encounter", "id": format!("e{n}"), "status": payload, "class": { "code": payload },
+            "type": [coded],
+            "subject": { "reference": format!("Patient/p{n}") }, "reasonCode": [{ "text": payload }],
+                "serviceProvider": { "display": payload } }),
         note,
     ];
     resources.iter().map(|resource| format!("{resource}\n")).collect()
@@ -160,7 +169,8 @@ async fn payloads_in_requests_are_data_or_an_error() {
         }
         for list in ["encounters", "notes"] {
             let query = format!(
-                "query ($v: String!, $c: String) {{ patientByIdentifier(system: \"{SYSTEM}\", value: $v) {{ {list}(after: $c) {{ edges {{ cursor }} }} }} }}"
+                "query ($v: String!, $c: String) {{ patientByIdentifier(system: \"{SYSTEM}\", value: $v) {{ \
+                 {list}(after: $c) {{ edges {{ cursor }} }} }} }}"
             );
             let response = server.send_query(&token, &query, json!({ "v": "wellzq-mrn-0", "c": payload })).await;
             assert_eq!(response.status_and_code(), (200, "INVALID_INPUT".into()), "{list} {payload}");
@@ -171,7 +181,8 @@ async fn payloads_in_requests_are_data_or_an_error() {
             Response::of(server.post(&token).json(&body)).await.status_and_code(),
             (400, "INVALID_INPUT".into())
         );
-        let body = json!({ "query": "{ viewer { id } }", "variables": { payload: payload }, "extensions": { payload: payload }, payload: payload });
+        let body = json!({ "query": "{ viewer { id } }", "variables": { payload: payload },
+            "extensions": { payload: payload }, payload: payload });
         assert_eq!(Response::of(server.post(&token).json(&body)).await.status, 200);
         assert_eq!(
             Response::of(server.post(&token).json(&json!({ "query": payload }))).await.status_and_code(),
@@ -229,7 +240,8 @@ async fn payloads_in_tokens_are_data_or_rejected() {
         FhirCharts { mark: "tokenzq", patients: 1, encounters: 0, notes: 0 }.import(site, &tenant).await;
         let token = |claims: Value| {
             let now = chrono::Utc::now().timestamp();
-            let mut all = json!({ "iss": cordon::auth::dev::ISSUER, "aud": "cordon", "sub": "alice", "tenants": [tenant.id], "roles": ["clinician"], "iat": now, "exp": now + 600 });
+            let mut all = json!({ "iss": cordon::auth::dev::ISSUER, "aud": "cordon", "sub": "alice",
+                "tenants": [tenant.id], "roles": ["clinician"], "iat": now, "exp": now + 600 });
             all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
             site.issuer
                 .sign(
@@ -332,6 +344,7 @@ async fn assert_intact(site: &Site, tenant: &Tenant, patients: u64) {
         session.query_one(&text, &[&tenant.id.to_string()]).await.unwrap().get::<_, i64>(0),
         i64::try_from(patients).unwrap()
     );
-    let tables = "select count(*) from pg_tables where schemaname = $1 and tablename in ('patients', 'encounters', 'clinical_notes', 'note_versions', 'audit_log')";
+    let tables = "select count(*) from pg_tables where schemaname = $1 and tablename in ('patients', 'encounters', \
+        'clinical_notes', 'note_versions', 'audit_log')";
     assert_eq!(session.query_one(tables, &[&placement.schema.as_str()]).await.unwrap().get::<_, i64>(0), 5);
 }

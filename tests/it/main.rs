@@ -1,5 +1,5 @@
-//! The integration tests. All of them are in one binary, which starts one PostgreSQL cluster for the whole run and stops
-//! it at the end.
+//! The integration tests. All of them are in one binary, which starts one PostgreSQL cluster for the whole run and
+//! stops it at the end.
 #![cfg(test)]
 
 mod admission;

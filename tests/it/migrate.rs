@@ -16,17 +16,23 @@ async fn structure(site: &Site, database: &str) -> Vec<String> {
         .await
         .query(
             "with s as (select oid, nspname from pg_namespace where nspname !~ '^(pg_|information_schema)'),
-             c as (select c.*, s.nspname from pg_class c join s on s.oid = c.relnamespace where c.relname <> '__diesel_schema_migrations')
+             c as (select c.*, s.nspname from pg_class c join s on s.oid = c.relnamespace where c.relname <> \
+             '__diesel_schema_migrations')
              select x from (
                select format('%s.%s.%s %s %s', c.nspname, c.relname, a.attname, a.atttypid::regtype, a.attnotnull) x
                  from c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 where c.relkind in ('r', 'p')
-               union all select format('%s.%s %s %s %s %s', nspname, relname, relowner::regrole, relrowsecurity, relforcerowsecurity,
+               union all select format('%s.%s %s %s %s %s', nspname, relname, relowner::regrole, relrowsecurity, \
+               relforcerowsecurity,
                    array(select unnest(relacl)::text order by 1)) from c where relkind in ('r', 'p')
                union all select format('%s %s', c.nspname, pg_get_indexdef(c.oid)) from c where relkind in ('i', 'I')
-               union all select format('%s.%s %s', c.nspname, c.relname, pg_get_constraintdef(k.oid)) from c join pg_constraint k on k.conrelid = c.oid
-               union all select format('%s.%s %s %s', c.nspname, c.relname, p.polname, pg_get_expr(p.polqual, p.polrelid)) from c join pg_policy p on p.polrelid = c.oid
-               union all select format('%s.%s %s %s', c.nspname, c.relname, t.tgname, t.tgenabled) from c join pg_trigger t on t.tgrelid = c.oid where not t.tgisinternal
-               union all select format('%s %s %s %s', p.oid::regprocedure, p.proowner::regrole, p.prosecdef, array(select unnest(p.proacl)::text order by 1))
+               union all select format('%s.%s %s', c.nspname, c.relname, pg_get_constraintdef(k.oid)) from c join \
+               pg_constraint k on k.conrelid = c.oid
+               union all select format('%s.%s %s %s', c.nspname, c.relname, p.polname, pg_get_expr(p.polqual, \
+               p.polrelid)) from c join pg_policy p on p.polrelid = c.oid
+               union all select format('%s.%s %s %s', c.nspname, c.relname, t.tgname, t.tgenabled) from c join \
+               pg_trigger t on t.tgrelid = c.oid where not t.tgisinternal
+               union all select format('%s %s %s %s', p.oid::regprocedure, p.proowner::regrole, p.prosecdef, \
+               array(select unnest(p.proacl)::text order by 1))
                  from pg_proc p join s on s.oid = p.pronamespace
              ) everything order by x",
             &[],
@@ -77,7 +83,8 @@ async fn every_set_goes_up_down_and_up_again() {
     // Every run is recorded with its direction and outcome.
     let control = site.superuser("cordon_control").await;
     let runs =
-        "select count(*), count(*) filter (where direction = 'down' and outcome = 'done'), count(*) filter (where outcome = 'failed'),
+        "select count(*), count(*) filter (where direction = 'down' and outcome = 'done'), count(*) filter (where \
+         outcome = 'failed'),
                 count(*) filter (where duration_ms is null) from cordon_catalog.migration_runs";
     let row = control.query_one(runs, &[]).await.unwrap();
     let (all, down, failed, untimed): (i64, i64, i64, i64) = (row.get(0), row.get(1), row.get(2), row.get(3));
@@ -121,7 +128,8 @@ async fn the_outcome_of_a_killed_run_is_recorded_by_the_next() {
     let shared = targets(&site, MigrationSet::Tenant).await.into_iter().next().unwrap();
     let control = site.superuser("cordon_control").await;
     let newest = async || {
-        let newest = "select direction, outcome, error from cordon_catalog.migration_runs where schema_name = 'shared' order by started_at desc limit 1";
+        let newest = "select direction, outcome, error from cordon_catalog.migration_runs where schema_name = 'shared' \
+            order by started_at desc limit 1";
         let row = control.query_one(newest, &[]).await.unwrap();
         [0, 1, 2].map(|column| row.get::<_, Option<String>>(column).unwrap_or_default())
     };

@@ -26,7 +26,8 @@ async fn the_audit_log_names_each_mutation() {
         writer.mutate(&writer.alice, FINISH, json!({ "id": encounter["id"], "expectedVersion": 1 })).await.unwrap();
         let rows = writer
             .rows(
-                "select action, resource_type, purpose, name, roles, host(ip), array_length(resource_ids, 1), patient_id is not null
+                "select action, resource_type, purpose, name, roles, host(ip), array_length(resource_ids, 1), \
+                 patient_id is not null
                  from audit_log where tenant_id = $tenant and purpose = 'write' order by recorded_at",
             )
             .await;
@@ -50,8 +51,12 @@ async fn the_audit_log_names_each_mutation() {
                 "the row of a write names the client address"
             );
         }
-        let reads =
-            writer.rows("select count(*) from audit_log where tenant_id = $tenant and purpose = 'read' and action like '%.read'").await;
+        let reads = writer
+            .rows(
+                "select count(*) from audit_log where tenant_id = $tenant and purpose = 'read' and action like \
+                '%.read'",
+            )
+            .await;
         assert_eq!(reads[0].get::<_, i64>(0), 6, "{model}: each payload that was returned is a read");
     }
 }
@@ -84,8 +89,10 @@ async fn an_idempotency_key_executes_a_mutation_once() {
         let writer = ChartWriter::create(site, site.tenant(model).await).await;
         let start_two = async |token: &str, key: &str, class: &str| {
             let two = format!(
-                "mutation {{ a: startEncounter(input: {{ patientId: \"{0}\", class: \"{class}\" }}) {{ encounter {{ id }} }}
-                             b: startEncounter(input: {{ patientId: \"{0}\", class: \"{class}\" }}) {{ encounter {{ id }} }} }}",
+                "mutation {{ a: startEncounter(input: {{ patientId: \"{0}\", class: \"{class}\" }}) {{ encounter {{ id \
+                 }} }}
+                             b: startEncounter(input: {{ patientId: \"{0}\", class: \"{class}\" }}) {{ encounter {{ id \
+                             }} }} }}",
                 writer.patient
             );
             let request = writer.server.query_request(token, &two, json!({})).header("idempotency-key", key);
@@ -130,7 +137,8 @@ async fn an_idempotency_key_executes_a_mutation_once() {
             );
         }
         // A request that failed leaves no key.
-        let wrong = json!({ "query": REGISTER, "variables": { "input": { "identifiers": [{ "system": "urn:mrn", "value": "1" }], "sex": "MALE" } } });
+        let wrong = json!({ "query": REGISTER, "variables": { "input": { "identifiers": [{ "system": "urn:mrn",
+            "value": "1" }], "sex": "MALE" } } });
         let taken = writer.server.post(&writer.alice).header("idempotency-key", "k-2").json(&wrong);
         assert_eq!(crate::support::server::Response::of(taken).await.code(), "CONFLICT");
         assert_eq!(writer.rows("select from idempotency_keys where tenant_id = $tenant").await.len(), 4);
@@ -144,8 +152,10 @@ async fn mutations_of_one_request_run_in_order_and_see_each_other() {
     let note = writer.draft_note().await;
     let id = note["id"].as_str().unwrap();
     let three = format!(
-        "mutation {{ a: reviseDraft(input: {{ id: \"{id}\", expectedVersion: 1, body: \"two\" }}) {{ note {{ version body }} }}
-                     b: reviseDraft(input: {{ id: \"{id}\", expectedVersion: 1, body: \"x\" }}) {{ note {{ version body }} }}
+        "mutation {{ a: reviseDraft(input: {{ id: \"{id}\", expectedVersion: 1, body: \"two\" }}) {{ note {{ version \
+         body }} }}
+                     b: reviseDraft(input: {{ id: \"{id}\", expectedVersion: 1, body: \"x\" }}) {{ note {{ version \
+                     body }} }}
                      c: signNote(input: {{ id: \"{id}\", expectedVersion: 2 }}) {{ note {{ version body status }} }} }}"
     );
     let (status, body) = writer.server.query(&writer.alice, &three, json!({})).await;
@@ -193,8 +203,12 @@ async fn a_rejected_mutation_leaves_only_its_audit_row() {
     let auditor = writer.token("auditor", "olga");
     let input = json!({ "identifiers": [], "sex": "MALE" });
     assert_eq!(writer.mutate(&auditor, REGISTER, input).await.unwrap_err().0, "FORBIDDEN");
-    let rows =
-        writer.rows("select action, outcome from audit_log where tenant_id = $tenant and outcome <> 'success' order by recorded_at").await;
+    let rows = writer
+        .rows(
+            "select action, outcome from audit_log where tenant_id = $tenant and outcome <> 'success' order by \
+            recorded_at",
+        )
+        .await;
     let rows: Vec<(String, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     let row = |action: &str, outcome: &str| (action.to_owned(), outcome.to_owned());
     assert_eq!(rows, [row("note.signed", "not_found"), row("registerPatient", "denied")]);
@@ -211,7 +225,8 @@ async fn imported_charts_can_be_changed() {
     let query =
         "query ($v: String!) { patientByIdentifier(system: \"http://hospital.test/mrn\", value: $v) { id version } }";
     let found = writer.server.data(&writer.alice, query, json!({ "v": charts.record_number(0) })).await;
-    let input = json!({ "id": found["patientByIdentifier"]["id"], "expectedVersion": 1, "name": { "text": "New Name" }, "birthDate": null });
+    let input = json!({ "id": found["patientByIdentifier"]["id"], "expectedVersion": 1, "name": { "text": "New \
+        Name" }, "birthDate": null });
     let patient = writer.mutate(&writer.alice, UPDATE, input).await.unwrap();
     assert_eq!(
         (&patient["name"]["text"], &patient["birthDate"], &patient["version"]),
@@ -251,7 +266,8 @@ async fn a_committed_mutation_is_named_after_a_timeout() {
     holder.batch_execute(&lock_row).await.unwrap();
     let two = format!(
         "mutation {{ a: registerPatient(input: {{ identifiers: [], sex: OTHER }}) {{ patient {{ id }} }}
-                     b: updatePatient(input: {{ id: \"{}\", expectedVersion: 1, sex: MALE }}) {{ patient {{ id }} }} }}",
+                     b: updatePatient(input: {{ id: \"{}\", expectedVersion: 1, sex: MALE }}) {{ patient {{ id }} }} \
+                     }}",
         writer.patient
     );
     let (status, body) = server.query(&writer.alice, &two, json!({})).await;

@@ -79,7 +79,10 @@ async fn a_discarded_draft_is_kept_and_hidden() {
 async fn roles_limit_who_drafts_and_signs() {
     let site = Site::shared().await;
     let writer = ChartWriter::create(site, site.tenant(MODELS[1]).await).await;
-    let input = |kind: &str, author: Value| json!({ "patientId": writer.patient, "type": kind, "body": "b", "authorId": author });
+    let input = |kind: &str, author: Value| {
+        json!({ "patientId": writer.patient, "type": kind, "body": "b",
+        "authorId": author })
+    };
     let (nurse, trainee, scribe) =
         (writer.token("nurse", "nora"), writer.token("trainee", "tom"), writer.token("scribe", "sam"));
     let sign = async |token: &str, note: &Value| {
@@ -141,7 +144,10 @@ async fn named_signers_see_and_sign_a_draft() {
     let over = json!({ "id": note["id"], "expectedVersion": 1, "body": "written over" });
     assert_eq!(writer.mutate(&nurse, REVISE, over).await.unwrap_err().0, "FORBIDDEN");
     let denied = writer
-        .rows("select action from audit_log where tenant_id = $tenant and outcome = 'denied' and array_length(resource_ids, 1) = 1")
+        .rows(
+            "select action from audit_log where tenant_id = $tenant and outcome = 'denied' and \
+            array_length(resource_ids, 1) = 1",
+        )
         .await;
     let denied: Vec<String> = denied.iter().map(|row| row.get(0)).collect();
     assert_eq!(denied, ["note.discarded", "note.revised"], "the audit rows of denied mutations name the note");
@@ -194,8 +200,10 @@ async fn a_signature_covers_the_signed_content() {
     writer.mutate(&writer.alice, SIGN, json!({ "id": note["id"], "expectedVersion": 1 })).await.unwrap();
     let rows = writer
         .rows(
-            "select s.id::text, s.salt_sealed, s.hash, s.signature, s.signer_id::text, (extract(epoch from s.signed_at) * 1000000)::bigint,
-                 s.verify_key, n.id::text, n.patient_id::text, (extract(epoch from n.authored_at) * 1000000)::bigint, n.author_id::text
+            "select s.id::text, s.salt_sealed, s.hash, s.signature, s.signer_id::text, (extract(epoch from \
+             s.signed_at) * 1000000)::bigint,
+                 s.verify_key, n.id::text, n.patient_id::text, (extract(epoch from n.authored_at) * 1000000)::bigint, \
+                 n.author_id::text
              from note_signatures s join clinical_notes n on n.id = s.note_id where s.tenant_id = $tenant",
         )
         .await;

@@ -184,7 +184,8 @@ async fn patients_are_found_by_name_birth_date_and_identifier() {
             assert_eq!(search_names(&writer, search).await, expected, "{model}: {search:?}");
         }
         // After an update the patient is found by the new values only.
-        let edit = json!({ "id": zoe["id"], "expectedVersion": 1, "name": { "text": "Zita Stone" }, "identifiers": [{ "system": "urn:mrn", "value": "B-9" }] });
+        let edit = json!({ "id": zoe["id"], "expectedVersion": 1, "name": { "text": "Zita \
+            Stone" }, "identifiers": [{ "system": "urn:mrn", "value": "B-9" }] });
         writer.mutate(&writer.alice, UPDATE, edit).await.unwrap();
         for (search, expected) in
             [("zoe", 0), ("zit sto", 1), ("urn:mrn|A-2", 0), ("urn:mrn|B-9", 1), ("1990-01-02 zita", 1)]
@@ -207,7 +208,8 @@ async fn patients_are_found_by_name_birth_date_and_identifier() {
         assert_eq!(names, [json!("Anna Berg"), json!("Zita Stone")]);
         let rows = writer
             .rows(
-                "select patient_id is not null from audit_log where tenant_id = $tenant and action = 'patient.read' and fields = '{name}'",
+                "select patient_id is not null from audit_log where tenant_id = $tenant and action = 'patient.read' \
+                 and fields = '{name}'",
             )
             .await;
         assert!(

@@ -65,7 +65,8 @@ async fn l01_tenants_on_one_session_see_their_own_patients() {
         assert_eq!(patient_names(&app, tenant.id).await.unwrap(), from_ref(&tenant.name), "turn {turn}");
     }
     println!(
-        "10,000 requests on one backend; wrong statements, conflicts, panics, cancelled, rejected, without fault: {outcomes:?}"
+        "10,000 requests on one backend; wrong statements, conflicts, panics, cancelled, rejected, without fault: \
+         {outcomes:?}"
     );
     assert!(outcomes.iter().all(|count| *count > 20));
     assert!(closed_unclean() - before >= u64::from(outcomes[0] + outcomes[2] + outcomes[3]));

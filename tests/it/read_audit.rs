@@ -31,7 +31,9 @@ async fn every_read_is_in_the_audit_log() {
     let server = TestServer::of(site);
     for model in MODELS {
         let (tenant, token) = tenant_with_chart(site, model, "auditzq").await;
-        let query = "query ($system: String!, $value: String!) { patientByIdentifier(system: $system, value: $value) { id name { text }
+        let query =
+            "query ($system: String!, $value: String!) { patientByIdentifier(system: $system, value: $value) { \
+            id name { text }
             encounters { nodes { id reason notes { nodes { id body } } } } notes { nodes { id title } } } }";
         let variables = json!({ "system": SYSTEM, "value": "auditzq-mrn-0" });
         let response =
@@ -143,8 +145,10 @@ async fn a_read_that_cannot_be_audited_returns_no_data() {
     let session = site.superuser("cordon_data").await;
     session
         .batch_execute(&format!(
-            "create function {schema}.fail() returns trigger language plpgsql as $$ begin raise 'no room for failzq'; end $$;
-             create constraint trigger fail after insert on {schema}.audit_log deferrable initially deferred for each row execute function {schema}.fail()"
+            "create function {schema}.fail() returns trigger language plpgsql as $$ begin raise 'no room for failzq'; \
+             end $$;
+             create constraint trigger fail after insert on {schema}.audit_log deferrable initially deferred for each \
+             row execute function {schema}.fail()"
         ))
         .await
         .unwrap();
@@ -176,7 +180,8 @@ fn uuid_of(id: &Value) -> String {
 async fn audit_rows(site: &Site, tenant: &Tenant, response: &Response) -> Vec<Value> {
     let placement = tenant.placement.as_ref().unwrap();
     let text = format!(
-        "select (to_jsonb(a) - 'detail_sealed')::text from {}.audit_log a where tenant_id = $1::text::uuid and request_id = $2::text::uuid",
+        "select (to_jsonb(a) - 'detail_sealed')::text from {}.audit_log a where tenant_id = $1::text::uuid and \
+         request_id = $2::text::uuid",
         placement.schema
     );
     let session = site.superuser(&placement.database).await;

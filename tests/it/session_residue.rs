@@ -70,8 +70,10 @@ async fn l36_residual_session_state_does_not_affect_the_next_tenant() {
             "set default_transaction_read_only = on; set default_transaction_isolation = 'serializable'",
             "set row_security = off",
             "set statement_timeout = 50; set lock_timeout = 1; set idle_in_transaction_session_timeout = 200",
-            "set client_encoding = latin1; set timezone = 'Pacific/Kiritimati'; set datestyle = 'SQL, DMY'; set intervalstyle = 'iso_8601'",
-            "set bytea_output = escape; set extra_float_digits = -15; set array_nulls = off; set transform_null_equals = on",
+            "set client_encoding = latin1; set timezone = 'Pacific/Kiritimati'; set datestyle = 'SQL, DMY'; set \
+             intervalstyle = 'iso_8601'",
+            "set bytea_output = escape; set extra_float_digits = -15; set array_nulls = off; set transform_null_equals \
+             = on",
             "set search_path = cordon, shared, pg_catalog; set quote_all_identifiers = on",
             "set search_path = pg_catalog; set plan_cache_mode = force_generic_plan; set synchronous_commit = off",
             "set enable_seqscan = off; set enable_indexscan = off; set enable_bitmapscan = off; set work_mem = '64kB'",

@@ -117,7 +117,8 @@ async fn requests_of_disconnected_clients_are_counted() {
     let server = TestServer::of(site);
     let (_, token) = tenant_with_chart(site, "gonezq").await;
     let head = format!(
-        "POST /graphql HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{{"
+        "POST /graphql HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: \
+         application/json\r\ncontent-length: 50\r\n\r\n{{"
     );
     let mut socket = TcpStream::connect(server.url.trim_start_matches("http://").trim_end_matches("/graphql")).unwrap();
     socket.write_all(head.as_bytes()).unwrap();
@@ -213,7 +214,8 @@ async fn telemetry_contains_no_text_of_charts_or_clients() {
         ServeProcess::start(site, "telemetry", json!({ "otlp_endpoint": collector.url, "sample_ratio": 1.0 }));
     let token_of_auditor = site.token(&[tenant.id], "auditor", "tellzqsubject");
     let words = json!({ "words": "tellzqfamily", "value": "tellzq-mrn-0", "system": SYSTEM });
-    let by_value = "query ByNumber($system: String!, $value: String!) { patientByIdentifier(system: $system, value: $value) { id birthDate } }";
+    let by_value = "query ByNumber($system: String!, $value: String!) { patientByIdentifier(system: $system, value: \
+        $value) { id birthDate } }";
     let requests = [
         (token.as_str(), PATIENTS, json!({}), 200),
         (
@@ -232,7 +234,8 @@ async fn telemetry_contains_no_text_of_charts_or_clients() {
         (
             &token,
             "mutation Register($input: RegisterPatientInput!) { registerPatient(input: $input) { patient { id } } }",
-            json!({ "input": { "sex": "FEMALE", "birthDate": "1970-02-03", "name": { "text": "tellzqname", "family": "tellzqnew" },
+            json!({ "input": { "sex": "FEMALE", "birthDate": "1970-02-03", "name": { "text": "tellzqname",
+                "family": "tellzqnew" },
                             "identifiers": [{ "system": SYSTEM, "value": "tellzqnumber" }] } }),
             200,
         ),

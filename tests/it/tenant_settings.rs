@@ -22,7 +22,8 @@ fn an_operator_changes_the_settings_of_one_tenant() {
     ]
     .concat();
     let changed = set(&all);
-    let terms = json!({ "origins": ["https://app.example", "http://localhost:5173"], "statement_timeout_ms": 500, "requests_per_second": 20, "concurrency": 4 });
+    let terms = json!({ "origins": ["https://app.example", "http://localhost:5173"], "statement_timeout_ms": 500,
+        "requests_per_second": 20, "concurrency": 4 });
     assert_eq!((&changed["terms"], &changed["plan"]), (&terms, &json!("large")));
     assert_eq!(set(&all), changed, "the second call changes nothing");
     assert_eq!(desk.json(OPERATOR, &["tenant", "show", "lakeside"]), changed);

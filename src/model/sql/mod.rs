@@ -3,10 +3,10 @@
 //! need. Columns are always diesel's own, so a renamed column breaks the build, and rows are selected with `as_select`,
 //! so a struct and its query cannot differ.
 //!
-//! PostgreSQL keeps the plan of a prepared statement only while that plan looks no dearer than one made for the values
-//! at hand, and planning costs more than running most statements here. Whatever makes a plan for the values at hand
-//! look cheap is therefore hidden from the planner: a list of ids is written `(SELECT $1)::uuid[]`, of unknown length,
-//! and the limit of a page of usual size is part of the text. `docs/architecture.md`, "Plans", has what was measured.
+//! PostgreSQL reuses a generic plan of a prepared statement only while its estimated cost is not higher than that of
+//! custom plans, and planning costs more than running most statements here. Whatever would make a custom plan look
+//! cheaper is therefore hidden from the planner: a list of ids is written `(SELECT $1)::uuid[]`, of unknown length, and
+//! a usual page size is part of the text. `docs/architecture.md`, "Plans", has what was measured.
 
 mod keyset;
 mod lateral;
@@ -25,7 +25,11 @@ use uuid::Uuid;
 macro_rules! free_of_columns {
     ($name:ident $(<$($generic:ident),+>)?) => {
         impl<QS: ?Sized $($(, $generic)+)?> AppearsOnTable<QS> for $name $(<$($generic),+>)? where Self: Expression {}
-        impl<QS: ?Sized $($(, $generic)+)?> SelectableExpression<QS> for $name $(<$($generic),+>)? where Self: Expression {}
+        impl<QS: ?Sized $($(, $generic)+)?> SelectableExpression<QS> for $name $(<$($generic),+>)?
+        where
+            Self: Expression,
+        {
+        }
         impl<GB $($(, $generic)+)?> ValidGrouping<GB> for $name $(<$($generic),+>)? {
             type IsAggregate = is_aggregate::Never;
         }

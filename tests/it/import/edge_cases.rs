@@ -29,7 +29,8 @@ async fn extreme_dates() {
     assert_eq!(done.rejects.iter().filter(|(_, _, reason)| reason != "invalid_date").count(), 0, "{:?}", done.rejects);
     assert!((5..=6).contains(&done.report.notes.rejected), "{:?}", done.rejects);
     // All stored dates are in the range that the API can return.
-    let years = "select count(*) from clinical_notes where tenant_id = $1 and extract(year from authored_at at time zone 'utc') not between 1 and 9999";
+    let years = "select count(*) from clinical_notes where tenant_id = $1 and extract(year from authored_at at time \
+        zone 'utc') not between 1 and 9999";
     assert_eq!(target.one::<i64>(years).await, 0);
 }
 
@@ -44,17 +45,25 @@ async fn long_empty_and_unusual_texts() {
                 with(
                     patient("p"),
                     json!({ "name": [{ "family": long, "given": [long, "", null] }], "gender": long,
-                    "identifier": [identifier("MR", &long, &long), { "system": "", "value": "x" }, { "value": "" }, { "system": "urn:a" },
+                    "identifier": [identifier("MR", &long, &long), { "system": "", "value": "x" }, { "value": "" },
+                        { "system": "urn:a" },
                                    { "type": { "text": long }, "system": "urn:odd", "value": "1" }] }),
                 ),
                 with(practitioner("d", &long, &long), json!({})),
-                with(encounter("e", "Patient/p"), json!({ "class": { "code": long }, "reasonCode": [{ "text": long }], "status": long })),
+                with(
+                    encounter("e", "Patient/p"),
+                    json!({ "class": { "code": long }, "reasonCode": [{ "text": long }],
+                    "status": long }),
+                ),
                 of("code", json!({ "type": coded("a b'; drop table patients; --") })),
                 of("display", json!({ "type": coded("99999-9") })),
                 of("author", json!({ "author": [{ "display": long }] })),
                 of("title", json!({ "description": long, "status": long, "docStatus": long })),
                 of("body", json!({ "content": [attachment(&"\u{1f600} one megabyte ".repeat(60_000))] })),
-                of("controls", json!({ "content": [attachment("a\u{1}\u{7}\u{1b}[31m\u{feff}\u{202e}\u{fffe}\r\nb")] })),
+                of(
+                    "controls",
+                    json!({ "content": [attachment("a\u{1}\u{7}\u{1b}[31m\u{feff}\u{202e}\u{fffe}\r\nb")] }),
+                ),
             ])
             .await;
         assert_eq!(done.rejects, []);

@@ -48,7 +48,8 @@ async fn a_record_number_belongs_to_one_patient() {
 async fn another_person_with_the_same_id_is_rejected() {
     for target in ImportTenant::of_each().await {
         let other_person = |numbers: Value| {
-            let other = json!({ "name": [{ "family": "Wu", "given": ["Max"] }], "birthDate": "1950-03-04", "identifier": numbers });
+            let other = json!({ "name": [{ "family": "Wu", "given": ["Max"] }], "birthDate": "1950-03-04",
+                "identifier": numbers });
             with(patient("p"), other)
         };
         let (visit, written) = (encounter("e2", "Patient/p"), note("n2", "Patient/p", "of the other person"));
@@ -86,7 +87,8 @@ async fn another_person_with_the_same_id_is_rejected() {
 #[tokio::test]
 async fn identities_are_checked_across_files_of_one_run() {
     let target = ImportTenant::of(TenancyModel::Shared).await;
-    let other = json!({ "name": [{ "family": "Wu" }], "birthDate": "1950-03-04", "identifier": [identifier("MR", "urn:other", "1")] });
+    let other = json!({ "name": [{ "family": "Wu" }], "birthDate": "1950-03-04", "identifier": [identifier("MR",
+        "urn:other", "1")] });
     let files = [
         crate::support::fhir::ndjson(&[patient("p"), patient("q"), note("nq", "Patient/q", "x")]),
         crate::support::fhir::ndjson(&[with(patient("p"), other), note("np", "Patient/p", "whose?")]),
@@ -153,8 +155,12 @@ async fn one_number_with_two_names_is_two_practitioners() {
         ])
         .await;
     assert_eq!((done.report.practitioners, done.report.notes), (counts(2, 0, 0, 0), counts(4, 0, 0, 0)));
-    let rows =
-        target.rows("select s.name from clinical_notes n join staff s on s.id = n.author_id where n.tenant_id = $1 order by n.id").await;
+    let rows = target
+        .rows(
+            "select s.name from clinical_notes n join staff s on s.id = n.author_id where n.tenant_id = $1 \
+            order by n.id",
+        )
+        .await;
     let names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     assert_eq!(names, ["Dr. Max Wolf", "Dr. Max Berg", "Dr. Max Wolf", "Dr. Eva Wolf"]);
     // The next import finds the same practitioners, with or without their resources.

@@ -39,7 +39,8 @@ async fn local_changes_outlive_the_next_import() {
         };
         writer.mutate(&writer.alice, FINISH, json!({ "id": e, "expectedVersion": 1 })).await.unwrap();
         let numbers = json!([{ "system": "urn:mrn", "value": "mrn-p" }, { "system": "urn:here", "value": "7" }]);
-        let died = json!({ "id": p, "expectedVersion": 1, "sex": "OTHER", "deceasedAt": "2024-06-01T00:00:00Z", "identifiers": numbers });
+        let died = json!({ "id": p, "expectedVersion": 1, "sex": "OTHER", "deceasedAt": "2024-06-01T00:00:00Z",
+            "identifiers": numbers });
         writer.mutate(&writer.alice, UPDATE, died).await.unwrap();
         let before = stored_chart(&target).await;
 

@@ -21,13 +21,17 @@ async fn rows_contain_author_date_type_status_and_source() {
                 with(encounter("e", "Patient/p"), json!({ "identifier": identifier })),
                 with(
                     note("n", "Patient/p", "text"),
-                    json!({ "author": [{ "reference": "Practitioner/d" }], "status": "superseded", "identifier": identifier,
+                    json!({ "author": [{ "reference": "Practitioner/d" }], "status": "superseded",
+                        "identifier": identifier,
                             "context": { "encounter": [{ "reference": "Encounter/e" }] } }),
                 ),
             ])
             .await;
         let row = &target
-            .rows("select id::text, sex, name_sealed, birth_date_sealed, contact_sealed, source_sealed from patients where tenant_id = $1")
+            .rows(
+                "select id::text, sex, name_sealed, birth_date_sealed, contact_sealed, source_sealed from patients \
+                where tenant_id = $1",
+            )
             .await[0];
         let patient = id(row, 0);
         assert_eq!(row.get::<_, &str>(1), "FEMALE");
@@ -46,14 +50,18 @@ async fn rows_contain_author_date_type_status_and_source() {
         assert_eq!(target.open::<IdentifierValue>(id(row, 0), row.get(4)).await, "mrn-p");
 
         let row = &target
-            .rows("select id::text, class, started_at::text, reason_sealed, source_sealed from encounters where tenant_id = $1")
+            .rows(
+                "select id::text, class, started_at::text, reason_sealed, source_sealed from encounters where \
+                tenant_id = $1",
+            )
             .await[0];
         assert_eq!((row.get::<_, &str>(1), row.get::<_, &str>(2)), ("AMB", "2024-05-06 05:08:09+00"));
         assert_eq!(target.open::<EncounterReason>(id(row, 0), row.get(3)).await, "Fever");
         assert_eq!(target.open::<EncounterSource>(id(row, 0), row.get(4)).await["identifier"], identifier);
 
         let sql =
-            "select n.id::text, n.status, n.type_code, n.authored_at::text, n.source_status, s.name, n.source_sealed, t.display from clinical_notes n
+            "select n.id::text, n.status, n.type_code, n.authored_at::text, n.source_status, s.name, n.source_sealed, \
+             t.display from clinical_notes n
             join staff s on s.tenant_id = n.tenant_id and s.id = n.author_id
             join note_types t on t.tenant_id = n.tenant_id and t.code = n.type_code where n.tenant_id = $1";
         let row = &target.rows(sql).await[0];
@@ -81,7 +89,8 @@ async fn every_imported_row_is_audited() {
         ];
         target.import(&chart).await;
         target.import(&[note("n1", "Patient/p", "changed")]).await;
-        let sql = "select action, resource_type, patient_id::text, cardinality(resource_ids), purpose, roles, issuer, request_id::text from audit_log
+        let sql = "select action, resource_type, patient_id::text, cardinality(resource_ids), purpose, roles, issuer, \
+            request_id::text from audit_log
             where tenant_id = $1 and purpose = 'import' order by recorded_at, patient_id";
         let rows = target.rows(sql).await;
         let entries: Vec<_> = rows
@@ -106,9 +115,11 @@ async fn every_imported_row_is_audited() {
         assert_eq!(runs.len(), 2, "one request id per run");
         // Every row of the chart is named by an audit row of an insert.
         let unnamed =
-            "select count(*) from (select id from patients where tenant_id = $1 union all select id from encounters where tenant_id = $1
+            "select count(*) from (select id from patients where tenant_id = $1 union all select id from encounters \
+             where tenant_id = $1
             union all select id from clinical_notes where tenant_id = $1) r
-            where not exists (select from audit_log a where a.tenant_id = $1 and a.action = 'insert' and r.id = any (a.resource_ids))";
+            where not exists (select from audit_log a where a.tenant_id = $1 and a.action = 'insert' and r.id = any \
+            (a.resource_ids))";
         assert_eq!(target.one::<i64>(unnamed).await, 0);
     }
 }
@@ -179,10 +190,12 @@ async fn an_author_is_resolved_when_the_practitioner_is_imported() {
             by("urn", json!({ "reference": "urn:uuid:d", "display": "Dr. Max Wolf" })),
             by(
                 "number",
-                json!({ "identifier": { "system": "http://hl7.org/fhir/sid/us-npi", "value": "1" }, "display": "Dr. Max Wolf" }),
+                json!({ "identifier": { "system": "http://hl7.org/fhir/sid/us-npi", "value": "1" }, "display": "Dr. \
+                    Max Wolf" }),
             ),
         ];
-        let authors = "select count(*) from clinical_notes n join staff s on s.id = n.author_id and s.name = 'Dr. Max Wolf' where n.tenant_id = $1";
+        let authors = "select count(*) from clinical_notes n join staff s on s.id = n.author_id and s.name = 'Dr. Max \
+            Wolf' where n.tenant_id = $1";
         target.import(&notes).await;
         assert_eq!((target.count("staff").await, target.one::<i64>(authors).await), (0, 0));
         target.import(&[practitioner("d", "1", "Wolf")]).await;

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 /// Checks that all notes have the same patient, encounter and author, however these were referenced.
 async fn assert_same_chart(target: &ImportTenant<'_>, notes: i64) {
-    let sql = "select count(*) from clinical_notes n join patients p on p.id = n.patient_id join encounters e on e.id = n.encounter_id
+    let sql = "select count(*) from clinical_notes n join patients p on p.id = n.patient_id join encounters e on e.id \
+        = n.encounter_id
         join staff s on s.id = n.author_id and s.name = 'Dr. Max Wolf' where n.tenant_id = $1";
     assert_eq!(target.one::<i64>(sql).await, notes);
     assert_eq!(
@@ -116,7 +117,10 @@ async fn encounters_are_found_by_their_identifier() {
 #[tokio::test]
 async fn full_urls_may_differ_from_ids() {
     let target = ImportTenant::of(TenancyModel::Schema).await;
-    let entry = |url: &str, resource: Value| json!({ "fullUrl": url, "resource": resource, "request": { "method": "POST", "url": "x" } });
+    let entry = |url: &str, resource: Value| {
+        json!({ "fullUrl": url, "resource": resource,
+        "request": { "method": "POST", "url": "x" } })
+    };
     let (p, e, d) = (
         "urn:uuid:0f000000-0000-4000-8000-000000000001",
         "urn:uuid:0f000000-0000-4000-8000-000000000002",

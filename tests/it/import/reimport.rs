@@ -83,7 +83,8 @@ async fn fhir_statuses_are_mapped() {
         .await;
     let statuses: Vec<_> = target.notes().await.into_iter().map(|note| note.status).collect();
     assert_eq!(statuses, ["SIGNED", "UNCOSIGNED", "RETRACTED", "SIGNED"]);
-    let superseded = "select count(*) from clinical_notes where tenant_id = $1 and source_status = 'superseded' and status = 'SIGNED'";
+    let superseded = "select count(*) from clinical_notes where tenant_id = $1 and source_status = 'superseded' and \
+        status = 'SIGNED'";
     assert_eq!(target.one::<i64>(superseded).await, 1);
     // A note that is later entered in error is retracted, and its versions stay.
     let wrong = of("d", json!({ "status": "entered-in-error" }));
@@ -100,7 +101,8 @@ async fn a_report_that_repeats_a_document_is_skipped() {
             report("same", "Patient/p", "lungs clear"),
             report("other-patient", "Patient/q", "lungs clear"),
             report("other-text", "Patient/p", "lungs not clear"),
-            json!({ "resourceType": "DiagnosticReport", "id": "silent", "status": "final", "subject": { "reference": "Patient/p" } }),
+            json!({ "resourceType": "DiagnosticReport", "id": "silent", "status": "final",
+                "subject": { "reference": "Patient/p" } }),
             json!({ "resourceType": "Observation", "id": "o" }),
             note("n", "Patient/p", "lungs clear"),
             patient("p"),
@@ -195,8 +197,12 @@ async fn identifiers_follow_the_source() {
         counts(0, 1, 0, 0)
     );
     assert_eq!(target.import(&[numbered(json!([mr, dl]))]).await.report.patients, counts(0, 1, 0, 0));
-    let owner: String =
-        target.one("select patient_id::text from patient_identifiers where tenant_id = $1 and exclusive and retired_at is null").await;
+    let owner: String = target
+        .one(
+            "select patient_id::text from patient_identifiers where tenant_id = $1 and exclusive and retired_at \
+            is null",
+        )
+        .await;
     assert_eq!(
         owner,
         target.one::<String>("select id::text from patients where tenant_id = $1 order by id limit 1").await

@@ -51,7 +51,8 @@ async fn the_isolation_table_is_fresh() {
     let nested = policy.operations().filter(|operation| operation.contains('.'));
     operations.extend(nested.map(|operation| (operation.to_owned(), String::new())));
     let mut text = String::from(
-        "# The outcome of each operation for each caller. Written by `UPDATE=1 cargo test isolation`; read its diff as a change of access.\n",
+        "# The outcome of each operation for each caller. Written by `UPDATE=1 cargo test isolation`; read its diff as \
+         a change of access.\n",
     );
     for (number, (operation, kind)) in operations.iter().enumerate() {
         let name = if operation == "node" { format!("node {kind}") } else { operation.clone() };

@@ -11,7 +11,8 @@ use cordon::tenant::{TenancyModel, Tenant};
 use serde_json::json;
 
 const MARKER: &str = "plantedzq";
-const CHART: &str = "{ patientByIdentifier(system: \"http://hospital.test/mrn\", value: \"innerzq-mrn-0\") { id name { text } notes { nodes { title body } } } }";
+const CHART: &str = "{ patientByIdentifier(system: \"http://hospital.test/mrn\", value: \"innerzq-mrn-0\") { id name { \
+    text } notes { nodes { title body } } } }";
 /// Words of PostgreSQL and of the schema that no response may contain.
 const INTERNAL_WORDS: [&str; 14] = [
     MARKER,
@@ -45,7 +46,8 @@ async fn l24_responses_contain_no_database_error_text() {
     assert!(before.status == 200 && before.contains("innerzq"), "{before:?}");
 
     let audit = "create function SCHEMA.planted() returns trigger language plpgsql as $$ begin RAISE end $$;
-        create trigger plantedzq_trigger before insert on SCHEMA.audit_log for each row execute function SCHEMA.planted();";
+        create trigger plantedzq_trigger before insert on SCHEMA.audit_log for each row execute function \
+        SCHEMA.planted();";
     let raise = |statement: &str| audit.replace("RAISE", statement);
     let drop_audit = "drop trigger plantedzq_trigger on SCHEMA.audit_log; drop function SCHEMA.planted();".to_owned();
     let rename = |table: &str| {
@@ -74,7 +76,8 @@ async fn l24_responses_contain_no_database_error_text() {
         (
             "unique",
             raise(
-                "raise unique_violation using message = 'duplicate key plantedzq', constraint = 'plantedzq', detail = 'plantedzq';",
+                "raise unique_violation using message = 'duplicate key plantedzq', constraint = 'plantedzq', detail = \
+                 'plantedzq';",
             ),
             drop_audit.clone(),
             409,

@@ -47,7 +47,8 @@ const HARVEST: &str = "query ($system: String!, $value: String!) {
     allNotes: notes(first: 1) { edges { cursor } }
     patientByIdentifier(system: $system, value: $value) {
         id identifiers { system value }
-        encounters(first: 2) { edges { cursor node { id notes(first: 2) { edges { cursor node { id author { id } } } } } } }
+        encounters(first: 2) { edges { cursor node { id notes(first: 2) { edges { cursor node { id author { id } } } } \
+        } } }
         notes(first: 2) { edges { cursor node { id } } }
     }
 }";

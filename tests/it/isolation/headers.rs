@@ -168,7 +168,8 @@ async fn send_raw(server: &TestServer<'_>, head: &[&[u8]], token: &str) -> Respo
     let mut request = b"POST /graphql HTTP/1.1\r\n".to_vec();
     head.iter().for_each(|line| request.extend_from_slice(line));
     let rest = format!(
-        "authorization: Bearer {token}\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        "authorization: Bearer {token}\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: \
+         {}\r\n\r\n{body}",
         body.len()
     );
     request.extend_from_slice(rest.as_bytes());

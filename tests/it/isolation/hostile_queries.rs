@@ -69,7 +69,8 @@ async fn l32_a_flood_does_not_slow_down_another_tenant() {
     assert!(sent.is_err() || sent.is_ok_and(|response| response.status().as_u16() == 413));
     assert!(neighbour < max_latency, "another tenant waited {neighbour:?}");
     // The same body with chunked transfer encoding.
-    let head = "POST /graphql HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\ncontent-type: application/json";
+    let head = "POST /graphql HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\ncontent-type: \
+        application/json";
     let mut chunked = format!("{head}\r\nauthorization: Bearer {}\r\n\r\n", a.token).into_bytes();
     for chunk in body.chunks(1 << 16) {
         chunked.extend_from_slice(b"10000\r\n");

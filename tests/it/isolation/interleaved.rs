@@ -21,7 +21,8 @@ async fn l19_loaders_are_per_request() {
         "query ($value: String!) { patientByIdentifier(system: \"http://hospital.test/mrn\", value: $value) { id } }";
     let data = server.data(&token_a, by_number, json!({ "value": "twinowner-mrn-0" })).await;
     let patient = data["patientByIdentifier"]["id"].as_str().unwrap().to_owned();
-    let chart = "query ($id: ID!) { patient(id: $id) { id sex encounters { nodes { id class } } notes { nodes { id author { name } } } } }";
+    let chart = "query ($id: ID!) { patient(id: $id) { id sex encounters { nodes { id class } } notes { nodes { id \
+        author { name } } } } }";
     let expected_a = server.data(&token_a, chart, json!({ "id": patient })).await;
     assert!(expected_a.to_string().contains("twinownerdoc"));
     give_same_ids(site, &a, &b).await;

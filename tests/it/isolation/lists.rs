@@ -16,7 +16,8 @@ async fn l16_records_belong_to_their_own_patient() {
     let server = &fixtures.server;
     for (a, b) in fixtures.pairs() {
         for kind in ['e', 'n'] {
-            let query = "query ($id: ID!) { found: node(id: $id) { id ... on Encounter { patient { id } } ... on ClinicalNote { patient { id } } } }";
+            let query = "query ($id: ID!) { found: node(id: $id) { id ... on Encounter { patient { id } } ... on \
+                ClinicalNote { patient { id } } } }";
             let own = server.data(&a.token, query, json!({ "id": a.id(kind) })).await;
             assert_eq!(own["found"]["patient"]["id"], a.id('p'));
             let foreign = server.send_query(&b.token, query, json!({ "id": a.id(kind) })).await.comparable();
@@ -41,9 +42,11 @@ async fn l18_cursors_of_other_lists_are_rejected() {
     let fixtures = Fixtures::shared().await;
     let server = &fixtures.server;
     let lists = "query ($p: ID!, $e: ID!, $a: String) {
-        patient(id: $p) { encounters(first: 1, after: $a) { edges { cursor } } notes(first: 1, after: $a) { edges { cursor } } }
+        patient(id: $p) { encounters(first: 1, after: $a) { edges { cursor } } notes(first: 1, after: $a) { edges { \
+        cursor } } }
         encounter(id: $e) { notes(first: 1, after: $a) { edges { cursor } } }
-        patients(first: 1, after: $a) { edges { cursor } } encounters(first: 1, after: $a) { edges { cursor } } notes(first: 1, after: $a) { edges { cursor } } }";
+        patients(first: 1, after: $a) { edges { cursor } } encounters(first: 1, after: $a) { edges { cursor } } \
+        notes(first: 1, after: $a) { edges { cursor } } }";
     let lists_and_paths = [
         ("patients", "/data/patients"),
         ("encounters", "/data/encounters"),
@@ -75,7 +78,8 @@ async fn l18_cursors_of_other_lists_are_rejected() {
             assert!(errors.iter().all(|error| path(error) != own), "{list}: {answer}");
         }
         // Cursors of another parent, of another tenant, and the own cursor with one bit changed in each byte.
-        let second = "query ($p: ID!) { patient(id: $p) { encounters(first: 2) { edges { node { notes(first: 1) { edges { cursor } } } } } } }";
+        let second = "query ($p: ID!) { patient(id: $p) { encounters(first: 2) { edges { node { notes(first: 1) { \
+            edges { cursor } } } } } } }";
         let data = server.data(&a.token, second, json!({ "p": a.id('p') })).await;
         let other_parent = data
             .pointer("/patient/encounters/edges/1/node/notes/edges/0/cursor")
@@ -102,8 +106,10 @@ async fn l18_cursors_of_other_lists_are_rejected() {
 async fn l25_another_tenants_growth_changes_no_page() {
     let site = Site::shared().await;
     let server = TestServer::of(site);
-    let page = "query ($value: String!, $after: String) { patientByIdentifier(system: \"SYSTEM\", value: $value) { id updatedAt version
-        encounters { edges { cursor node { id notes { edges { cursor node { id authoredAt } } pageInfo { hasNextPage hasPreviousPage } } } } }
+    let page = "query ($value: String!, $after: String) { patientByIdentifier(system: \"SYSTEM\", value: $value) { id \
+        updatedAt version
+        encounters { edges { cursor node { id notes { edges { cursor node { id authoredAt } } pageInfo { hasNextPage \
+        hasPreviousPage } } } } }
         notes(first: 2, after: $after) { edges { cursor node { id title } } pageInfo { hasNextPage endCursor } } } }"
         .replace("SYSTEM", SYSTEM);
     for model in MODELS {

@@ -209,8 +209,10 @@ fn token_for(fixtures: &Fixtures, slot: &ArgumentSlot, tenant: &HarvestedTenant)
 async fn table_state_of(fixtures: &Fixtures, tenant: &HarvestedTenant) -> String {
     let placement = tenant.tenant.placement.as_ref().unwrap();
     let superuser = fixtures.server.site.superuser(&placement.database).await;
-    let tables = "select c.oid::regclass::text, exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'changed_in') from pg_class c
-        where c.relnamespace = $1::text::regnamespace and c.relkind in ('r', 'p') and not c.relispartition and c.relname !~ '^__' order by 1";
+    let tables = "select c.oid::regclass::text, exists (select from pg_attribute a where a.attrelid = c.oid and \
+        a.attname = 'changed_in') from pg_class c
+        where c.relnamespace = $1::text::regnamespace and c.relkind in ('r', 'p') and not c.relispartition and \
+        c.relname !~ '^__' order by 1";
     let mut found = String::new();
     for row in superuser.query(tables, &[&placement.schema.as_str()]).await.unwrap() {
         let (table, stamped): (String, bool) = (row.get(0), row.get(1));

@@ -331,7 +331,8 @@ impl ArgumentSlot {
         };
         let head = if declared.is_empty() { String::new() } else { format!("({})", declared.join(" ")) };
         let operation = if is_mutation { "mutation" } else { "query" };
-        json!({ "query": format!("{operation} Q{head} {{ {open}{inner}{closing}}} {fragment}"), "variables": variables })
+        json!({ "query": format!("{operation} Q{head} {{ {open}{inner}{closing}}} \
+            {fragment}"), "variables": variables })
     }
 }
 
@@ -342,8 +343,12 @@ fn base(ty: &str) -> &str {
 /// The text of requests, for the reader of a failure message.
 #[test]
 fn requests_are_built_from_slots() {
-    let sdl = Sdl::parse("type Query { patient(id: ID!): Patient } type Patient { id: ID! notes(first: Int, after: String): NoteConnection! }
-        type NoteConnection { edges: [NoteEdge!]! nodes: [Note!]! } type NoteEdge { cursor: String! node: Note! } type Note { body: String }");
+    let sdl = Sdl::parse(
+        "type Query { patient(id: ID!): Patient } type Patient { id: ID! notes(first: Int, after: \
+        String): NoteConnection! }
+        type NoteConnection { edges: [NoteEdge!]! nodes: [Note!]! } type NoteEdge { cursor: String! node: Note! } type \
+        Note { body: String }",
+    );
     let slots = sdl.query_slots();
     let names: Vec<_> = slots.iter().map(ArgumentSlot::name).collect();
     assert_eq!(names, ["patient(id)", "patient.notes(after)"]);
@@ -354,7 +359,8 @@ fn requests_are_built_from_slots() {
     assert_eq!(request["variables"], json!({ "slot": "c", "id": "p" }));
     let sdl = Sdl::parse(
         "type Query { a: Int } type Mutation { write(input: WriteInput!): Int } enum Sex { FEMALE MALE }
-        input WriteInput { id: ID! version: Int! sex: Sex! title: String parts: [Part!]! } input Part { system: String! value: String! }",
+        input WriteInput { id: ID! version: Int! sex: Sex! title: String parts: [Part!]! } input Part { system: \
+        String! value: String! }",
     );
     let slots = sdl.mutation_slots();
     let names: Vec<_> = slots.iter().map(ArgumentSlot::name).collect();
@@ -363,7 +369,8 @@ fn requests_are_built_from_slots() {
         ["write(input.id)", "write(input.title)", "write(input.parts.system)", "write(input.parts.value)"]
     );
     let request = slots[3].request(&sdl, QueryForm::Literal, "v", |at| at.to_uppercase());
-    let query = "mutation Q { write(input: {id: \"INPUT.ID\" parts: [{system: \"INPUT.PARTS.SYSTEM\" value: \"v\"}] sex: FEMALE version: 1000000}) \
+    let query = "mutation Q { write(input: {id: \"INPUT.ID\" parts: [{system: \"INPUT.PARTS.SYSTEM\" value: \"v\"}] \
+        sex: FEMALE version: 1000000}) \
         { __typename } } ";
     assert_eq!(request["query"].as_str().unwrap(), query);
 }

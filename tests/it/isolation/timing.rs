@@ -59,16 +59,18 @@ async fn table_counters(site: &Site, database: &str) -> Vec<i64> {
     let session = site.superuser(database).await;
     let started = Instant::now();
     loop {
-        let others = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'";
+        let others = "select count(*) from pg_stat_activity where datname = current_database() and pid <> \
+            pg_backend_pid() and backend_type = 'client backend'";
         if session.query_one(others, &[]).await.unwrap().get::<_, i64>(0) == 0 {
             break;
         }
         assert!(started.elapsed() < Duration::from_secs(20), "sessions are still open");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let text =
-        "select sum(coalesce(idx_scan, 0) + seq_scan) filter (where relname = 'patients')::bigint, sum(coalesce(idx_scan, 0))::bigint,
-        sum(seq_scan)::bigint, sum(coalesce(idx_tup_fetch, 0))::bigint, sum(seq_tup_read)::bigint, sum(n_tup_ins)::bigint
+    let text = "select sum(coalesce(idx_scan, 0) + seq_scan) filter (where relname = 'patients')::bigint, \
+         sum(coalesce(idx_scan, 0))::bigint,
+        sum(seq_scan)::bigint, sum(coalesce(idx_tup_fetch, 0))::bigint, sum(seq_tup_read)::bigint, \
+        sum(n_tup_ins)::bigint
         from pg_stat_user_tables where schemaname not in ('cordon', 'cordon_catalog')";
     let row = session.query_one(text, &[]).await.unwrap();
     (0..row.len()).map(|column| row.get(column)).collect()

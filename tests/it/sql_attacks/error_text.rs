@@ -28,7 +28,8 @@ async fn l24_errors_contain_no_database_error_text() {
         format!("insert into staff (tenant_id, id, name) values ('{tenant}', '{}', 'canary-7f3a')", Uuid::now_v7()),
         format!("insert into note_types (tenant_id, code) values ('{tenant}', 'canary-7f3a')"),
         format!(
-            "insert into note_versions (tenant_id, id, note_id, number, body_sealed) values ('{tenant}', '{0}', '{0}', 1, 'canary-7f3a')",
+            "insert into note_versions (tenant_id, id, note_id, number, body_sealed) values ('{tenant}', '{0}', '{0}', \
+             1, 'canary-7f3a')",
             Uuid::now_v7()
         ),
         format!("update note_versions set number = 7 where id = '{}'", chart.version),

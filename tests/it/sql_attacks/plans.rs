@@ -86,8 +86,10 @@ async fn l08_generic_plans_follow_the_binding() {
             "select (select max(id::text) from patients)",
             "select id from (select * from patients offset 0) s",
             "select p.id from patients p where p.tenant_id = cordon.current_tenant()",
-            "select p.id from generate_series(1, (select count(*)::int from patients)) g, lateral (select id from patients limit 1) p",
-            "select id from patients where tenant_id = (select cordon.current_tenant()) union all select patient_id from encounters",
+            "select p.id from generate_series(1, (select count(*)::int from patients)) g, lateral (select id from \
+             patients limit 1) p",
+            "select id from patients where tenant_id = (select cordon.current_tenant()) union all select patient_id \
+             from encounters",
         ];
         let session = &tenants.intruder.session;
         let head = async |chart: &MarkedChart| {

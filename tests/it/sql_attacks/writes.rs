@@ -15,7 +15,8 @@ async fn l10_every_command_is_restricted_by_a_policy() {
         let (a, b, home) = (tenants.a.tenant.id, tenants.b.tenant.id, tenants.a.schema());
         let merge = |when: &str| {
             format!(
-                "merge into {home}.patients p using (select '{a}'::uuid t, '{}'::uuid i) x on p.tenant_id = x.t and p.id = x.i {when}",
+                "merge into {home}.patients p using (select '{a}'::uuid t, '{}'::uuid i) x on p.tenant_id = x.t and \
+                 p.id = x.i {when}",
                 tenants.a.patient
             )
         };
@@ -39,7 +40,8 @@ async fn l10_every_command_is_restricted_by_a_policy() {
             merge("when matched then update set sex = 'OTHER'"),
             format!("update {home}.patients set sex = 'OTHER' where tenant_id <> '{b}'"),
             format!(
-                "update {home}.patients p set sex = 'OTHER' from {home}.encounters e where e.patient_id = p.id and p.tenant_id = '{a}' returning p.*"
+                "update {home}.patients p set sex = 'OTHER' from {home}.encounters e where e.patient_id = p.id and \
+                 p.tenant_id = '{a}' returning p.*"
             ),
             format!("select * from {home}.patients where tenant_id = '{a}' for update"),
             format!("table {home}.clinical_notes"),
@@ -103,7 +105,8 @@ async fn l11_upserts_do_not_reach_rows_of_another_tenant() {
             let mut errors = Vec::new();
             for (id, key) in [(tenants.a.patient, key.as_str()), (Uuid::now_v7(), "00")] {
                 let insert = format!(
-                    "insert into {home}.patients (tenant_id, id, source_key) values ('{a}', '{id}', '\\x{key}') {clause}"
+                    "insert into {home}.patients (tenant_id, id, source_key) values ('{a}', '{id}', '\\x{key}') \
+                     {clause}"
                 );
                 let refused = tenants.intruder.run_as(&tenants.b, "import", &insert).await.unwrap_err();
                 assert_eq!(refused.code, "42501");
@@ -124,20 +127,24 @@ async fn l16_a_foreign_parent_is_treated_as_absent() {
         let cases = [
             (
                 a.patient,
-                "insert into encounters (tenant_id, id, patient_id, status, ordered_at) values ('{b}', '{new}', '{id}', 'PLANNED', now())",
+                "insert into encounters (tenant_id, id, patient_id, status, ordered_at) values ('{b}', '{new}', \
+                 '{id}', 'PLANNED', now())",
             ),
             (
                 a.patient,
-                "insert into patient_identifiers (tenant_id, id, patient_id, position, system, exclusive, value_sealed, value_hash) values ('{b}', '{new}', '{id}', 0, 's', false, '', '')",
+                "insert into patient_identifiers (tenant_id, id, patient_id, position, system, exclusive, \
+                 value_sealed, value_hash) values ('{b}', '{new}', '{id}', 0, 's', false, '', '')",
             ),
             (a.patient, "insert into patient_terms (tenant_id, patient_id, terms) values ('{b}', '{id}', '{}')"),
             (
                 a.note,
-                "insert into note_versions (tenant_id, id, note_id, number, body_sealed) values ('{b}', '{new}', '{id}', 1, '')",
+                "insert into note_versions (tenant_id, id, note_id, number, body_sealed) values ('{b}', '{new}', \
+                 '{id}', 1, '')",
             ),
             (
                 a.staff,
-                "insert into note_versions (tenant_id, id, note_id, number, author_id, body_sealed) values ('{b}', '{new}', '{own}', 2, '{id}', '')",
+                "insert into note_versions (tenant_id, id, note_id, number, author_id, body_sealed) values ('{b}', \
+                 '{new}', '{own}', 2, '{id}', '')",
             ),
         ];
         for (foreign, sql) in cases {
@@ -169,12 +176,14 @@ async fn signed_notes_cannot_be_rewritten() {
         let version = |note: Uuid, number: i32| {
             let id = Uuid::now_v7();
             format!(
-                "insert into note_versions (id, note_id, number, body_sealed) values ('{id}', '{note}', {number}, '\\x00')"
+                "insert into note_versions (id, note_id, number, body_sealed) values ('{id}', '{note}', {number}, \
+                 '\\x00')"
             )
         };
         let signer = |note: Uuid| format!("insert into note_signers (note_id, staff_id) values ('{note}', '{staff}')");
         let drafted = format!(
-            "insert into clinical_notes (id, patient_id, type_code, authored_at) values ('{waiting}', '{patient}', '11506-3', now()); {}; {}",
+            "insert into clinical_notes (id, patient_id, type_code, authored_at) values ('{waiting}', '{patient}', \
+             '11506-3', now()); {}; {}",
             version(waiting, 1),
             signer(waiting)
         );

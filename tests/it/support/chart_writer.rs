@@ -13,10 +13,13 @@ pub const UPDATE: &str = "mutation ($input: UpdatePatientInput!) { updatePatient
     id version birthDate sex deceasedAt name { text family given } identifiers { system value } } } }";
 pub const START: &str = "mutation ($input: StartEncounterInput!) { startEncounter(input: $input) { encounter {
     id version status class reason startedAt endedAt patient { id } } } }";
-pub const FINISH: &str = "mutation ($input: FinishEncounterInput!) { finishEncounter(input: $input) { encounter { id version status endedAt } } }";
-pub const CANCEL: &str = "mutation ($input: CancelEncounterInput!) { cancelEncounter(input: $input) { encounter { id version status cancelReason } } }";
+pub const FINISH: &str = "mutation ($input: FinishEncounterInput!) { finishEncounter(input: $input) { encounter { id \
+    version status endedAt } } }";
+pub const CANCEL: &str = "mutation ($input: CancelEncounterInput!) { cancelEncounter(input: $input) { encounter { id \
+    version status cancelReason } } }";
 pub const DRAFT: &str = "mutation ($input: DraftNoteInput!) { draftNote(input: $input) { note {
-    id version status title body type { code display } author { id name } encounter { id } patient { id } signedAt } } }";
+    id version status title body type { code display } author { id name } encounter { id } patient { id } signedAt } } \
+    }";
 pub const REVISE: &str =
     "mutation ($input: ReviseDraftInput!) { reviseDraft(input: $input) { note { id version status title body } } }";
 pub const DISCARD: &str = "mutation ($input: DiscardDraftInput!) { discardDraft(input: $input) { discardedNoteId } }";
@@ -37,7 +40,8 @@ impl<'a> ChartWriter<'a> {
     pub async fn create(site: &'a Site, tenant: Tenant) -> Self {
         let server = TestServer::of(site);
         let alice = site.token(&[tenant.id], "clinician", "alice");
-        let input = json!({ "identifiers": [{ "system": "urn:mrn", "value": "1" }], "sex": "FEMALE", "name": { "text": "Ada Writ" } });
+        let input = json!({ "identifiers": [{ "system": "urn:mrn", "value": "1" }], "sex": "FEMALE",
+            "name": { "text": "Ada Writ" } });
         let registered = server.data(&alice, REGISTER, json!({ "input": input })).await;
         let patient = registered["registerPatient"]["patient"]["id"].as_str().unwrap().to_owned();
         Self { server, tenant, alice, patient }

@@ -32,7 +32,8 @@ pub fn with(mut resource: Value, elements: Value) -> Value {
 }
 
 pub fn patient(id: &str) -> Value {
-    json!({ "resourceType": "Patient", "id": id, "name": [{ "family": "Lee", "given": ["Ann"] }], "birthDate": "1980-02-01",
+    json!({ "resourceType": "Patient", "id": id, "name": [{ "family": "Lee", "given": ["Ann"] }],
+        "birthDate": "1980-02-01",
             "gender": "female", "identifier": [identifier("MR", "urn:mrn", &format!("mrn-{id}"))] })
 }
 
@@ -43,19 +44,22 @@ pub fn identifier(kind: &str, system: &str, value: &str) -> Value {
 }
 
 pub fn encounter(id: &str, patient: &str) -> Value {
-    json!({ "resourceType": "Encounter", "id": id, "status": "finished", "class": { "code": "AMB" }, "subject": { "reference": patient },
+    json!({ "resourceType": "Encounter", "id": id, "status": "finished", "class": { "code": "AMB" },
+        "subject": { "reference": patient },
             "period": { "start": "2024-05-06T07:08:09+02:00" }, "reasonCode": [{ "text": "Fever" }] })
 }
 
 pub fn practitioner(id: &str, npi: &str, family: &str) -> Value {
-    json!({ "resourceType": "Practitioner", "id": id, "identifier": [{ "system": "http://hl7.org/fhir/sid/us-npi", "value": npi }],
+    json!({ "resourceType": "Practitioner", "id": id, "identifier": [{ "system": "http://hl7.org/fhir/sid/us-npi",
+        "value": npi }],
             "name": [{ "prefix": ["Dr."], "given": ["Max"], "family": family }] })
 }
 
 /// A `DocumentReference` of a patient with this text.
 pub fn note(id: &str, patient: &str, text: &str) -> Value {
     json!({ "resourceType": "DocumentReference", "id": id, "status": "current", "date": "2024-05-06T07:30:00.123+02:00",
-            "type": { "coding": [{ "system": "http://loinc.org", "code": "34117-2", "display": "History and physical note" }] },
+            "type": { "coding": [{ "system": "http://loinc.org", "code": "34117-2", "display": "History and physical \
+                note" }] },
             "subject": { "reference": patient }, "content": [attachment(text)] })
 }
 

@@ -33,13 +33,17 @@ impl FhirCharts<'_> {
         let mut lines =
             vec![json!({ "resourceType": "Practitioner", "id": "doc", "name": [{ "family": format!("{mark}doc") }] })];
         for p in 0..self.patients {
-            lines.push(json!({ "resourceType": "Patient", "id": format!("p{p}"), "gender": "female", "birthDate": "1970-02-03",
-                "identifier": [{ "system": SYSTEM, "value": self.record_number(p) }, { "system": self.system(), "value": format!("common-{p}") }],
+            lines.push(json!({ "resourceType": "Patient", "id": format!("p{p}"), "gender": "female",
+                "birthDate": "1970-02-03",
+                "identifier": [{ "system": SYSTEM, "value": self.record_number(p) }, { "system": self.system(),
+                    "value": format!("common-{p}") }],
                 "name": [{ "family": format!("{mark}family"), "given": [format!("{mark}given")] }] }));
             for e in 0..self.encounters {
                 let id = format!("p{p}e{e}");
-                lines.push(json!({ "resourceType": "Encounter", "id": id, "status": "finished", "class": { "code": "AMB" },
-                    "subject": { "reference": format!("Patient/p{p}") }, "reasonCode": [{ "text": format!("{mark}reason") }],
+                lines.push(json!({ "resourceType": "Encounter", "id": id, "status": "finished",
+                    "class": { "code": "AMB" },
+                    "subject": { "reference": format!("Patient/p{p}") },
+                        "reasonCode": [{ "text": format!("{mark}reason") }],
                     "period": { "start": time(e, 0), "end": time(e, 59) } }));
                 for n in 0..self.notes {
                     lines.push(document(p, Some(&id), &format!("{id}n{n}"), &time(e, n), mark));
@@ -76,7 +80,8 @@ impl FhirCharts<'_> {
 pub fn document(patient: usize, encounter: Option<&str>, id: &str, date: &str, mark: &str) -> Value {
     let mut note = json!({ "resourceType": "DocumentReference", "id": id, "status": "current", "date": date,
         "subject": { "reference": format!("Patient/p{patient}") }, "author": [{ "reference": "Practitioner/doc" }],
-        "type": { "coding": [{ "system": "http://loinc.org", "code": "34117-2", "display": "History and physical note" }] },
+        "type": { "coding": [{ "system": "http://loinc.org", "code": "34117-2", "display": "History and physical \
+            note" }] },
         "content": [{ "attachment": { "contentType": "text/plain; charset=utf-8", "title": format!("{mark}title {id}"),
             "data": base64(format!("{mark}body of {id}.").as_bytes()) } }] });
     if let Some(encounter) = encounter {

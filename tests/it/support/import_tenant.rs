@@ -145,8 +145,10 @@ impl<'s> ImportTenant<'s> {
 
     /// Returns all notes with all their versions, in the order of their creation.
     pub async fn notes(&self) -> Vec<StoredNote> {
-        let sql = "select n.id::text, n.status, n.current_version, v.id::text, v.title_sealed, v.body_sealed from clinical_notes n
-            join note_versions v on v.tenant_id = n.tenant_id and v.note_id = n.id where n.tenant_id = $1 order by n.id, v.number";
+        let sql = "select n.id::text, n.status, n.current_version, v.id::text, v.title_sealed, v.body_sealed from \
+            clinical_notes n
+            join note_versions v on v.tenant_id = n.tenant_id and v.note_id = n.id where n.tenant_id = $1 order by \
+            n.id, v.number";
         let mut notes: Vec<(Uuid, StoredNote)> = Vec::new();
         for row in self.rows(sql).await {
             let (note, version) = (id(&row, 0), id(&row, 3));

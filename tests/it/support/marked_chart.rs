@@ -206,7 +206,8 @@ impl MarkedChart {
         let mut all = String::new();
         for (table, _) in TABLES {
             let query = format!(
-                "select md5(coalesce(string_agg(t::text, '|' order by t::text), '')) || count(*) from {}.{table} t where tenant_id = '{}'",
+                "select md5(coalesce(string_agg(t::text, '|' order by t::text), '')) || count(*) from {}.{table} t \
+                 where tenant_id = '{}'",
                 self.schema(),
                 self.tenant.id
             );

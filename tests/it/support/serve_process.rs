@@ -33,7 +33,8 @@ impl ServeProcess {
             "http": { "bind": "127.0.0.1:0", "workers": 2 },
             "catalog": { "url": settings.catalog.url.as_ref().unwrap().expose_secret() },
             "keys": { "file": std::path::absolute(settings.keys.file.as_ref().unwrap()).unwrap() },
-            "auth": { "issuers": [{ "issuer": cordon::auth::dev::ISSUER, "jwks_file": site.issuer.jwks_path(), "algorithms": ["ES256"] }] },
+            "auth": { "issuers": [{ "issuer": cordon::auth::dev::ISSUER, "jwks_file": site.issuer.jwks_path(),
+                "algorithms": ["ES256"] }] },
             "log": { "filter": "trace" },
             "telemetry": telemetry,
         });

@@ -212,7 +212,8 @@ pub async fn connect_session(config: &tokio_postgres::Config) -> tokio_postgres:
 /// Admission limits that no test reaches by accident.
 pub fn generous_admission() -> serde_json::Value {
     let (rate, concurrency) = (100_000, 1000);
-    serde_json::json!({ "requests_per_second": rate, "concurrency": concurrency, "principal_requests_per_second": rate, "principal_concurrency": concurrency })
+    serde_json::json!({ "requests_per_second": rate, "concurrency": concurrency, "principal_requests_per_second": rate,
+        "principal_concurrency": concurrency })
 }
 
 fn profile(directory: &Path, key_file: &Path, issuer: &DevIssuer) -> PathBuf {
@@ -233,7 +234,8 @@ fn profile(directory: &Path, key_file: &Path, issuer: &DevIssuer) -> PathBuf {
         "catalog": { "url": url("server.env"), "operator_url": url("operator.env") },
         "keys": { "file": key_file },
         "telemetry": { "bind": "127.0.0.1:0" },
-        "auth": { "issuers": [{ "issuer": cordon::auth::dev::ISSUER, "jwks_file": issuer.jwks_path(), "algorithms": ["ES256"] }] },
+        "auth": { "issuers": [{ "issuer": cordon::auth::dev::ISSUER, "jwks_file": issuer.jwks_path(),
+            "algorithms": ["ES256"] }] },
     });
     std::fs::write(directory.join("test.yaml"), settings.to_string()).unwrap();
     directory.to_path_buf()

@@ -83,7 +83,8 @@ pub async fn assert_bindings_cannot_be_forged(attack: &Attack) {
     let output = intruder.run(victim.schema(), &bind, settings).await.unwrap();
     let (claims, binding) = output.lines().last().unwrap().split_once('\t').unwrap();
     let replay = format!(
-        "select set_config('app.claims', '{claims}', true), set_config('app.binding', '{binding}', true), set_config('app.current_tenant', '{}', true)",
+        "select set_config('app.claims', '{claims}', true), set_config('app.binding', '{binding}', true), \
+         set_config('app.current_tenant', '{}', true)",
         victim.tenant.id
     );
     let refused = intruder.run(victim.schema(), &replay, read).await.unwrap_err();
@@ -104,7 +105,8 @@ pub async fn assert_sealed_values_stay_in_place(attack: &Attack, site: &Site, ap
         .superuser
         .query_one(
             &format!(
-                "select p.name_sealed, e.reason_sealed, v.title_sealed, v.body_sealed from {home}.patients p join {home}.encounters e \
+                "select p.name_sealed, e.reason_sealed, v.title_sealed, v.body_sealed from {home}.patients p join \
+                 {home}.encounters e \
                  on e.patient_id = p.id, {home}.note_versions v where p.id = '{}' and v.id = '{}'",
                 victim.patient, victim.version
             ),
@@ -139,7 +141,8 @@ pub async fn assert_sealed_values_stay_in_place(attack: &Attack, site: &Site, ap
     site.superuser(&neighbour.placement().database)
         .await
         .batch_execute(&format!(
-            "begin; alter table {schema}.patients disable trigger user; insert into {schema}.patients (tenant_id, id, name_sealed) values ('{}', '{}', '\\x{}');
+            "begin; alter table {schema}.patients disable trigger user; insert into {schema}.patients (tenant_id, id, \
+             name_sealed) values ('{}', '{}', '\\x{}');
              {}; commit",
             neighbour.tenant.id,
             victim.patient,

@@ -93,7 +93,8 @@ impl Attack {
     async fn assert_all_tables_are_attacked(&self) {
         let (home, superuser) = (self.victim.schema(), &self.intruder.superuser);
         let query = format!(
-            "select relname::text from pg_class where relnamespace = '{home}'::regnamespace and relkind in ('r', 'p', 'v', 'm', 'f')
+            "select relname::text from pg_class where relnamespace = '{home}'::regnamespace and relkind in ('r', 'p', \
+             'v', 'm', 'f')
              and not relispartition and relname <> '__diesel_schema_migrations'"
         );
         let existing: BTreeSet<String> =
@@ -188,7 +189,11 @@ async fn assert_two_walls_down_allow_a_write(attack: &Attack) {
     let superuser = &attack.intruder.superuser;
     let before = attack.victim.fingerprint(superuser).await;
     superuser
-        .batch_execute(&format!("alter table {home}.staff disable row level security; alter table {home}.staff disable trigger user; grant update on {home}.staff to {}", attack.login))
+        .batch_execute(&format!(
+            "alter table {home}.staff disable row level security; alter table {home}.staff disable \
+            trigger user; grant update on {home}.staff to {}",
+            attack.login
+        ))
         .await
         .unwrap();
     attack

@@ -15,7 +15,8 @@ const BINDING_FUNCTIONS: [&str; 6] =
 
 /// Enables all triggers of the table `{t}` again, as ALWAYS.
 pub const RESTORE_TRIGGERS: &str =
-    "do $$ declare t name; begin for t in select tgname from pg_trigger where tgrelid = '{t}'::regclass and not tgisinternal
+    "do $$ declare t name; begin for t in select tgname from pg_trigger where tgrelid = '{t}'::regclass and not \
+     tgisinternal
  loop execute format('alter table {t} enable always trigger %I', t); end loop; end $$";
 
 /// A wall, and the SQL that takes it down and restores it.
@@ -40,7 +41,8 @@ impl Attack {
             BINDING_FUNCTIONS.iter().map(|f| format!("alter function cordon.{f} {text};")).collect()
         };
         let wall = |name, clear_columns, down: String, up: String| Wall { name, down, up, clear_columns };
-        let policy = "using (tenant_id = (select cordon.current_tenant())) with check (tenant_id = (select cordon.writing_tenant()))";
+        let policy = "using (tenant_id = (select cordon.current_tenant())) with check (tenant_id = (select \
+            cordon.writing_tenant()))";
         let mut walls = vec![
             wall("none", false, String::new(), String::new()),
             wall(

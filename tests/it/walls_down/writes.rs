@@ -32,12 +32,27 @@ impl Attack {
             format!("insert into staff (tenant_id, id, issuer, subject) values ('{a}', '{new}', 'planted', 'planted')"),
             format!("insert into patients (tenant_id, id) values ('{a}', '{new}')"),
             format!("insert into note_types (tenant_id, code, display) values ('{a}', 'planted', 'planted')"),
-            format!("insert into note_types (tenant_id, code, display) values ('{a}', '11506-3', 'planted') on conflict (tenant_id, code) do update set display = 'planted'"),
-            format!("insert into encounters (tenant_id, id, patient_id, status, ordered_at) values ('{a}', '{new}', '{patient}', 'PLANNED', now())"),
-            format!("insert into note_versions (tenant_id, id, note_id, number, body_sealed) values ('{a}', '{new}', '{note}', 2, '\\x00')"),
+            format!(
+                "insert into note_types (tenant_id, code, display) values ('{a}', '11506-3', 'planted') on \
+                conflict (tenant_id, code) do update set display = 'planted'"
+            ),
+            format!(
+                "insert into encounters (tenant_id, id, patient_id, status, ordered_at) values ('{a}', '{new}', \
+                '{patient}', 'PLANNED', now())"
+            ),
+            format!(
+                "insert into note_versions (tenant_id, id, note_id, number, body_sealed) values ('{a}', '{new}', \
+                '{note}', 2, '\\x00')"
+            ),
             format!("insert into note_signers (tenant_id, note_id, staff_id) values ('{a}', '{note}', '{new}')"),
-            format!("insert into idempotency_keys (tenant_id, id, principal_id, key_hash, body_hash) values ('{a}', '{new}', '{new}', '', '')"),
-            format!("merge into patients p using (select '{a}'::uuid t) x on p.tenant_id = x.t when matched then update set sex = 'OTHER'"),
+            format!(
+                "insert into idempotency_keys (tenant_id, id, principal_id, key_hash, body_hash) values ('{a}', \
+                '{new}', '{new}', '', '')"
+            ),
+            format!(
+                "merge into patients p using (select '{a}'::uuid t) x on p.tenant_id = x.t when matched then \
+                update set sex = 'OTHER'"
+            ),
             format!("select * from note_versions where id = '{version}' for update"),
             format!("update patients set sex = 'OTHER' where id = '{patient}' returning *"),
             "create temp table patients (tenant_id uuid)".into(),
