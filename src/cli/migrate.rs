@@ -54,15 +54,23 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, OpsError> {
     match args {
         Args::Up { tenant } => {
             let (mut runs, mut failures) = (Vec::new(), Vec::new());
+            let mut exit_code = ExitCode::SUCCESS;
             let targets = chosen(&operator, tenant.as_deref()).await?;
             let bar = Bar::new("Migrating", context.json);
             for (done, target) in (0..).zip(&targets) {
                 bar.show(done, targets.len() as u64, format!("{}.{}", target.database, target.schema));
                 match migrate::run(&operator, target, Direction::Up).await {
                     Ok(more) => runs.extend(more),
-                    // A tenant that fails does not keep the others from being migrated.
-                    Err(error) if target.slug.is_some() => failures.push(error.to_string()),
-                    Err(error) => return Err(error),
+                    Err(error) => {
+                        failures.push(error.to_string());
+                        // A tenant that fails does not keep the others from being migrated, but what tenants share is
+                        // migrated before them.
+                        if target.slug.is_none() {
+                            exit_code = ExitCode::from(error.exit_code());
+                            break;
+                        }
+                        exit_code = ExitCode::from(3);
+                    }
                 }
             }
             drop(bar);
@@ -71,7 +79,7 @@ pub async fn run(args: Args, context: &Context) -> Result<ExitCode, OpsError> {
                 true => failures.join("\n"),
                 false => format!("{}{}", table_of_runs(&runs), failures.join("\n")),
             })?;
-            Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(3) })
+            Ok(exit_code)
         }
         Args::Down { set, tenant, yes } => {
             if !yes {

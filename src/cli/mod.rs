@@ -233,7 +233,7 @@ fn is_quiet(cli: &Cli) -> bool {
     for_people && !cli.json && !cli.verbose
 }
 
-/// Warnings and errors as text. A filter that was configured stays.
+/// Warnings and errors as text. A filter other than the default stays. With `--verbose` the settings hold as they are.
 fn log_for_people(log: &mut Log) {
     if log.filter == "info" {
         log.filter = "warn".into();

@@ -3,8 +3,9 @@
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::io::IsTerminal;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A table without lines: a row of headings, then the rows, in columns that are as wide as their content. Columns whose
 /// number is in `right` are aligned to the right.
@@ -27,9 +28,15 @@ pub fn table<const N: usize>(
     table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-/// A progress bar on standard error. It is hidden when standard error is not a terminal or when the command answers
-/// with JSON.
-pub struct Bar(ProgressBar);
+/// A progress bar on standard error. When standard error is not a terminal or when the command answers with JSON, the
+/// progress is logged every 30 seconds instead.
+pub struct Bar {
+    bar: ProgressBar,
+    what: &'static str,
+    logged: Cell<Instant>,
+}
+
+const LOG_INTERVAL: Duration = Duration::from_secs(30);
 
 impl Bar {
     /// A bar for a job whose length is not known yet. `what` says what the command does, such as `Importing`.
@@ -44,36 +51,40 @@ impl Bar {
             bar.set_style(style.progress_chars("━╸─"));
         }
         bar.set_prefix(what);
-        Self(bar)
+        Self { bar, what, logged: Cell::new(Instant::now()) }
     }
 
     /// A line with a text that changes and no bar, for steps whose number is not known.
     pub fn steps(json: bool) -> Self {
         let bar = Self::new("", json);
         if let Ok(style) = ProgressStyle::with_template("{spinner:.cyan} {msg}") {
-            bar.0.set_style(style);
+            bar.bar.set_style(style);
         }
-        bar.0.enable_steady_tick(Duration::from_millis(100));
+        bar.bar.enable_steady_tick(Duration::from_millis(100));
         bar
     }
 
     /// Shows that `done` of `of` pieces are done, and what they are.
     pub fn show(&self, done: u64, of: u64, what: impl Into<Cow<'static, str>>) {
-        self.0.set_length(of);
-        self.0.set_position(done);
+        self.bar.set_length(of);
+        self.bar.set_position(done);
+        if self.bar.is_hidden() && self.logged.get().elapsed() >= LOG_INTERVAL {
+            self.logged.set(Instant::now());
+            tracing::info!(done, of, "{}", self.what);
+        }
         self.say(what);
     }
 
     /// Shows a text.
     pub fn say(&self, what: impl Into<Cow<'static, str>>) {
-        self.0.set_message(what);
+        self.bar.set_message(what);
     }
 }
 
 /// Removes the bar, also when the command fails.
 impl Drop for Bar {
     fn drop(&mut self) {
-        self.0.finish_and_clear();
+        self.bar.finish_and_clear();
     }
 }
 

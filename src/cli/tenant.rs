@@ -123,7 +123,7 @@ fn document(tenant: &Tenant) -> serde_json::Value {
                 "schema": placement.schema.as_str(), "generation": placement.generation })
     });
     json!({ "id": tenant.id, "slug": tenant.slug, "name": tenant.name, "plan": tenant.plan, "state": tenant.state,
-            "terms": tenant.settings, "placement": placement })
+            "settings": tenant.settings, "placement": placement })
 }
 
 fn table_of(tenants: &[Tenant]) -> String {

@@ -43,7 +43,7 @@ impl EncounterQuery {
         #[graphql(desc = "Conditions on the encounters. Default: all encounters.")] filter: Option<EncounterFilter>,
         #[graphql(desc = "Returns the first *n* items, newest first. Default 20, maximum 200.")] first: Option<i32>,
         #[graphql(desc = "Returns only items after this cursor, which are older.")] after: Option<String>,
-        #[graphql(desc = "Returns the last *n* items, newest first. Maximum 200. Excludes `first`.")] last: Option<i32>,
+        #[graphql(desc = "Returns the last *n* items, newest first. Maximum 200. Not with `first`.")] last: Option<i32>,
         #[graphql(desc = "Returns only items before this cursor, which are newer.")] before: Option<String>,
     ) -> Result<Connection<String, Encounter>> {
         let tx = &authorize(ctx, "encounters").await?;
@@ -165,7 +165,7 @@ impl Encounter {
         ctx: &Context<'_>,
         #[graphql(desc = "Returns the first *n* items, newest first. Default 20, maximum 200.")] first: Option<i32>,
         #[graphql(desc = "Returns only items after this cursor, which are older.")] after: Option<String>,
-        #[graphql(desc = "Returns the last *n* items, newest first. Maximum 200. Excludes `first`.")] last: Option<i32>,
+        #[graphql(desc = "Returns the last *n* items, newest first. Maximum 200. Not with `first`.")] last: Option<i32>,
         #[graphql(desc = "Returns only items before this cursor, which are newer.")] before: Option<String>,
     ) -> Result<Connection<String, ClinicalNote>> {
         let tx = &authorize(ctx, "Encounter.notes").await?;

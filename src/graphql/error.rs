@@ -1,4 +1,4 @@
-//! Errors as clients see them. Only this module turns a class of error into a code; errors of async-graphql itself
+//! Errors as clients see them. The code of a class of error is `Error::code()`; errors of async-graphql itself
 //! become `INVALID_INPUT`. No text of a database or a library gets here: lower rows log it and return a class.
 
 use crate::audit::AuditAction;

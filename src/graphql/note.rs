@@ -46,7 +46,7 @@ impl NoteQuery {
         #[graphql(desc = "Conditions on the notes. Default: all notes.")] filter: Option<NoteFilter>,
         #[graphql(desc = "Returns the first *n* items, newest first. Default 20, maximum 200.")] first: Option<i32>,
         #[graphql(desc = "Returns only items after this cursor, which are older.")] after: Option<String>,
-        #[graphql(desc = "Returns the last *n* items, newest first. Maximum 200. Excludes `first`.")] last: Option<i32>,
+        #[graphql(desc = "Returns the last *n* items, newest first. Maximum 200. Not with `first`.")] last: Option<i32>,
         #[graphql(desc = "Returns only items before this cursor, which are newer.")] before: Option<String>,
     ) -> Result<Connection<String, ClinicalNote>> {
         let tx = &authorize(ctx, "notes").await?;

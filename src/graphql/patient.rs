@@ -67,12 +67,12 @@ impl PatientQuery {
             desc = "Up to 20 words separated by spaces, all of which must match; at most 500 characters. A word is the \
                     beginning of a name (at least two letters, or one in scripts without upper and lower case), a \
                     birth date as `YYYY-MM-DD`, or an identifier as `system|value`, in double quotes if it contains \
-                    spaces. Case and accents are ignored. An empty text matches all patients."
+                    spaces. Case and accents of names are ignored. An empty text matches all patients."
         )]
         search: Option<String>,
         #[graphql(desc = "Returns the first *n* items, newest first. Default 20, maximum 200.")] first: Option<i32>,
         #[graphql(desc = "Returns only items after this cursor, which are older.")] after: Option<String>,
-        #[graphql(desc = "Returns the last *n* items, newest first. Maximum 200. Excludes `first`.")] last: Option<i32>,
+        #[graphql(desc = "Returns the last *n* items, newest first. Maximum 200. Not with `first`.")] last: Option<i32>,
         #[graphql(desc = "Returns only items before this cursor, which are newer.")] before: Option<String>,
     ) -> Result<Connection<String, Patient>> {
         let tx = &authorize(ctx, "patients").await?;
@@ -155,7 +155,7 @@ impl Patient {
         ctx: &Context<'_>,
         #[graphql(desc = "Returns the first *n* items, newest first. Default 20, maximum 200.")] first: Option<i32>,
         #[graphql(desc = "Returns only items after this cursor, which are older.")] after: Option<String>,
-        #[graphql(desc = "Returns the last *n* items, newest first. Maximum 200. Excludes `first`.")] last: Option<i32>,
+        #[graphql(desc = "Returns the last *n* items, newest first. Maximum 200. Not with `first`.")] last: Option<i32>,
         #[graphql(desc = "Returns only items before this cursor, which are newer.")] before: Option<String>,
     ) -> Result<Connection<String, Encounter>> {
         let tx = &authorize(ctx, "Patient.encounters").await?;
@@ -174,7 +174,7 @@ impl Patient {
         ctx: &Context<'_>,
         #[graphql(desc = "Returns the first *n* items, newest first. Default 20, maximum 200.")] first: Option<i32>,
         #[graphql(desc = "Returns only items after this cursor, which are older.")] after: Option<String>,
-        #[graphql(desc = "Returns the last *n* items, newest first. Maximum 200. Excludes `first`.")] last: Option<i32>,
+        #[graphql(desc = "Returns the last *n* items, newest first. Maximum 200. Not with `first`.")] last: Option<i32>,
         #[graphql(desc = "Returns only items before this cursor, which are newer.")] before: Option<String>,
     ) -> Result<Connection<String, ClinicalNote>> {
         let tx = &authorize(ctx, "Patient.notes").await?;

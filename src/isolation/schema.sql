@@ -58,7 +58,7 @@ union all select format('table %s: policy tenant is missing or altered', t.oid::
   where p.polrelid = t.oid and p.polname = 'tenant' and p.polcmd = '*' and p.polpermissive and p.polroles = '{0}'
     and pg_get_expr(p.polqual, p.polrelid) = '(tenant_id = ( SELECT cordon.current_tenant() AS current_tenant))'
     and pg_get_expr(p.polwithcheck, p.polrelid) = '(tenant_id = ( SELECT cordon.writing_tenant() AS writing_tenant))')
-union all select format('table %s has policy %s, which nobody knows', t.oid::regclass, p.polname)
+union all select format('table %s has policy %s, which no migration creates', t.oid::regclass, p.polname)
   from tables t join pg_policy p on p.polrelid = t.oid
   where not (not t.is_audit and p.polname = 'tenant')
     and not (t.relname = 'audit_log' and p.polname in ('reader', 'keeper', 'guard'))
@@ -117,7 +117,7 @@ union all select format('table %s is not pinned to its tenant', t.oid::regclass)
   select from pg_constraint k
   where k.conrelid = t.oid and k.contype = 'c' and k.convalidated and k.conname = t.relname || '_pin'
     and pg_get_constraintdef(k.oid) ~ '^CHECK \(\(tenant_id = ''[0-9a-f-]{36}''::uuid\)\)$')
-union all select format('function %s is not as it should be', p.oid::regprocedure)
+union all select format('function %s differs from its migration: owner, body, rights, SECURITY DEFINER or search_path', p.oid::regprocedure)
   from pg_proc p join pg_namespace n on n.oid = p.pronamespace
   where n.nspname = $1 and (not p.prosecdef or p.proconfig is null
     or not 'search_path=pg_catalog, pg_temp' = any (p.proconfig)

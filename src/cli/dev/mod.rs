@@ -26,7 +26,7 @@ use crate::ops::provision::{self, NewTenant};
 use crate::ops::settings::{self, SettingsChange};
 use crate::ops::{OpsError, init};
 use crate::sample::Charts;
-use crate::tenant::{Origin, TenancyModel, Tenant};
+use crate::tenant::{Origin, State, TenancyModel, Tenant};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 use std::io::{BufWriter, Write};
@@ -140,7 +140,7 @@ async fn prepare(
         let new = NewTenant { slug: slug.into(), name: name.into(), model, server: None, plan: None };
         let mut tenant = provision::create(&operator, &new).await?;
         // Only once: afterwards the origins are what `cordon tenant set` made of them.
-        if existing.iter().all(|existing| existing.id != tenant.id) {
+        if !existing.iter().any(|existing| existing.id == tenant.id && existing.state == State::Active) {
             let change = SettingsChange { origins: Some(local_origins()?), ..SettingsChange::default() };
             tenant = settings::set(&operator, slug, &change).await?;
         }

@@ -1,5 +1,6 @@
 //! The only ways to run a query in a tenant transaction. The connection is private to this module and its parent, so
-//! that no statement runs before the head or outside the transaction, and every error is classified.
+//! every statement is sent after the head and every error is classified. A query that ended the transaction itself
+//! would leave the later ones unbound, and the database refuses those.
 
 use super::TenantTx;
 use crate::error::Result;

@@ -58,8 +58,8 @@ impl<A, I> ValidGrouping<()> for Between<A, I> {
 cached_by_text!(Between<A, I>);
 
 impl KeysetPage {
-    /// This page of `rows`, sorted by `at` and then `id`, and one row more where there is more. A page of usual size
-    /// has few texts.
+    /// Limits `rows` to this page, sorted by `at` and then `id`. The query returns one row more than the page holds
+    /// where further rows follow. A usual page size is part of the SQL text, another one is bound.
     pub(in crate::model) fn of<'a, T, ST, A, I>(&self, rows: Rows<'a, T, ST>, at: A, id: I) -> Limited<Rows<'a, T, ST>>
     where
         T: QuerySource,
@@ -75,7 +75,8 @@ impl KeysetPage {
         Limited { rows, limit: self.limit(), bound: !COMMON_PAGE_SIZES.contains(&self.size) }
     }
 
-    /// The same for a statement of many forms: its limit is always bound, so that there are no more texts than forms.
+    /// Does the same for a query that optional filters give many texts. Its limit is always bound, so that the page size
+    /// does not multiply them.
     pub(in crate::model) fn of_many_forms<'a, T, ST, A, I>(
         &self,
         rows: Rows<'a, T, ST>,
