@@ -114,6 +114,10 @@ pub enum Encounter {
 }
 
 /// An encounter of one patient with the organisation: a visit, a stay or a call.
+/// The fields of `Encounter`, in the order of the schema, as access records name them.
+pub(super) const FIELDS: &[&str] =
+    &["id", "patient", "class", "status", "reason", "cancelReason", "startedAt", "endedAt", "notes", "version"];
+
 #[Object]
 impl Encounter {
     /// The encounter's id.

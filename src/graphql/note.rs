@@ -110,6 +110,22 @@ impl NoteFilter {
 pub struct ClinicalNote(pub Arc<rows::Note>);
 
 /// A clinical note in its current version. Corrections are new versions; the id stays the same.
+/// The fields of `ClinicalNote`, in the order of the schema, as access records name them.
+pub(super) const FIELDS: &[&str] = &[
+    "id",
+    "patient",
+    "encounter",
+    "type",
+    "status",
+    "title",
+    "body",
+    "author",
+    "authoredAt",
+    "signedAt",
+    "signatures",
+    "version",
+];
+
 #[Object]
 impl ClinicalNote {
     /// The note's id, the same through all its versions.

@@ -111,6 +111,21 @@ pub enum Patient {
 }
 
 /// A patient of the organisation, and the patient's chart.
+/// The fields of `Patient`, in the order of the schema, as access records name them.
+pub(super) const FIELDS: &[&str] = &[
+    "id",
+    "identifiers",
+    "name",
+    "birthDate",
+    "sex",
+    "deceasedAt",
+    "encounters",
+    "notes",
+    "version",
+    "createdAt",
+    "updatedAt",
+];
+
 #[Object]
 impl Patient {
     /// The patient's id.
