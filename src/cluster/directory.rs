@@ -24,6 +24,9 @@ const SOCKET_FILE: &str = ".s.PGSQL.5432";
 const ORPHAN_STOP_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long to wait for an orphaned server to begin to shut down.
 const ORPHAN_NOTICE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a lock that is taken is tried again.
+const LOCK_RETRY_TIMEOUT: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The unprivileged user that the server runs as when this process runs as root.
 #[derive(Debug)]
@@ -197,7 +200,7 @@ impl ClusterDirectory {
             if began.elapsed() > if stopping { ORPHAN_STOP_TIMEOUT } else { ORPHAN_NOTICE_TIMEOUT } {
                 return Err(ClusterError::InUse { dir: self.root.clone(), pid: pid.to_string() });
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(POLL_INTERVAL);
         }
         Ok(())
     }
@@ -263,13 +266,18 @@ fn take_lock(dir: &Path) -> Result<File, ClusterError> {
         &path,
         OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path),
     )?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let pid = std::fs::read_to_string(&path).unwrap_or_default();
-            return Err(ClusterError::InUse { dir: dir.to_owned(), pid });
+    // A child that this process forks holds a copy of the lock until its exec, also after the lock was released here.
+    let began = Instant::now();
+    loop {
+        match lock.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if began.elapsed() < LOCK_RETRY_TIMEOUT => std::thread::sleep(POLL_INTERVAL),
+            Err(TryLockError::WouldBlock) => {
+                let pid = std::fs::read_to_string(&path).unwrap_or_default();
+                return Err(ClusterError::InUse { dir: dir.to_owned(), pid });
+            }
+            Err(TryLockError::Error(cause)) => return Err(ClusterError::File { path, cause }),
         }
-        Err(TryLockError::Error(cause)) => return Err(ClusterError::File { path, cause }),
     }
     with_path(&path, lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id())))?;
     Ok(lock)

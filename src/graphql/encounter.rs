@@ -113,11 +113,11 @@ pub enum Encounter {
     Reference(EncounterId),
 }
 
-/// An encounter of one patient with the organisation: a visit, a stay or a call.
 /// The fields of `Encounter`, in the order of the schema, as access records name them.
 pub(super) const FIELDS: &[&str] =
     &["id", "patient", "class", "status", "reason", "cancelReason", "startedAt", "endedAt", "notes", "version"];
 
+/// An encounter of one patient with the organisation: a visit, a stay or a call.
 #[Object]
 impl Encounter {
     /// The encounter's id.

@@ -109,7 +109,6 @@ impl NoteFilter {
 /// A clinical note in its current version. Corrections are new versions; the id stays the same.
 pub struct ClinicalNote(pub Arc<rows::Note>);
 
-/// A clinical note in its current version. Corrections are new versions; the id stays the same.
 /// The fields of `ClinicalNote`, in the order of the schema, as access records name them.
 pub(super) const FIELDS: &[&str] = &[
     "id",
@@ -126,6 +125,7 @@ pub(super) const FIELDS: &[&str] = &[
     "version",
 ];
 
+/// A clinical note in its current version. Corrections are new versions; the id stays the same.
 #[Object]
 impl ClinicalNote {
     /// The note's id, the same through all its versions.

@@ -110,7 +110,6 @@ pub enum Patient {
     Reference(PatientId),
 }
 
-/// A patient of the organisation, and the patient's chart.
 /// The fields of `Patient`, in the order of the schema, as access records name them.
 pub(super) const FIELDS: &[&str] = &[
     "id",
@@ -126,6 +125,7 @@ pub(super) const FIELDS: &[&str] = &[
     "updatedAt",
 ];
 
+/// A patient of the organisation, and the patient's chart.
 #[Object]
 impl Patient {
     /// The patient's id.

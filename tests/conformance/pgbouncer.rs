@@ -167,8 +167,7 @@ async fn assert_writes_are_complete(site: &Site, marked: &MarkedTenant, sent: &[
         .count();
     let superuser = site.superuser("cordon_data").await;
     let counts =
-        "select count(*), count(*) filter (where exists (select from patient_identifiers i where i.patient_id \
-        = p.id)),
+        "select count(*), count(*) filter (where exists (select from patient_identifiers i where i.patient_id = p.id)),
         count(*) filter (where exists (select from audit_log a where a.tenant_id = p.tenant_id and p.id = any \
         (a.resource_ids) and a.purpose = 'write'))
         from patients p where tenant_id = $1::text::uuid and id <> $2::text::uuid";

@@ -32,8 +32,7 @@ async fn l34_plans_do_not_show_the_binding_key() {
         }
     });
     let verbose_settings = "set client_min_messages = log; set debug_print_parse = on; set debug_print_rewritten = on; \
-        set debug_print_plan = on; \
-                     set debug_pretty_print = off; set plan_cache_mode = force_custom_plan";
+        set debug_print_plan = on; set debug_pretty_print = off; set plan_cache_mode = force_custom_plan";
     let intruder = Intruder::with_session(session, site.superuser("cordon_data").await).await;
     intruder.query(verbose_settings).await.unwrap();
     let mut notices = async || {

@@ -186,12 +186,12 @@ const SCHEMA_WALLS: [(&str, &str, &str); 24] = [
     (
         "create policy open on {s}.patients using (true)",
         "drop policy open on {s}.patients",
-        "policy open, which nobody knows",
+        "policy open, which no migration creates",
     ),
     (
         "create policy open on {s}.audit_log_rest using (true)",
         "drop policy open on {s}.audit_log_rest",
-        "policy open, which nobody knows",
+        "policy open, which no migration creates",
     ),
     (
         "alter policy reader on {s}.audit_log using (true)",
@@ -238,7 +238,7 @@ const SCHEMA_WALLS: [(&str, &str, &str); 24] = [
     (
         "alter function {s}.audit(text) reset search_path",
         "alter function {s}.audit(text) set search_path = pg_catalog, pg_temp",
-        "is not as it should be",
+        "audit(text) differs from its migration",
     ),
 ];
 

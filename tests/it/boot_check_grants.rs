@@ -119,21 +119,18 @@ const COMMON_BREACHES: [(&str, &str, &str); 24] = [
 const SCHEMA_BREACHES: [(&str, &str, &str); 14] = [
     (
         "grant select (terms) on {s}.patient_terms to {app}",
-        "revoke select (terms) on {s}.patient_terms from \
-        {app}",
+        "revoke select (terms) on {s}.patient_terms from {app}",
         "SELECT (terms)",
     ),
     (
         "grant update (tenant_id) on {s}.staff to public",
         "revoke update (tenant_id) on {s}.staff from public",
-        "UPDATE \
-        (tenant_id)",
+        "UPDATE (tenant_id)",
     ),
     (
         "grant update (action) on {s}.audit_log to {app}",
         "revoke update (action) on {s}.audit_log from {app}",
-        "may \
-        write",
+        "may write",
     ),
     (
         "grant select (action) on {s}.audit_log_rest to {app}",
@@ -145,19 +142,17 @@ const SCHEMA_BREACHES: [(&str, &str, &str); 14] = [
          update pg_proc set prosrc = 'begin return 0; end' where oid = '{s}.audit(text)'::regprocedure",
         "update pg_proc set prosrc = (select prosrc from {s}.kept) where oid = '{s}.audit(text)'::regprocedure; drop \
          table {s}.kept",
-        "audit(text) is not as it should be",
+        "audit(text) differs from its migration",
     ),
     (
         "alter function {s}.audit(text) leakproof",
         "alter function {s}.audit(text) not leakproof",
-        "audit(text) is not \
-        as it should be",
+        "audit(text) differs from its migration",
     ),
     (
         "create rule planted as on delete to {s}.staff do also nothing",
         "drop rule planted on {s}.staff",
-        "has rule \
-        planted",
+        "has rule planted",
     ),
     (
         "drop trigger b_lock on {s}.note_versions;
@@ -198,8 +193,7 @@ const SCHEMA_BREACHES: [(&str, &str, &str); 14] = [
     (
         "alter policy guard on {s}.audit_log to {app}",
         "alter policy guard on {s}.audit_log to cordon_guard",
-        "policy \
-        guard of audit_log",
+        "policy guard of audit_log",
     ),
     (
         "grant select on {s}.patient_terms to {app}",

@@ -13,7 +13,7 @@ fn an_operator_changes_the_settings_of_one_tenant() {
     let set = |arguments: &[&str]| desk.json(OPERATOR, &[&["tenant", "set", "lakeside"], arguments].concat());
     let defaults =
         json!({ "origins": [], "statement_timeout_ms": null, "requests_per_second": null, "concurrency": null });
-    assert_eq!(desk.json(OPERATOR, &["tenant", "show", "lakeside"])["terms"], defaults);
+    assert_eq!(desk.json(OPERATOR, &["tenant", "show", "lakeside"])["settings"], defaults);
 
     let origins = ["--origin", "https://app.example", "--origin", "http://localhost:5173"];
     let all = [
@@ -24,7 +24,7 @@ fn an_operator_changes_the_settings_of_one_tenant() {
     let changed = set(&all);
     let terms = json!({ "origins": ["https://app.example", "http://localhost:5173"], "statement_timeout_ms": 500,
         "requests_per_second": 20, "concurrency": 4 });
-    assert_eq!((&changed["terms"], &changed["plan"]), (&terms, &json!("large")));
+    assert_eq!((&changed["settings"], &changed["plan"]), (&terms, &json!("large")));
     assert_eq!(set(&all), changed, "the second call changes nothing");
     assert_eq!(desk.json(OPERATOR, &["tenant", "show", "lakeside"]), changed);
     assert_eq!(desk.json(OPERATOR, &["tenant", "show", "riverside"]), neighbour);
@@ -32,12 +32,12 @@ fn an_operator_changes_the_settings_of_one_tenant() {
     // Settings that are not named stay unchanged.
     let mut expected = terms;
     expected["concurrency"] = Value::Null;
-    assert_eq!(set(&["--concurrency", "default"])["terms"], expected);
+    assert_eq!(set(&["--concurrency", "default"])["settings"], expected);
     expected["origins"] = json!(["https://other.example"]);
-    assert_eq!(set(&["--origin", "https://other.example"])["terms"], expected);
+    assert_eq!(set(&["--origin", "https://other.example"])["settings"], expected);
     expected["origins"] = json!([]);
     let without_origins = set(&["--no-origins"]);
-    assert_eq!((&without_origins["terms"], &without_origins["plan"]), (&expected, &json!("large")));
+    assert_eq!((&without_origins["settings"], &without_origins["plan"]), (&expected, &json!("large")));
     let output =
         String::from_utf8(desk.cordon(OPERATOR, &["tenant", "show", "lakeside"]).output().unwrap().stdout).unwrap();
     let output = output.split_whitespace().collect::<Vec<_>>().join(" ");

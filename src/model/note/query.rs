@@ -84,7 +84,7 @@ pub(super) fn awaiting<ST>(rows: Rows<'_, notes::table, ST>, me: StaffId) -> Row
 
 /// Notes with what is read beside each. Each detail is looked up for its note alone: a join would be planned over the
 /// whole tenant.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct WithDetails<Q, C, A, K> {
     rows: Q,
     select: AsSelect<Note, Pg>,

@@ -370,7 +370,6 @@ fn requests_are_built_from_slots() {
     );
     let request = slots[3].request(&sdl, QueryForm::Literal, "v", |at| at.to_uppercase());
     let query = "mutation Q { write(input: {id: \"INPUT.ID\" parts: [{system: \"INPUT.PARTS.SYSTEM\" value: \"v\"}] \
-        sex: FEMALE version: 1000000}) \
-        { __typename } } ";
+        sex: FEMALE version: 1000000}) { __typename } } ";
     assert_eq!(request["query"].as_str().unwrap(), query);
 }

@@ -106,8 +106,7 @@ pub async fn assert_sealed_values_stay_in_place(attack: &Attack, site: &Site, ap
         .query_one(
             &format!(
                 "select p.name_sealed, e.reason_sealed, v.title_sealed, v.body_sealed from {home}.patients p join \
-                 {home}.encounters e \
-                 on e.patient_id = p.id, {home}.note_versions v where p.id = '{}' and v.id = '{}'",
+                 {home}.encounters e on e.patient_id = p.id, {home}.note_versions v where p.id = '{}' and v.id = '{}'",
                 victim.patient, victim.version
             ),
             &[],
