@@ -62,17 +62,18 @@ const BIND: &str = "create schema bench;
     create function bench.bind(tenant uuid, purpose text, event text) returns void language plpgsql security definer
       set search_path = pg_catalog, pg_temp as $$
     declare
-      k record; ticket text; mac text;
+      k record; number bigint; expiry bigint; claims text; mac text;
       who text := encode(convert_to(case when event = '' then '[\"bench\",\"bench\",null,null]'
         else '[\"bench\",\"bench\",null,null,\"127.0.0.1\",\"bench\",null]' end, 'utf8'), 'hex');
     begin
       select * into k from cordon.binding_keys order by kid desc limit 1;
-      ticket := 'v1.' || k.kid || '.' || (extract(epoch from clock_timestamp()) * 1000 + 5000)::bigint || '.1.' || \
-      tenant || '.' || tenant
-        || '.clinician.' || purpose || '.' || tenant || '.' || who || '.' || event;
-      mac := encode(sha256(k.opad || sha256(k.ipad || convert_to('ticket.' || ticket || '.' || pg_backend_pid(), \
-      'utf8'))), 'hex');
-      perform cordon.bind(ticket, mac);
+      number := nextval('cordon.bindings') + 1;
+      expiry := extract(epoch from clock_timestamp()) * 1000 + 5000;
+      claims := concat_ws(',', replace(tenant::text, '-', ''), replace(tenant::text, '-', ''), 'clinician', purpose,
+        replace(tenant::text, '-', ''), who, event);
+      mac := encode(sha256(k.opad || sha256(k.ipad || convert_to(concat_ws('.', 'bind.v2', pg_backend_pid(), number,
+        expiry, 1, claims), 'utf8'))), 'hex');
+      perform cordon.bind(k.kid, number, expiry, 1, claims, mac);
     end $$;
     create role bench_app login; grant cordon_app to bench_app; grant connect on database cordon_data to bench_app;
     grant usage on schema bench to bench_app; revoke all on function bench.bind from public; grant execute on function \
@@ -179,7 +180,7 @@ impl Floor {
         let mut fresh = BTreeMap::new();
         let mut body = String::new();
         for Transaction { write, statements, audit } in &request.0 {
-            let (purpose, event) = if *write { ("write", "note-drafted") } else { ("read", "") };
+            let (purpose, event) = if *write { ("write", "note drafted") } else { ("read", "") };
             let isolation = if *write { "READ COMMITTED" } else { "REPEATABLE READ" };
             let path = format!("set_config('search_path','{}, pg_temp',true)", self.schema);
             let _ = writeln!(body, "\\startpipeline\nBEGIN ISOLATION LEVEL {isolation} READ WRITE;");

@@ -16,11 +16,10 @@ use parking_lot::Mutex;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
-use uuid::Uuid;
 
 static CLOSED_UNCLEAN: AtomicU64 = AtomicU64::new(0);
 
@@ -188,12 +187,11 @@ struct Manager {
 impl Manager {
     async fn open(&self, permit: OwnedSemaphorePermit) -> Result<Session, ConnectError> {
         let pg = connect::open(&self.config).await?;
-        let mark = Uuid::now_v7();
-        let BackendInfo { pid, clock_ms } = BackendInfo::mark_and_read(&pg, mark).await?;
+        let BackendInfo { pid, clock_ms, opened_as } = BackendInfo::read(&pg).await?;
         Ok(Session {
             pg,
             pid,
-            backend_mark: mark,
+            last_binding: AtomicI64::new(opened_as),
             clock_offset_ms: clock_ms - now_ms(),
             state: AtomicU8::new(CLEAN),
             opened: Instant::now(),
@@ -236,23 +234,21 @@ struct BackendInfo {
     pid: i32,
     #[diesel(sql_type = BigInt)]
     clock_ms: i64,
+    #[diesel(sql_type = BigInt)]
+    opened_as: i64,
 }
 
 impl BackendInfo {
-    /// Sets this session's mark on the backend and reads the backend's process id and clock. Both happen in one
-    /// transaction, because a pooler could give each statement another backend.
-    async fn mark_and_read(mut pg: &AsyncPgConnection, mark: Uuid) -> Result<Self, ConnectError> {
+    /// Reads the backend's process id, its clock, and the number from which it counts its bindings. It is one statement,
+    /// because a pooler could give each statement another backend.
+    async fn read(mut pg: &AsyncPgConnection) -> Result<Self, ConnectError> {
         // Imported here only: at the top of the file, its `load` would shadow that of the atomics.
-        use diesel_async::{RunQueryDsl as _, SimpleAsyncConnection as _};
-        let failed = |error: diesel::result::Error| ConnectError::Session(error.to_string());
-        pg.batch_execute(&format!("BEGIN; SELECT set_config('cordon.session','{mark}',false)"))
-            .await
-            .map_err(failed)?;
+        use diesel_async::RunQueryDsl as _;
         let query = sql_query(
-            "select pg_backend_pid() as pid, (extract(epoch from clock_timestamp()) * 1000)::bigint as clock_ms",
+            "select pg_backend_pid() as pid, (extract(epoch from clock_timestamp()) * 1000)::bigint as clock_ms, \
+             cordon.open_session() as opened_as",
         );
-        let info = query.get_result(&mut pg).await.map_err(failed)?;
-        pg.batch_execute("COMMIT").await.map_err(failed).map(|()| info)
+        query.get_result(&mut pg).await.map_err(|error| ConnectError::Session(error.to_string()))
     }
 }
 
@@ -267,7 +263,8 @@ const DISCARDED: u8 = 2;
 pub struct Session {
     pg: AsyncPgConnection,
     pid: i32,
-    backend_mark: Uuid,
+    /// The number of the last binding, or of the session's opening.
+    last_binding: AtomicI64,
     clock_offset_ms: i64,
     /// `CLEAN`, `IN_TRANSACTION` or `DISCARDED`.
     state: AtomicU8,
@@ -290,10 +287,10 @@ impl Session {
         self.pid
     }
 
-    /// The unique value that this session has put into its backend's setting `cordon.session`. Behind a pooler in
-    /// transaction mode, statements may reach another backend; that backend does not have this value.
-    pub fn backend_mark(&self) -> Uuid {
-        self.backend_mark
+    /// Returns the number of the next binding of this session, and counts it. The backend counts as well: a statement
+    /// that a pooler in transaction mode sends to another backend, or that is sent a second time, has a wrong number.
+    pub fn next_binding(&self) -> i64 {
+        self.last_binding.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// The database's clock in milliseconds since 1970, computed from the offset that was measured when the session was

@@ -102,19 +102,19 @@ pub(super) struct WriteInfo<'a> {
 }
 
 impl Ticket<'_> {
-    /// Returns the statement that binds a transaction of the backend `pid`, whose session is marked with `mark` and
-    /// whose clock shows `now_ms`.
-    pub fn bind(&self, key: &BindingKey, pid: i32, mark: Uuid, now_ms: i64) -> String {
-        let ticket = self.text(key.kid, now_ms + TICKET_LIFETIME_MS);
+    /// Returns the statement that binds a transaction of the backend `pid`, whose clock shows `now_ms`. `number` is the
+    /// next number of the backend's bindings: the statement succeeds once at most.
+    pub fn bind(&self, key: &BindingKey, pid: i32, number: i64, now_ms: i64) -> String {
+        let (kid, generation, expiry_ms, claims) =
+            (key.kid, self.generation, now_ms + TICKET_LIFETIME_MS, self.claims());
         let secret = hmac::Key::new(hmac::HMAC_SHA256, &key.key);
-        let mac = hmac::sign(&secret, format!("ticket.{ticket}.{pid}").as_bytes());
-        // On a backend with the mark of another session the MAC is null, and the binding is refused.
-        let mac = format!("CASE current_setting('cordon.session',true) WHEN '{mark}' THEN '{}' END", hex(mac.as_ref()));
-        format!("SELECT cordon.bind('{ticket}',{mac})")
+        let signed = format!("bind.v2.{pid}.{number}.{expiry_ms}.{generation}.{claims}");
+        let mac = hex(hmac::sign(&secret, signed.as_bytes()).as_ref());
+        format!("SELECT cordon.bind({kid},{number},{expiry_ms},{generation},'{claims}','{mac}')")
     }
 
-    fn text(&self, kid: i32, expiry_ms: i64) -> String {
-        let Self { tenant, generation, actor, kind, request, write } = self;
+    fn claims(&self) -> String {
+        let Self { tenant, actor, kind, request, write, .. } = self;
         let Actor { id, issuer, subject, name, acting, .. } = actor;
         let identity = match write {
             None => serde_json::to_vec(&(issuer, subject, name, acting)),
@@ -123,10 +123,11 @@ impl Ticket<'_> {
             }
         };
         let identity = hex(&identity.unwrap_or_default());
-        let action = write.as_ref().map(|write| write.action.as_str().replace('.', "-")).unwrap_or_default();
+        let action = write.as_ref().map(|write| write.action.as_str().replace('.', " ")).unwrap_or_default();
         let roles: Vec<_> = actor.roles.iter().filter(|role| is_word(role)).map(String::as_str).collect();
-        let (roles, purpose) = (roles.join(","), kind.as_str());
-        format!("v1.{kid}.{expiry_ms}.{generation}.{tenant}.{id}.{roles}.{purpose}.{request}.{identity}.{action}")
+        let (roles, purpose) = (roles.join(" "), kind.as_str());
+        let (tenant, id, request) = (tenant.0.simple(), id.0.simple(), request.0.simple());
+        format!("{tenant},{id},{roles},{purpose},{request},{identity},{action}")
     }
 }
 

@@ -7,9 +7,20 @@ public_function(name) as (values ('pg_stat_get_activity'), ('pg_stat_get_backend
   ('pg_cursor'), ('pg_notify'), ('loread'), ('lowrite')),
 public_view(name) as (values ('pg_stat_activity'), ('pg_stat_replication'), ('pg_stat_ssl'), ('pg_stat_gssapi'),
   ('pg_prepared_statements'), ('pg_cursors'), ('pg_stats'), ('pg_stats_ext'), ('pg_stats_ext_exprs')),
-guarded(name, definer, volatility) as (values ('bind', true, 'v'), ('claims', true, 's'), ('current_tenant', true, 's'),
-  ('writing_tenant', true, 's'), ('purpose', true, 's'), ('has_role', true, 's'), ('audit_write', true, 'v'),
-  ('audit_roles', true, 'v')),
+guarded(name, definer, volatility) as (values ('bind', true, 'v'), ('open_session', true, 'v'),
+  ('refuse_unbound', false, 's'), ('audit_write', true, 'v'), ('audit_roles', true, 'v')),
+-- The functions that policies call, as PostgreSQL prints their standard bodies.
+inlined(name, body) as (values
+  ('claims', $$string_to_array(COALESCE(NULLIF(current_setting('backtrace_functions'::text), ''::text), $$
+    || $$cordon.refuse_unbound()), ','::text)$$),
+  ('current_tenant', $$(substr(COALESCE(NULLIF(current_setting('backtrace_functions'::text), ''::text), $$
+    || $$cordon.refuse_unbound()), 1, 32))::uuid$$),
+  ('writing_tenant', $$(CASE WHEN (split_part(current_setting('backtrace_functions'::text), ','::text, 4) = $$
+    || $$ANY (ARRAY[''::text, 'read'::text, 'backup'::text, 'seal'::text])) THEN cordon.refuse_unbound() $$
+    || $$ELSE substr(current_setting('backtrace_functions'::text), 1, 32) END)::uuid$$),
+  ('purpose', $$split_part(COALESCE(NULLIF(current_setting('backtrace_functions'::text), ''::text), $$
+    || $$cordon.refuse_unbound()), ','::text, 4)$$),
+  ('has_role', $$(role = ANY (string_to_array((cordon.claims())[3], ' '::text)))$$)),
 defined(text) as (select regexp_split_to_table($1, '\ncreate (or replace )?(function|procedure) cordon\.'))
 select format('login %s is a superuser, bypasses row security or can make roles or databases', rolname) as wall
   from me where rolsuper or rolbypassrls or rolcreaterole or rolcreatedb or rolreplication
@@ -60,33 +71,50 @@ union all select format('login %s may call %s', session_user, p.oid::regprocedur
     and (p.proname in (select name from public_function) or p.proname like 'lo\_%'
       or p.proname ~ '^pg_(try_)?advisory_')
     and has_function_privilege(session_user, p.oid, 'EXECUTE')
-union all select format('function cordon.%s is missing', g.name) from guarded g
+union all select format('function cordon.%s is missing', g.name)
+  from (select name from guarded union all select name from inlined) g
   where not exists (select from pg_proc p where p.pronamespace = 'cordon'::regnamespace and p.proname = g.name)
-union all select format('function %s is not as it should be: owner %s, definer %s, volatility %s, settings %s',
+union all select format('function %s differs from its migration: owner %s, definer %s, volatility %s, settings %s',
     p.oid::regprocedure, p.proowner::regrole, p.prosecdef, p.provolatile, p.proconfig)
   from pg_proc p join guarded g on g.name = p.proname
   where p.pronamespace = 'cordon'::regnamespace and (
     p.proowner <> 'cordon_guard'::regrole or p.prosecdef <> g.definer or p.provolatile <> g.volatility::"char"
     or p.proconfig is null or not 'search_path=pg_catalog, pg_temp' = any (p.proconfig))
+union all select format('function %s differs from its migration', p.oid::regprocedure)
+  from pg_proc p join inlined i on i.name = p.proname
+  where p.pronamespace = 'cordon'::regnamespace and (
+    p.proowner <> 'cordon_guard'::regrole or p.prosecdef or p.provolatile <> 's' or p.proconfig is not null
+    or pg_get_function_sqlbody(p.oid) is distinct from 'RETURN ' || i.body)
 union all select format('function %s runs with its owner''s rights or an open search_path', p.oid::regprocedure)
   from pg_proc p
-  where p.pronamespace = 'cordon'::regnamespace and p.proname not in (select name from guarded)
-    and (p.prosecdef or p.proconfig is null or not 'search_path=pg_catalog, pg_temp' = any (p.proconfig))
+  where p.pronamespace = 'cordon'::regnamespace
+    and p.proname not in (select name from guarded union all select name from inlined) and (p.prosecdef or p.proconfig is null or not 'search_path=pg_catalog, pg_temp' = any (p.proconfig))
 union all select format('function %s has another body than its migration', p.oid::regprocedure) from pg_proc p
-  where p.pronamespace = 'cordon'::regnamespace and not exists (
+  where p.pronamespace = 'cordon'::regnamespace and p.proname not in (select name from inlined) and not exists (
     select from defined d where starts_with(d.text, p.proname || '(') and split_part(d.text, '$$', 2) = p.prosrc)
 union all select format('function %s is leakproof', p.oid::regprocedure) from pg_proc p
   where p.pronamespace = 'cordon'::regnamespace and p.proleakproof
 union all select format('login %s may call %s', session_user, p.oid::regprocedure) from pg_proc p
   where p.pronamespace = 'cordon'::regnamespace and has_function_privilege(session_user, p.oid, 'EXECUTE')
     and p.proname not in (
-      'bind', 'claims', 'current_tenant', 'writing_tenant', 'purpose', 'has_role', 'audit_days_left')
+      'bind', 'open_session', 'refuse_unbound', 'claims', 'current_tenant', 'writing_tenant', 'purpose', 'has_role',
+      'audit_days_left')
 union all select format('PUBLIC may call %s', p.oid::regprocedure) from pg_proc p
   where p.pronamespace = 'cordon'::regnamespace and has_function_privilege('public', p.oid, 'EXECUTE')
 union all select format('login %s may read or write %s', session_user, c.oid::regclass) from pg_class c
   where c.relnamespace = 'cordon'::regnamespace and c.relkind in ('r', 'p', 'v', 'm') and (
     has_table_privilege(session_user, c.oid, 'DELETE, TRUNCATE, TRIGGER')
     or has_any_column_privilege(session_user, c.oid, 'SELECT, INSERT, UPDATE, REFERENCES'))
+union all select format('%s may set backtrace_functions', case a.grantee when 0 then 'PUBLIC' else r.rolname end)
+  from pg_parameter_acl p cross join aclexplode(p.paracl) a left join pg_roles r on r.oid = a.grantee
+  where p.parname = 'backtrace_functions' and not coalesce(r.rolsuper or r.rolname = 'cordon_guard', false)
+union all select 'cordon_guard may not set backtrace_functions'
+  where not has_parameter_privilege('cordon_guard', 'backtrace_functions', 'SET')
+union all select 'backtrace_functions has a value outside of transactions' where exists (
+  select from pg_settings where name = 'backtrace_functions' and reset_val <> '')
+union all select format('login %s may use sequence %s', session_user, c.oid::regclass) from pg_class c
+  where c.relnamespace = 'cordon'::regnamespace and c.relkind = 'S'
+    and has_sequence_privilege(session_user, c.oid, 'USAGE, SELECT, UPDATE')
 union all select 'event trigger cordon_structure is missing or not always on' where not exists (
   select from pg_event_trigger t join pg_proc p on p.oid = t.evtfoid join pg_roles r on r.oid = p.proowner
   where t.evtname = 'cordon_structure' and t.evtevent = 'ddl_command_start' and t.evttags is null

@@ -50,8 +50,7 @@ async fn l34_plans_do_not_show_the_binding_key() {
     let write =
         format!("update patients set sex = 'MALE' where id = '{}'; select shared.audit('5b5d')", tenants.b.patient);
     intruder.run_as(&tenants.b, "import", &write).await.unwrap();
-    let forged =
-        format!("select cordon.bind('{}', 'x')", intruder.ticket(&TicketFields::of(tenants.b.tenant.id, "read")));
+    let forged = intruder.arguments(&TicketFields::of(tenants.b.tenant.id, "read")).await.call("x");
     intruder.run(tenants.b.schema(), &forged, "select 1").await.unwrap_err();
     let output = notices().await;
     assert!(output.len() > 100_000 && output.contains("binding_keys"), "the plans of the functions are in the notices");

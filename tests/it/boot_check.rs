@@ -16,7 +16,7 @@ use diesel::QueryDsl;
 use uuid::Uuid;
 
 /// Common walls of the data database: SQL that takes the wall down, SQL that restores it, and a part of the finding.
-const COMMON_WALLS: [(&str, &str, &str); 38] = [
+const COMMON_WALLS: [(&str, &str, &str); 42] = [
     ("alter role cordon_app superuser", "alter role cordon_app nosuperuser", "is a superuser, bypasses"),
     ("alter role cordon_app bypassrls", "alter role cordon_app nobypassrls", "bypasses row security"),
     ("alter role cordon_app createrole", "alter role cordon_app nocreaterole", "can make roles"),
@@ -100,19 +100,39 @@ const COMMON_WALLS: [(&str, &str, &str); 38] = [
         "function cordon.purpose is missing",
     ),
     (
+        "alter function cordon.current_tenant() set search_path = public",
         "alter function cordon.current_tenant() reset search_path",
-        "alter function cordon.current_tenant() set search_path = pg_catalog, pg_temp",
-        "cordon.current_tenant() is not as it should be",
+        "cordon.current_tenant() differs from its migration",
+    ),
+    (
+        "grant set on parameter backtrace_functions to cordon_app",
+        "revoke set on parameter backtrace_functions from cordon_app",
+        "may set backtrace_functions",
+    ),
+    (
+        "grant set on parameter backtrace_functions to public",
+        "revoke set on parameter backtrace_functions from public",
+        "PUBLIC may set backtrace_functions",
+    ),
+    (
+        "revoke set on parameter backtrace_functions from cordon_guard",
+        "grant set on parameter backtrace_functions to cordon_guard",
+        "cordon_guard may not set backtrace_functions",
+    ),
+    (
+        "grant usage on sequence cordon.bindings to cordon_app",
+        "revoke usage on sequence cordon.bindings from cordon_app",
+        "may use sequence cordon.bindings",
     ),
     (
         "alter function cordon.claims() immutable",
         "alter function cordon.claims() stable",
-        "cordon.claims() is not as it should be",
+        "cordon.claims() differs from its migration",
     ),
     (
-        "alter function cordon.bind(text, text) security invoker",
-        "alter function cordon.bind(text, text) security definer",
-        "cordon.bind(text,text) is not as it should be",
+        "alter function cordon.bind(int, bigint, bigint, int, text, text) security invoker",
+        "alter function cordon.bind(int, bigint, bigint, int, text, text) security definer",
+        "cordon.bind(integer,bigint,bigint,integer,text,text) differs",
     ),
     (
         "alter function cordon.note_lock() security definer",
@@ -125,8 +145,8 @@ const COMMON_WALLS: [(&str, &str, &str); 38] = [
         "cordon.own_rows() runs with",
     ),
     (
-        "grant execute on function cordon.bind(text, text) to public",
-        "revoke execute on function cordon.bind(text, text) from public",
+        "grant execute on function cordon.bind(int, bigint, bigint, int, text, text) to public",
+        "revoke execute on function cordon.bind(int, bigint, bigint, int, text, text) from public",
         "may call cordon.bind",
     ),
     (

@@ -8,7 +8,7 @@ use cordon::isolation::{self, BootCheck};
 
 /// Breaches of common walls: SQL that makes the breach, SQL that repairs it, and a part of the finding. `{app}` is the
 /// login, `{db}` the database.
-const COMMON_BREACHES: [(&str, &str, &str); 24] = [
+const COMMON_BREACHES: [(&str, &str, &str); 25] = [
     (
         "grant select (kid, ipad, opad) on cordon.binding_keys to {app}",
         "revoke select (kid, ipad, opad) on cordon.binding_keys from {app}",
@@ -76,12 +76,19 @@ const COMMON_BREACHES: [(&str, &str, &str); 24] = [
         "may call pg_prepared_statement",
     ),
     (
-        "create table public.kept as select prosrc from pg_proc where oid = 'cordon.current_tenant()'::regprocedure;
-         update pg_proc set prosrc = 'begin return current_setting(''app.current_tenant'')::uuid; end'
-           where oid = 'cordon.current_tenant()'::regprocedure",
-        "update pg_proc set prosrc = (select prosrc from public.kept) where oid = \
-         'cordon.current_tenant()'::regprocedure; drop table public.kept",
-        "cordon.current_tenant() has another body",
+        "create or replace function cordon.current_tenant() returns uuid language sql stable parallel restricted
+           return current_setting('app.current_tenant')::uuid",
+        "create or replace function cordon.current_tenant() returns uuid language sql stable parallel restricted
+           return substr(coalesce(nullif(current_setting('backtrace_functions'), ''), cordon.refuse_unbound()),
+             1, 32)::uuid",
+        "cordon.current_tenant() differs from its migration",
+    ),
+    (
+        "create table public.kept as select prosrc from pg_proc where oid = 'cordon.stamp()'::regprocedure;
+         update pg_proc set prosrc = 'begin return new; end' where oid = 'cordon.stamp()'::regprocedure",
+        "update pg_proc set prosrc = (select prosrc from public.kept) where oid = 'cordon.stamp()'::regprocedure;
+         drop table public.kept",
+        "cordon.stamp() has another body",
     ),
     (
         "create function cordon.planted() returns int language sql set search_path = pg_catalog, pg_temp as 'select 1';

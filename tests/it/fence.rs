@@ -225,7 +225,7 @@ async fn the_server_cannot_bind_for_purposes_of_operations() {
         let intruder = Intruder::connect(site, &login(site, &app, &chart.tenant).await).await;
         for purpose in ["migrate", "move", "restore", "reseal", "purge", "backup", "seal"] {
             let refused = intruder
-                .run(chart.schema(), &intruder.bind(&TicketFields::of(tenant, purpose)), "select 1")
+                .run(chart.schema(), &intruder.bind(&TicketFields::of(tenant, purpose)).await, "select 1")
                 .await
                 .unwrap_err();
             assert_eq!((refused.code.as_str(), refused.message.as_str()), ("42501", "binding refused"), "{purpose}");

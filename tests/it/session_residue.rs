@@ -41,9 +41,9 @@ async fn patient_names(app: &App, chart: &MarkedChart) -> Result<Vec<(Uuid, Stri
 /// returned to the pool.
 async fn run_on_pooled_session(site: &Site, app: &App, chart: &MarkedChart, sql: &str) -> Result<(), Error> {
     let session = app.router.checkout(chart.tenant.id, chart.placement()).await?;
-    let mut intruder = Intruder::connect(site, &login(site, app, &chart.tenant).await).await;
-    intruder.pid = session.pid();
-    let bind = intruder.bind(&TicketFields::of(chart.tenant.id, "write"));
+    let intruder = Intruder::connect(site, &login(site, app, &chart.tenant).await).await;
+    let ticket = TicketFields::of(chart.tenant.id, "write");
+    let bind = intruder.bind_other(&ticket, session.pid(), session.next_binding());
     session.transaction_started();
     for message in [&format!("begin; set local search_path = {}, pg_temp; {bind}", chart.schema()), sql, "commit"] {
         (&mut session.pg()).batch_execute(message).await.map_err(|error| classify(&error).error)?;
@@ -60,8 +60,6 @@ async fn l36_residual_session_state_does_not_affect_the_next_tenant() {
         let (a, b) = (MarkedChart::of(site, &before, model).await, MarkedChart::of(site, &before, model).await);
         let expected = patient_names(&before, &a).await.unwrap();
         assert_eq!((expected.len(), expected[0].0), (1, a.patient));
-        let claims =
-            "select set_config(n, current_setting(n), false) from unnest('{app.claims,app.binding}'::text[]) n";
         for residue in [
             prepare_next_names(site, &b).await.as_str(),
             "declare planted cursor with hold for select id from patients",
@@ -79,8 +77,6 @@ async fn l36_residual_session_state_does_not_affect_the_next_tenant() {
             "set enable_seqscan = off; set enable_indexscan = off; set enable_bitmapscan = off; set work_mem = '64kB'",
             "set role none; reset session authorization",
             "listen cordon_catalog; notify cordon_catalog, 'planted'",
-            claims,
-            "select set_config('app.claims', 'v1.1.x', false)",
             "select set_config('app.current_tenant', 'planted', false)",
             "lock table patients in access share mode",
             "discard plans; discard sequences",

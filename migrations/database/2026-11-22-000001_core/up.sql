@@ -44,22 +44,42 @@ create table cordon.tenants (
 alter table cordon.tenants owner to cordon_guard;
 
 -- ------------------------------------------------------------------ the binding
+-- Numbers bindings. A session takes a block of numbers at once (CACHE), so that nextval() counts within the session,
+-- without WAL, and a rollback does not bring a number back. No login may use the sequence, only bind() and
+-- open_session() advance it.
+create sequence cordon.bindings cache 1000000;
+alter sequence cordon.bindings owner to cordon_guard;
+
+-- Returns the number from which the calling session counts its bindings. The server calls it when it opens a session.
+create function cordon.open_session() returns bigint
+language sql volatile parallel unsafe security definer set search_path = pg_catalog, pg_temp
+  as $$ select nextval('cordon.bindings') $$;
+
 -- Binds the transaction to a tenant, a principal and a purpose.
--- The ticket has 11 parts: v1.kid.expiry_ms.generation.tenant.principal.roles.purpose.request.actor.action
+-- `claims` has 7 parts, separated by commas: tenant, principal, roles (separated by blanks), purpose, request, actor,
+-- action. Ids are written without hyphens.
 --   actor: hex of a JSON array [issuer, subject, name, acting], and for a write [.., ip, user agent, trace id];
---   action: the audit action of a write, with a hyphen instead of the dot; empty where a write has none.
--- The MAC covers 'ticket.' || ticket || '.' || backend pid. A ticket is accepted for ten seconds at most. The binding
--- lasts until the end of the transaction: it is a second MAC over the ticket, the pid and the transaction's start.
+--   action: the audit action of a write, with a blank instead of the dot; empty where a write has none.
+-- The MAC (HMAC-SHA-256, RFC 2104) covers the backend's process id, the number of the binding, the expiry in
+-- milliseconds since 1970, the generation of the placement and the claims. Each call uses up one number of the session,
+-- whatever comes of it, so a ticket is good for one call: neither another session nor a later transaction can use it
+-- again. It expires after ten seconds at most.
+-- The claims are kept in the parameter backtrace_functions, which only superusers and cordon_guard may set
+-- (PostgreSQL 15: GRANT SET ON PARAMETER). It is set for this transaction: PostgreSQL itself clears it at COMMIT and
+-- ROLLBACK, also inside a message with several transactions. Its own effect, a backtrace in the log for errors in
+-- functions of these names, does not occur, because no function of PostgreSQL has such a name.
 -- Errors: 42501 refused; CO001 the placement changed and has to be looked up again; CO002 suspended; CO003 being moved.
-create function cordon.bind(ticket text, mac text) returns void
+create function cordon.bind(kid int, number bigint, expiry_ms bigint, generation int, claims text, mac text)
+returns void
 language plpgsql volatile parallel unsafe security definer set search_path = pg_catalog, pg_temp as $$
 declare
-  p text[] := string_to_array(ticket, '.');
+  next_number bigint := nextval('cordon.bindings');
+  p text[] := string_to_array(claims, ',');
   genuine boolean;
   fence record;
   now_ms bigint := extract(epoch from clock_timestamp()) * 1000;
 begin
-  if coalesce(current_setting('app.binding', true), '') <> '' then
+  if current_setting('backtrace_functions') <> '' then
     raise exception 'already bound' using errcode = '42501';
   end if;
   -- A PREPARE or a held cursor of an earlier transaction can carry that transaction's rows. The driver's own prepared
@@ -69,116 +89,74 @@ begin
     raise exception 'binding refused' using errcode = '42501';
   end if;
   select true into genuine from cordon.binding_keys k
-    where k.kid::text = p[2] and p[1] = 'v1' and array_length(p, 1) = 11
-      and mac = encode(
-        sha256(k.opad || sha256(k.ipad || convert_to('ticket.' || ticket || '.' || pg_backend_pid(), 'utf8'))), 'hex');
-  if genuine is not true then
+    where k.kid = bind.kid and bind.number = next_number and array_length(p, 1) = 7
+      and expiry_ms between now_ms and now_ms + 10000
+      and mac = encode(sha256(k.opad || sha256(k.ipad || convert_to(concat_ws('.', 'bind.v2', pg_backend_pid(),
+        bind.number, expiry_ms, bind.generation, claims), 'utf8'))), 'hex');
+  if genuine is not true or (p[4] not in ('read', 'write', 'import') and session_user <> 'cordon_keeper') then
     raise exception 'binding refused' using errcode = '42501';
   end if;
-  if p[3]::bigint not between now_ms and now_ms + 10000 then
-    raise exception 'binding refused' using errcode = '42501';
-  end if;
-  if p[8] not in ('read', 'write', 'import') and session_user <> 'cordon_keeper' then
-    raise exception 'binding refused' using errcode = '42501';
-  end if;
-  if p[8] not in ('read', 'backup', 'seal') then
+  if p[4] not in ('read', 'backup', 'seal') then
     -- The lock is taken before the state is read. Only a snapshot per statement sees a change of state that was
     -- committed while this transaction waited for the lock.
     if current_setting('transaction_isolation') <> 'read committed' then
       raise exception 'a write binds in read committed' using errcode = '25001';
     end if;
-    perform pg_advisory_xact_lock_shared(hashtextextended(p[5], 7));
+    perform pg_advisory_xact_lock_shared(hashtextextended(p[1]::uuid::text, 7));
     -- Imports into one tenant run one after the other, so that each finds what the earlier one stored.
-    if p[8] = 'import' then
-      perform pg_advisory_xact_lock(hashtextextended(p[5], 8));
+    if p[4] = 'import' then
+      perform pg_advisory_xact_lock(hashtextextended(p[1]::uuid::text, 8));
     end if;
   end if;
-  select t.state, t.generation into fence from cordon.tenants t where t.tenant_id = p[5]::uuid;
-  if not found or fence.generation <> p[4]::int or fence.state = 'moved' then
+  select t.state, t.generation into fence from cordon.tenants t where t.tenant_id = p[1]::uuid;
+  if not found or fence.generation <> bind.generation or fence.state = 'moved' then
     raise exception 'placement changed' using errcode = 'CO001';
   end if;
-  if p[8] in ('read', 'write', 'import') then
+  if p[4] in ('read', 'write', 'import') then
     if fence.state in ('suspended', 'provisioning') then
       raise exception 'tenant suspended' using errcode = 'CO002';
     end if;
-    if fence.state = 'readonly' and p[8] <> 'read' then
+    if fence.state = 'readonly' and p[4] <> 'read' then
       raise exception 'tenant is being moved' using errcode = 'CO003';
     end if;
   end if;
-  perform set_config('app.claims', ticket, true),
-          set_config('app.binding', encode(sha256(k.opad || sha256(k.ipad || convert_to(
-            'tx.' || ticket || '.' || pg_backend_pid() || '.' || extract(epoch from transaction_timestamp()),
-            'utf8'))), 'hex'), true),
-          -- These two are for people and tools. They are not signed, and no policy reads them.
-          set_config('app.current_tenant', p[5], true),
-          set_config('app.current_user', p[6], true)
-    from cordon.binding_keys k where k.kid::text = p[2];
+  perform set_config('backtrace_functions', claims, true),
+          -- These two are for people and tools. No policy reads them.
+          set_config('app.current_tenant', p[1], true),
+          set_config('app.current_user', p[2], true);
 end $$;
 
--- Returns the parts of the ticket that this transaction is bound with, after checking the binding's MAC. Raises 42501
--- where it is not bound. The functions below read the ticket only through this one, except for current_tenant().
-create function cordon.claims() returns text[]
-language plpgsql stable parallel restricted security definer set search_path = pg_catalog, pg_temp as $$
-declare
-  parts text[];
+-- Raises 42501. The functions below call it where the transaction is not bound.
+create function cordon.refuse_unbound() returns text
+language plpgsql stable parallel restricted set search_path = pg_catalog, pg_temp as $$
 begin
-  select string_to_array(c, '.') into parts
-    from (select current_setting('app.claims', true) c) x
-      join cordon.binding_keys k on k.kid::text = split_part(c, '.', 2)
-    where encode(sha256(k.opad || sha256(k.ipad || convert_to(
-      'tx.' || c || '.' || pg_backend_pid() || '.' || extract(epoch from transaction_timestamp()), 'utf8'))), 'hex')
-      = current_setting('app.binding', true);
-  if parts is null then
-    raise exception 'tenant binding refused' using errcode = '42501';
-  end if;
-  return parts;
+  raise exception 'tenant binding refused' using errcode = '42501';
 end $$;
 
--- Returns the bound tenant, or raises 42501. Every policy calls it once per statement, so it repeats the check of
--- claims() instead of calling it, which saves a nested call.
-create function cordon.current_tenant() returns uuid
-language plpgsql stable parallel restricted security definer set search_path = pg_catalog, pg_temp as $$
-declare
-  tenant uuid;
-begin
-  select split_part(c, '.', 5)::uuid into tenant
-    from (select current_setting('app.claims', true) c) x
-      join cordon.binding_keys k on k.kid::text = split_part(c, '.', 2)
-    where encode(sha256(k.opad || sha256(k.ipad || convert_to(
-      'tx.' || c || '.' || pg_backend_pid() || '.' || extract(epoch from transaction_timestamp()), 'utf8'))), 'hex')
-      = current_setting('app.binding', true);
-  if tenant is null then
-    raise exception 'tenant binding refused' using errcode = '42501';
-  end if;
-  return tenant;
-end $$;
+-- The next five are SQL functions with standard bodies: their names are resolved when they are created, so they need no
+-- fixed search_path, and the planner inlines them into the policies, which a search_path would prevent.
+
+-- Returns the parts of the claims that this transaction is bound with, or raises 42501.
+create function cordon.claims() returns text[] language sql stable parallel restricted
+  return string_to_array(coalesce(nullif(current_setting('backtrace_functions'), ''), cordon.refuse_unbound()), ',');
+
+-- Returns the bound tenant, or raises 42501.
+create function cordon.current_tenant() returns uuid language sql stable parallel restricted
+  return substr(coalesce(nullif(current_setting('backtrace_functions'), ''), cordon.refuse_unbound()), 1, 32)::uuid;
 
 -- Returns the bound tenant for WITH CHECK, or raises 42501 where the binding's purpose only reads. A reading binding
 -- does not take the fence's lock and must therefore not write.
-create function cordon.writing_tenant() returns uuid
-language plpgsql stable parallel restricted security definer set search_path = pg_catalog, pg_temp as $$
-declare
-  parts text[] := cordon.claims();
-begin
-  if parts[8] in ('read', 'backup', 'seal') then
-    raise exception 'bound for reading' using errcode = '42501';
-  end if;
-  return parts[5]::uuid;
-end $$;
+create function cordon.writing_tenant() returns uuid language sql stable parallel restricted
+  return case when split_part(current_setting('backtrace_functions'), ',', 4) in ('', 'read', 'backup', 'seal')
+    then cordon.refuse_unbound() else substr(current_setting('backtrace_functions'), 1, 32) end::uuid;
 
--- Returns the purpose of the binding.
-create function cordon.purpose() returns text
-language plpgsql stable parallel restricted security definer set search_path = pg_catalog, pg_temp as $$
-begin
-  return (cordon.claims())[8];
-end $$;
+-- Returns the purpose of the binding, or raises 42501.
+create function cordon.purpose() returns text language sql stable parallel restricted
+  return split_part(coalesce(nullif(current_setting('backtrace_functions'), ''), cordon.refuse_unbound()), ',', 4);
 
--- Returns whether the bound principal has the role.
-create function cordon.has_role(role text) returns boolean
-language plpgsql stable parallel restricted security definer set search_path = pg_catalog, pg_temp as $$
-begin
-  return role = any (string_to_array((cordon.claims())[7], ','));
-end $$;
+-- Returns whether the bound principal has the role, or raises 42501.
+create function cordon.has_role(role text) returns boolean language sql stable parallel restricted
+  return role = any (string_to_array((cordon.claims())[3], ' '));
 
 -- ------------------------------------------------------------------ triggers
 -- Row trigger a_stamp: records the writing transaction in every row and refuses to move a row to another tenant.
@@ -257,7 +235,7 @@ create function cordon.audit_write() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   me text[] := cordon.claims();
-  actor jsonb := convert_from(decode(me[10], 'hex'), 'utf8')::jsonb;
+  actor jsonb := convert_from(decode(me[6], 'hex'), 'utf8')::jsonb;
   record_type text;
   patient name;
 begin
@@ -270,7 +248,7 @@ begin
     raise exception 'table % is unknown to audit_write()', tg_table_name using errcode = '55000';
   end if;
   -- An operation with one of these purposes writes one audit row for the whole of its work.
-  if me[8] in ('move', 'restore', 'reseal', 'migrate') then
+  if me[4] in ('move', 'restore', 'reseal', 'migrate') then
     return null;
   end if;
   execute format(
@@ -279,9 +257,9 @@ begin
      select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, c.%2$I, array_agg(c.id)
        from changed c group by c.%2$I',
     tg_table_schema, patient)
-    using me[5]::uuid, me[6]::uuid, actor->>0, actor->>1, actor->>2, actor->>3, string_to_array(me[7], ','), me[8],
-          me[9]::uuid, (actor->>4)::inet, actor->>5, actor->>6,
-          coalesce(nullif(replace(me[11], '-', '.'), ''), lower(tg_op)), record_type;
+    using me[1]::uuid, me[2]::uuid, actor->>0, actor->>1, actor->>2, actor->>3, string_to_array(me[3], ' '), me[4],
+          me[5]::uuid, (actor->>4)::inet, actor->>5, actor->>6,
+          coalesce(nullif(replace(me[7], ' ', '.'), ''), lower(tg_op)), record_type;
   return null;
 end $$;
 
@@ -291,7 +269,7 @@ create function cordon.audit_roles() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   me text[] := cordon.claims();
-  actor jsonb := convert_from(decode(me[10], 'hex'), 'utf8')::jsonb;
+  actor jsonb := convert_from(decode(me[6], 'hex'), 'utf8')::jsonb;
 begin
   execute format(
     'insert into %I.audit_log (tenant_id, principal_id, issuer, subject, name, acting, roles, roles_before, purpose,
@@ -301,7 +279,7 @@ begin
        from new_rows n join old_rows o on o.tenant_id = n.tenant_id and o.id = n.id
        where n.roles is distinct from o.roles and o.roles is not null',
     tg_table_schema)
-    using me[5]::uuid, me[6]::uuid, actor->>0, actor->>1, actor->>2, actor->>3, me[8], me[9]::uuid,
+    using me[1]::uuid, me[2]::uuid, actor->>0, actor->>1, actor->>2, actor->>3, me[4], me[5]::uuid,
           (actor->>4)::inet, actor->>5, actor->>6;
   return null;
 end $$;
@@ -415,12 +393,16 @@ begin
   execute format('revoke all on all functions in schema cordon from %I', previous);
   update cordon.settings set app_login = login;
   execute format('grant usage on schema cordon to %I', login);
-  execute format('grant execute on function cordon.bind(text, text), cordon.claims(), cordon.current_tenant(),
-    cordon.writing_tenant(), cordon.purpose(), cordon.has_role(text), cordon.audit_days_left() to %I', login);
+  execute format('grant execute on function cordon.open_session(),
+    cordon.bind(int, bigint, bigint, int, text, text), cordon.refuse_unbound(), cordon.claims(),
+    cordon.current_tenant(), cordon.writing_tenant(), cordon.purpose(), cordon.has_role(text),
+    cordon.audit_days_left() to %I', login);
 end $$;
 
 -- ------------------------------------------------------------------ owners and rights
-alter function cordon.bind(text, text) owner to cordon_guard;
+alter function cordon.open_session() owner to cordon_guard;
+alter function cordon.bind(int, bigint, bigint, int, text, text) owner to cordon_guard;
+alter function cordon.refuse_unbound() owner to cordon_guard;
 alter function cordon.claims() owner to cordon_guard;
 alter function cordon.current_tenant() owner to cordon_guard;
 alter function cordon.writing_tenant() owner to cordon_guard;
@@ -436,7 +418,8 @@ alter function cordon.signers_lock() owner to cordon_owner;
 alter function cordon.audit_days_left() owner to cordon_owner;
 revoke all on all functions in schema cordon from public;
 revoke all on all procedures in schema cordon from public;
-grant execute on function cordon.bind(text, text), cordon.claims(), cordon.current_tenant(), cordon.writing_tenant(),
-  cordon.purpose(), cordon.has_role(text) to cordon_keeper, cordon_search, cordon_owner;
+grant execute on function cordon.open_session(), cordon.bind(int, bigint, bigint, int, text, text),
+  cordon.refuse_unbound(), cordon.claims(), cordon.current_tenant(), cordon.writing_tenant(), cordon.purpose(),
+  cordon.has_role(text) to cordon_keeper, cordon_search, cordon_owner;
 revoke create on schema cordon from cordon_guard, cordon_owner;
 call cordon.adopt('cordon_app');

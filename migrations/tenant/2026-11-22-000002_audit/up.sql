@@ -64,13 +64,13 @@ begin
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $q$
     declare
       me text[] := cordon.claims();
-      actor jsonb := convert_from(decode(me[10], 'hex'), 'utf8')::jsonb;
+      actor jsonb := convert_from(decode(me[6], 'hex'), 'utf8')::jsonb;
       stored int;
     begin
       insert into %1$I.audit_log (tenant_id, principal_id, issuer, subject, name, acting, roles, purpose, request_id,
           trace_id, ip, user_agent, action, outcome, resource_type, patient_id, resource_ids, fields, detail_sealed)
-        select me[5]::uuid, me[6]::uuid, actor->>0, actor->>1, actor->>2, actor->>3, string_to_array(me[7], ','), me[8],
-          me[9]::uuid, r.trace_id, r.ip, r.user_agent, r.action, coalesce(r.outcome, 'success'), r.resource_type,
+        select me[1]::uuid, me[2]::uuid, actor->>0, actor->>1, actor->>2, actor->>3, string_to_array(me[3], ' '), me[4],
+          me[5]::uuid, r.trace_id, r.ip, r.user_agent, r.action, coalesce(r.outcome, 'success'), r.resource_type,
           r.patient_id, coalesce(r.resource_ids, '{}'), r.fields, decode(r.detail, 'hex')
         from jsonb_to_recordset(convert_from(decode(rows_hex, 'hex'), 'utf8')::jsonb)
           as r(trace_id text, ip inet, user_agent text, action text, outcome text, resource_type text, patient_id uuid,

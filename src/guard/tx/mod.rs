@@ -80,7 +80,7 @@ impl TenantTx {
             opening;
         let write = action.map(|action| WriteInfo { action, client: &client });
         let ticket = Ticket { tenant, generation: placement.generation, actor, kind, request, write };
-        let bind = ticket.bind(binding, session.pid(), session.backend_mark(), session.clock_ms());
+        let bind = ticket.bind(binding, session.pid(), session.next_binding(), session.clock_ms());
         let schema = placement.schema.clone();
         let text = head(&schema, kind, opening.statement_timeout_ms, opening.lock_timeout_ms, &bind);
         let session = Arc::new(session);

@@ -25,6 +25,8 @@ begin
     end if;
   end loop;
 end $$;
+-- bind() keeps a transaction's claims in this parameter, which otherwise only a superuser may set.
+grant set on parameter backtrace_functions to cordon_guard;
 -- The operator sets lc_messages for the logins of tenants that have a database of their own.
 grant set on parameter lc_messages to cordon_operator;
 grant cordon_owner, cordon_guard, cordon_search to cordon_operator;

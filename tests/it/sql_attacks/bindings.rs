@@ -34,7 +34,7 @@ async fn l07_settings_do_not_replace_a_binding() {
     for model in MODELS_WITH_SHARED_DATABASE {
         let tenants = TwoTenants::create(site, model).await;
         let (a, home) = (tenants.a.tenant.id, tenants.a.schema());
-        let foreign_ticket = tenants.intruder.ticket(&TicketFields::of(a, "read"));
+        let foreign_claims = tenants.intruder.arguments(&TicketFields::of(a, "write")).await.claims;
         let all = TABLES.map(|(table, columns)| format!("select {columns} from {home}.{table}"));
         for setting in [
             format!("select set_config('app.current_tenant', '{a}', true)"),
@@ -64,11 +64,13 @@ async fn l07_settings_do_not_replace_a_binding() {
             }
         }
         for setting in [
-            format!("set local app.claims = '{foreign_ticket}'"),
-            format!("select set_config('app.claims', '{foreign_ticket}', false)"),
-            "set local app.binding = 'planted'".into(),
-            "set local app.binding = ''".into(),
-            "reset app.claims".into(),
+            format!("set local backtrace_functions = '{foreign_claims}'"),
+            format!("select set_config('backtrace_functions', '{foreign_claims}', false)"),
+            format!("select set_config('backtrace_functions', '{foreign_claims}', true)"),
+            "set local backtrace_functions = ''".into(),
+            "reset backtrace_functions".into(),
+            format!("reset all; set local search_path = {}", tenants.b.schema()),
+            "savepoint s; set local backtrace_functions to default".into(),
         ] {
             tenants.assert_rejected("read", &format!("{setting}; select 1 from patients"), "42501").await;
             tenants
@@ -89,8 +91,8 @@ async fn l07_settings_do_not_replace_a_binding() {
             tenants.assert_rejected("read", attempt, "42501").await;
         }
         // Settings that outlive the transaction do not bind the next one.
-        let bind = tenants.intruder.bind(&TicketFields::of(tenants.b.tenant.id, "read"));
-        let keep = "select set_config(n, current_setting(n), false) from unnest('{app.claims,app.binding}'::text[]) n";
+        let bind = tenants.intruder.bind(&TicketFields::of(tenants.b.tenant.id, "read")).await;
+        let keep = "select set_config(n, current_setting(n), false) from unnest('{app.current_tenant,app.current_user}'::text[]) n";
         tenants.intruder.run(tenants.b.schema(), &bind, keep).await.unwrap();
         assert_eq!(
             tenants.intruder.run(tenants.b.schema(), "", "select 1 from patients").await.unwrap_err().code,
@@ -114,5 +116,56 @@ async fn l36_a_session_with_residual_state_is_not_bound() {
             tenants.intruder.query(clear).await.unwrap();
             tenants.intruder.run_as(&tenants.a, "read", "select id from patients").await.unwrap();
         }
+    }
+}
+
+/// All transactions of one message share `transaction_timestamp()`, and a rollback takes back what SQL can remember. A
+/// binding ends with its transaction all the same, and its ticket is used up.
+#[tokio::test]
+async fn l39_a_binding_ends_with_its_transaction() {
+    let site = Site::shared().await;
+    for model in MODELS_WITH_SHARED_DATABASE {
+        let tenants = TwoTenants::create(site, model).await;
+        let (intruder, home) = (&tenants.intruder, tenants.b.schema());
+        let ticket = TicketFields::of(tenants.b.tenant.id, "write");
+        let read = format!("select id from {home}.patients");
+        let write = format!(
+            "insert into {home}.note_types (tenant_id, code, display) \
+            values ('{}', gen_random_uuid()::text, 'late')",
+            tenants.b.tenant.id
+        );
+        let count = "select count(*) from pg_catalog.pg_class where false";
+        let late = format!("select count(*) from {home}.note_types where display = 'late'");
+        for end in [
+            "commit",
+            "rollback",
+            "commit and chain",
+            "rollback and chain",
+            "savepoint s; commit",
+            "commit; begin; set local app.current_tenant = 'x'",
+            "end; start transaction",
+            "reset all",
+            "savepoint s; rollback to savepoint s; reset all",
+        ] {
+            for late in [&read, &write] {
+                let bind = intruder.bind(&ticket).await;
+                let refused = intruder.query(&format!("begin; {bind}; {count}; {end}; {late}")).await.unwrap_err();
+                assert_eq!(
+                    (refused.code.as_str(), refused.message.as_str()),
+                    ("42501", "tenant binding refused"),
+                    "{model} {end}"
+                );
+                // The same ticket in the transaction that follows, in the same message.
+                let bind = intruder.bind(&ticket).await;
+                let again = format!("begin; {bind}; {count}; {end}; {bind}; {late}");
+                assert_eq!(intruder.query(&again).await.unwrap_err().code, "42501", "{model} {end}");
+            }
+        }
+        // A savepoint that is rolled back takes the binding with it.
+        let bind = intruder.bind(&ticket).await;
+        let refused = intruder.query(&format!("begin; savepoint s; {bind}; rollback to s; {read}")).await.unwrap_err();
+        assert_eq!(refused.message, "tenant binding refused");
+        let nothing = tenants.intruder.superuser.query_one(&late, &[]).await.unwrap().get::<_, i64>(0);
+        assert_eq!(nothing, 0, "{model}: no late write was committed");
     }
 }

@@ -19,7 +19,7 @@ async fn l03_prepared_statements_follow_the_search_path() {
     let tenants = TwoTenants::create(site, TenancyModel::Schema).await;
     let session = &tenants.intruder.session;
     let head = async |chart: &MarkedChart| {
-        let bind = tenants.intruder.bind(&TicketFields::of(chart.tenant.id, "read"));
+        let bind = tenants.intruder.bind(&TicketFields::of(chart.tenant.id, "read")).await;
         session
             .batch_execute(&format!("begin; set local search_path = {}, pg_temp; {bind}", chart.schema()))
             .await
@@ -93,7 +93,7 @@ async fn l08_generic_plans_follow_the_binding() {
         ];
         let session = &tenants.intruder.session;
         let head = async |chart: &MarkedChart| {
-            let bind = tenants.intruder.bind(&TicketFields::of(chart.tenant.id, "read"));
+            let bind = tenants.intruder.bind(&TicketFields::of(chart.tenant.id, "read")).await;
             session
                 .batch_execute(&format!("begin; set local search_path = {}, pg_temp; {bind}", chart.schema()))
                 .await

@@ -47,6 +47,30 @@ impl TicketFields {
     }
 }
 
+/// What `cordon.bind()` is called with, except for the MAC. Tests change a field after signing.
+#[derive(Clone)]
+pub struct BindArguments {
+    pub kid: i32,
+    pub number: i64,
+    pub expiry_ms: i64,
+    pub generation: i32,
+    pub claims: String,
+}
+
+impl BindArguments {
+    /// Returns the text that the MAC covers, for the backend `pid`.
+    pub fn message(&self, pid: i32) -> String {
+        let Self { number, expiry_ms, generation, claims, .. } = self;
+        format!("bind.v2.{pid}.{number}.{expiry_ms}.{generation}.{claims}")
+    }
+
+    /// Returns the statement that binds.
+    pub fn call(&self, mac: &str) -> String {
+        let Self { kid, number, expiry_ms, generation, claims } = self;
+        format!("select cordon.bind({kid}, {number}, {expiry_ms}, {generation}, '{claims}', '{mac}')")
+    }
+}
+
 /// A hostile session of the server's role, and a superuser's session in the same database.
 pub struct Intruder {
     pub session: Client,
@@ -68,12 +92,18 @@ impl Intruder {
         Self { session, superuser, pid, key: [row.get(0), row.get(1)] }
     }
 
-    /// Returns a ticket in the format that the guard writes.
-    pub fn ticket(&self, ticket: &TicketFields) -> String {
-        let (id, caller) = (Uuid::now_v7(), hex(br#"["test","intruder",null,null]"#));
+    /// Returns the arguments that the guard would bind this session with next.
+    pub async fn arguments(&self, ticket: &TicketFields) -> BindArguments {
+        let opened: i64 = self.session.query_one("select cordon.open_session()", &[]).await.unwrap().get(0);
+        Self::arguments_with(ticket, opened + 1)
+    }
+
+    fn arguments_with(ticket: &TicketFields, number: i64) -> BindArguments {
+        let (id, caller) = (Uuid::now_v7().simple(), hex(br#"["test","intruder",null,null]"#));
         let TicketFields { kid, good_for_ms, generation, tenant, roles, purpose } = ticket;
-        let expiry = chrono::Utc::now().timestamp_millis() + good_for_ms;
-        format!("v1.{kid}.{expiry}.{generation}.{tenant}.{id}.{roles}.{purpose}.{id}.{caller}.")
+        let expiry_ms = chrono::Utc::now().timestamp_millis() + good_for_ms;
+        let claims = format!("{},{id},{roles},{purpose},{id},{caller},", tenant.0.simple());
+        BindArguments { kid: *kid, number, expiry_ms, generation: *generation, claims }
     }
 
     /// Returns the MAC of a message under the binding key of the database.
@@ -88,11 +118,16 @@ impl Intruder {
         &self.key
     }
 
-    /// Returns the statement that binds this session with a correctly signed ticket.
-    pub fn bind(&self, ticket: &TicketFields) -> String {
-        let text = self.ticket(ticket);
-        let mac = self.mac(&format!("ticket.{text}.{}", self.pid));
-        format!("select cordon.bind('{text}', '{mac}')")
+    /// Returns the statement that binds this session once, with a correctly signed ticket.
+    pub async fn bind(&self, ticket: &TicketFields) -> String {
+        let arguments = self.arguments(ticket).await;
+        arguments.call(&self.mac(&arguments.message(self.pid)))
+    }
+
+    /// The same for a session that is not the intruder's.
+    pub fn bind_other(&self, ticket: &TicketFields, pid: i32, number: i64) -> String {
+        let arguments = Self::arguments_with(ticket, number);
+        arguments.call(&self.mac(&arguments.message(pid)))
     }
 
     /// Runs `sql` in a transaction that starts with the statement `bind`; without one the transaction is unbound.
@@ -103,7 +138,7 @@ impl Intruder {
 
     /// Runs `sql` bound to the tenant of `chart` for `purpose`.
     pub async fn run_as(&self, chart: &MarkedChart, purpose: &'static str, sql: &str) -> Result<String, SqlError> {
-        let bind = self.bind(&TicketFields::of(chart.tenant.id, purpose));
+        let bind = self.bind(&TicketFields::of(chart.tenant.id, purpose)).await;
         self.run(chart.schema(), &bind, sql).await
     }
 

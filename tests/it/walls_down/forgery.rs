@@ -3,7 +3,7 @@
 
 use super::Attack;
 use super::walls::RESTORE_TRIGGERS;
-use crate::support::intruder::TicketFields;
+use crate::support::intruder::{BindArguments, TicketFields};
 use crate::support::site::{Site, actor};
 use cordon::app::App;
 use cordon::crypto::{Sealed, TenantKeys};
@@ -15,83 +15,95 @@ use cordon::model::fields::{EncounterReason, NoteBody, NoteTitle, PatientName};
 use diesel::{ExpressionMethods, NullableExpressionMethods, QueryDsl};
 use std::sync::Arc;
 
-/// Tickets with a wrong MAC, altered tickets, tickets of another backend, expired tickets, and settings copied from a
-/// bound transaction are all rejected.
+/// Tickets with a wrong MAC, altered tickets, tickets of another backend or of an earlier transaction, expired tickets,
+/// and claims copied from a bound transaction are all rejected.
 pub async fn assert_bindings_cannot_be_forged(attack: &Attack) {
     let (intruder, victim) = (&attack.intruder, &attack.victim);
     let genuine = TicketFields::of(victim.tenant.id, "read");
     let read = "select count(*) from patients";
-    assert!(
-        intruder.run(victim.schema(), &intruder.bind(&genuine), read).await.is_ok(),
-        "a genuine ticket is accepted"
-    );
+    let bind = intruder.bind(&genuine).await;
+    assert!(intruder.run(victim.schema(), &bind, read).await.is_ok(), "a genuine ticket is accepted");
 
-    let text = intruder.ticket(&genuine);
-    let mac = intruder.mac(&format!("ticket.{text}.{}", intruder.pid));
-    let neighbour = attack.neighbour.tenant.id.to_string();
-    let mut forged: Vec<(String, String)> = [
-        text.replacen("clinician", "clinician,auditor", 1),
-        text.replacen(".read.", ".write.", 1),
-        text.replacen(&victim.tenant.id.to_string(), &neighbour, 1),
-        text.replacen(".1.", ".2.", 2),
-        text.replacen("v1.1.", "v1.2.", 1),
-        text.replacen("v1.", "v2.", 1),
-        format!("{text}00"),
-        format!("{text}."),
-        String::new(),
-    ]
-    .into_iter()
-    .map(|tampered| (tampered, mac.clone()))
-    .collect();
-    forged.extend([(text.clone(), "0".repeat(64)), (text.clone(), String::new()), (text.clone(), mac.to_uppercase())]);
-    let elsewhere = [
-        format!("ticket.{text}.{}", intruder.pid + 1),
-        format!("ticket.{text}."),
-        format!("tx.{text}.{}", intruder.pid),
-        text.clone(),
-    ];
-    for message in elsewhere {
-        forged.push((text.clone(), intruder.mac(&message)));
-    }
-    let genuine_but = |change: fn(&mut TicketFields)| {
-        let mut ticket = genuine.clone();
-        change(&mut ticket);
-        ticket
+    let mut refused = 0;
+    let mut refuse = async |call: String| {
+        let error = intruder.run(victim.schema(), &call, read).await.unwrap_err();
+        assert_eq!(error.code, "42501", "{call}: {}", error.message);
+        refused += 1;
     };
-    let mut out_of_place = vec![
-        genuine_but(|ticket| ticket.good_for_ms = -1),
-        genuine_but(|ticket| ticket.good_for_ms = 60_000),
-        genuine_but(|ticket| ticket.good_for_ms = 11_000),
+    // The ticket of a transaction that has ended, after a commit and after a rollback.
+    refuse(bind).await;
+    let rolled_back = intruder.bind(&genuine).await;
+    intruder.query(&format!("begin; {rolled_back}; rollback")).await.unwrap();
+    refuse(rolled_back).await;
+
+    let (tenant, neighbour) = (victim.tenant.id.0.simple(), attack.neighbour.tenant.id.0.simple());
+    let changes: [&dyn Fn(&mut BindArguments); 12] = [
+        &|bind| bind.claims = bind.claims.replacen("clinician", "clinician auditor", 1),
+        &|bind| bind.claims = bind.claims.replacen(",read,", ",write,", 1),
+        &|bind| bind.claims = bind.claims.replacen(&tenant.to_string(), &neighbour.to_string(), 1),
+        &|bind| bind.claims.push_str("00"),
+        &|bind| bind.claims.push(','),
+        &|bind| bind.claims.clear(),
+        &|bind| bind.claims = format!("1.{}", bind.claims),
+        &|bind| bind.generation += 1,
+        &|bind| bind.kid += 1,
+        &|bind| bind.expiry_ms += 1,
+        &|bind| bind.number += 1,
+        &|bind| bind.number -= 1,
     ];
-    for purpose in ["migrate", "move", "restore", "reseal", "purge", "backup", "seal", "", "READ"] {
-        out_of_place.push(TicketFields { purpose, ..genuine.clone() });
+    for change in changes {
+        let mut arguments = intruder.arguments(&genuine).await;
+        let mac = intruder.mac(&arguments.message(intruder.pid));
+        change(&mut arguments);
+        refuse(arguments.call(&mac)).await;
     }
-    for ticket in &out_of_place {
-        let text = intruder.ticket(ticket);
-        let mac = intruder.mac(&format!("ticket.{text}.{}", intruder.pid));
-        forged.push((text, mac));
+    // A correct MAC for another number of this session.
+    for step in [-1, 1] {
+        let mut arguments = intruder.arguments(&genuine).await;
+        arguments.number += step;
+        refuse(arguments.call(&intruder.mac(&arguments.message(intruder.pid)))).await;
     }
-    for (text, mac) in &forged {
-        let refused =
-            intruder.run(victim.schema(), &format!("select cordon.bind('{text}', '{mac}')"), read).await.unwrap_err();
-        assert_eq!(refused.code, "42501", "{text}: {}", refused.message);
+    let macs: [&dyn Fn(&BindArguments) -> String; 6] = [
+        &|_| "0".repeat(64),
+        &|_| String::new(),
+        &|bind| intruder.mac(&bind.message(intruder.pid)).to_uppercase(),
+        &|bind| intruder.mac(&bind.message(intruder.pid + 1)),
+        &|bind| intruder.mac(&bind.message(intruder.pid).replace("v2", "v1")),
+        &|bind| intruder.mac(&bind.claims),
+    ];
+    for mac in macs {
+        let arguments = intruder.arguments(&genuine).await;
+        refuse(arguments.call(&mac(&arguments))).await;
+    }
+    let purposes = ["migrate", "move", "restore", "reseal", "purge", "backup", "seal", "", "READ"];
+    let out_of_place = [-1, 60_000, 11_000]
+        .map(|good_for_ms| TicketFields { good_for_ms, ..genuine.clone() })
+        .into_iter()
+        .chain(purposes.map(|purpose| TicketFields { purpose, ..genuine.clone() }));
+    for ticket in out_of_place {
+        refuse(intruder.bind(&ticket).await).await;
     }
 
-    // The settings of a bound transaction are valid in that transaction only.
-    let bind = intruder.bind(&genuine);
-    let settings = "select current_setting('app.claims'), current_setting('app.binding')";
-    let output = intruder.run(victim.schema(), &bind, settings).await.unwrap();
-    let (claims, binding) = output.lines().last().unwrap().split_once('\t').unwrap();
-    let replay = format!(
-        "select set_config('app.claims', '{claims}', true), set_config('app.binding', '{binding}', true), \
-         set_config('app.current_tenant', '{}', true)",
-        victim.tenant.id
-    );
-    let refused = intruder.run(victim.schema(), &replay, read).await.unwrap_err();
-    assert_eq!((refused.code.as_str(), refused.message.as_str()), ("42501", "tenant binding refused"));
-    let refused = intruder.run(victim.schema(), &format!("{bind}; {bind}"), read).await.unwrap_err();
-    assert_eq!(refused.message, "already bound");
-    println!("{:8} {:28} refused: {}", attack.model.as_str(), "binding forged or replayed", forged.len() + 2);
+    // The claims of a bound transaction can be read in it, but only the guard's function can set them.
+    let bind = intruder.bind(&genuine).await;
+    let claims = intruder.run(victim.schema(), &bind, "select current_setting('backtrace_functions')").await.unwrap();
+    let claims = claims.lines().last().unwrap();
+    assert!(claims.starts_with(&tenant.to_string()), "{claims}");
+    for replay in [
+        format!("set backtrace_functions = '{claims}'"),
+        format!("set local backtrace_functions = '{claims}'"),
+        format!("select set_config('backtrace_functions', '{claims}', true)"),
+        format!("select set_config('backtrace_functions', '{claims}', false)"),
+        format!("update pg_settings set setting = '{claims}' where name = 'backtrace_functions'"),
+        format!("alter role current_user set backtrace_functions = '{claims}'"),
+        format!("select set_config('app.current_tenant', '{tenant}', true)"),
+    ] {
+        refuse(replay).await;
+    }
+    let (first, second) = (intruder.bind(&genuine).await, intruder.bind(&genuine).await);
+    let error = intruder.run(victim.schema(), &format!("{first}; {second}"), read).await.unwrap_err();
+    assert_eq!(error.code, "42501");
+    println!("{:8} {:28} refused: {}", attack.model.as_str(), "binding forged or replayed", refused + 1);
 }
 
 /// Sealed values open only with the keys of their tenant, and only in the row and column they were sealed for.

@@ -154,7 +154,7 @@ impl Attack {
 
     async fn attempt(&self, bound: bool, purpose: &'static str, sql: &str) -> Result<String, SqlError> {
         let bind = match bound {
-            true => self.intruder.bind(&TicketFields::of(self.neighbour.tenant.id, purpose)),
+            true => self.intruder.bind(&TicketFields::of(self.neighbour.tenant.id, purpose)).await,
             false => String::new(),
         };
         // The search path is the victim's schema in any case.

@@ -9,9 +9,15 @@ fn enclosed_tables() -> impl Iterator<Item = &'static str> {
     TABLES.iter().map(|(table, _)| *table).filter(|table| *table != "audit_log")
 }
 
-/// Functions that read the binding. Their search path is fixed.
-const BINDING_FUNCTIONS: [&str; 6] =
-    ["bind(text, text)", "claims()", "current_tenant()", "writing_tenant()", "purpose()", "has_role(text)"];
+/// Functions whose search path is fixed.
+const PINNED_FUNCTIONS: [&str; 6] = [
+    "bind(int, bigint, bigint, int, text, text)",
+    "open_session()",
+    "refuse_unbound()",
+    "stamp()",
+    "own_rows()",
+    "audit_write()",
+];
 
 /// Enables all triggers of the table `{t}` again, as ALWAYS.
 pub const RESTORE_TRIGGERS: &str =
@@ -38,7 +44,7 @@ impl Attack {
                 .collect()
         };
         let functions = |text: &str| -> String {
-            BINDING_FUNCTIONS.iter().map(|f| format!("alter function cordon.{f} {text};")).collect()
+            PINNED_FUNCTIONS.iter().map(|f| format!("alter function cordon.{f} {text};")).collect()
         };
         let wall = |name, clear_columns, down: String, up: String| Wall { name, down, up, clear_columns };
         let policy = "using (tenant_id = (select cordon.current_tenant())) with check (tenant_id = (select \
