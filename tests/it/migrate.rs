@@ -140,8 +140,10 @@ async fn the_outcome_of_a_killed_run_is_recorded_by_the_next() {
     for (terminated, outcome, error) in [(false, "done", ""), (true, "failed", "interrupted")] {
         let mut blocker = site.superuser("cordon_data").await;
         let blocking = blocker.transaction().await.unwrap();
-        let table = if terminated { "patients" } else { "audit_log" };
-        blocking.batch_execute(&format!("lock table shared.{table} in access share mode")).await.unwrap();
+        // Whichever tables the newest migration changes are among these.
+        let all = "select string_agg(format('shared.%I', tablename), ', ') from pg_tables where schemaname = 'shared'";
+        let tables: String = blocking.query_one(all, &[]).await.unwrap().get(0);
+        blocking.batch_execute(&format!("lock table {tables} in access share mode")).await.unwrap();
         let (own_site, target) = (Arc::clone(&site), shared.clone());
         let aborted =
             tokio::spawn(async move { migrate::run(&own_site.operator, &target, Direction::Down).await.map(drop) });
@@ -151,6 +153,7 @@ async fn the_outcome_of_a_killed_run_is_recorded_by_the_next() {
             if let Some(row) = superuser.query_opt(waiting, &[]).await.unwrap() {
                 break row.get(0);
             }
+            assert!(!aborted.is_finished(), "the migration waits for the lock");
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
         aborted.abort();
