@@ -68,7 +68,8 @@ fn by_text(message: &str) -> (Error, bool) {
         }
         "tenant suspended" => (Error::TenantSuspended, true),
         "tenant is being moved" => (Error::Unavailable, true),
-        "deadlock detected" => (Error::Unavailable, false),
+        // An operator cancelled the statement, or another session that may.
+        "deadlock detected" | "canceling statement due to user request" => (Error::Unavailable, false),
         "canceling statement due to statement timeout" | "canceling statement due to lock timeout" => {
             (Error::Timeout, false)
         }

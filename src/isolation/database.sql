@@ -1,10 +1,8 @@
--- Checks the walls that all tenants of a database share, with the privileges of the server's own login. $1 is the text
+-- Checks the walls that all tenants of a database share. It follows the beginning of a WITH clause that defines
+-- `reaching` (reaching_functions.sql). It runs with the privileges of the server's own login. $1 is the text
 -- of the database's migrations. Each row of the result names a wall that is down. Privileges are checked for the login,
 -- which includes those of PUBLIC.
-with me as (select r.* from pg_roles r where r.rolname = session_user),
-public_function(name) as (values ('pg_stat_get_activity'), ('pg_stat_get_backend_activity'),
-  ('pg_stat_get_backend_client_addr'), ('pg_stat_get_backend_client_port'), ('pg_prepared_statement'),
-  ('pg_cursor'), ('pg_notify'), ('loread'), ('lowrite')),
+me as (select r.* from pg_roles r where r.rolname = session_user),
 public_view(name) as (values ('pg_stat_activity'), ('pg_stat_replication'), ('pg_stat_ssl'), ('pg_stat_gssapi'),
   ('pg_prepared_statements'), ('pg_cursors'), ('pg_stats'), ('pg_stats_ext'), ('pg_stats_ext_exprs')),
 guarded(name, definer, volatility) as (values ('bind', true, 'v'), ('open_session', true, 'v'),
@@ -66,11 +64,8 @@ union all select format('login %s may use language %s', session_user, lanname) f
   where lanpltrusted and has_language_privilege(session_user, oid, 'USAGE')
 union all select format('login %s may read %s', session_user, v.name) from public_view v
   where has_any_column_privilege(session_user, 'pg_catalog.' || v.name, 'SELECT')
-union all select format('login %s may call %s', session_user, p.oid::regprocedure) from pg_proc p
-  where p.pronamespace = 'pg_catalog'::regnamespace
-    and (p.proname in (select name from public_function) or p.proname like 'lo\_%'
-      or p.proname ~ '^pg_(try_)?advisory_')
-    and has_function_privilege(session_user, p.oid, 'EXECUTE')
+union all select format('login %s may call %s', session_user, r.function::regprocedure) from reaching r
+  where has_function_privilege(session_user, r.function, 'EXECUTE')
 union all select format('function cordon.%s is missing', g.name)
   from (select name from guarded union all select name from inlined) g
   where not exists (select from pg_proc p where p.pronamespace = 'cordon'::regnamespace and p.proname = g.name)

@@ -14,7 +14,8 @@ use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use parking_lot::Mutex;
 use std::collections::HashSet;
 
-const DATABASE_CHECK: &str = include_str!("database.sql");
+const DATABASE_CHECK: &str =
+    concat!("with reaching as (", include_str!("reaching_functions.sql"), "),\n", include_str!("database.sql"));
 const SCHEMA_CHECK: &str = include_str!("schema.sql");
 /// The migrations whose function bodies the database's functions are compared with. A migration that replaces a
 /// function has to be added here.

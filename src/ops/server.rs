@@ -21,7 +21,12 @@ use uuid::Uuid;
 /// The SQL that creates the roles of a server. It is idempotent.
 pub const ROLES_SQL: &str = include_str!("init/server.sql");
 /// The SQL that revokes rights from PUBLIC in a database. It is idempotent.
-pub const REVOKE_PUBLIC_SQL: &str = include_str!("init/public.sql");
+pub const REVOKE_PUBLIC_SQL: &str = concat!(
+    "create or replace temporary view reaching as\n",
+    include_str!("../isolation/reaching_functions.sql"),
+    ";\n",
+    include_str!("init/public.sql")
+);
 /// The name of the database of shared and schema tenants.
 pub const DATA_DATABASE: &str = "cordon_data";
 

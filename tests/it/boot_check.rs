@@ -16,7 +16,7 @@ use diesel::QueryDsl;
 use uuid::Uuid;
 
 /// Common walls of the data database: SQL that takes the wall down, SQL that restores it, and a part of the finding.
-const COMMON_WALLS: [(&str, &str, &str); 42] = [
+const COMMON_WALLS: [(&str, &str, &str); 43] = [
     ("alter role cordon_app superuser", "alter role cordon_app nosuperuser", "is a superuser, bypasses"),
     ("alter role cordon_app bypassrls", "alter role cordon_app nobypassrls", "bypasses row security"),
     ("alter role cordon_app createrole", "alter role cordon_app nocreaterole", "can make roles"),
@@ -103,6 +103,11 @@ const COMMON_WALLS: [(&str, &str, &str); 42] = [
         "alter function cordon.current_tenant() set search_path = public",
         "alter function cordon.current_tenant() reset search_path",
         "cordon.current_tenant() differs from its migration",
+    ),
+    (
+        "grant execute on function pg_terminate_backend(int, bigint) to public",
+        "revoke execute on function pg_terminate_backend(int, bigint) from public",
+        "may call pg_terminate_backend",
     ),
     (
         "grant set on parameter backtrace_functions to cordon_app",

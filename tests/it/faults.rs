@@ -180,6 +180,30 @@ async fn a_statement_timeout_ends_the_statement_in_postgresql() {
     assert_eq!(patient_names(&app, tenant.id).await.unwrap(), from_ref(&tenant.slug));
 }
 
+/// Somebody who may, such as an operator, cancels a statement or ends its session: the request can be repeated.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_that_is_cancelled_from_outside_can_be_repeated() {
+    let site = Site::shared().await;
+    let app = site.app(BootCheck::Dev);
+    let tenant = tenant_with_patient(site, &app, TenancyModel::Database).await;
+    let superuser = site.superuser(&tenant.placement.as_ref().unwrap().database).await;
+    for end in ["pg_cancel_backend", "pg_terminate_backend"] {
+        let guard = admitted_guard(&app, tenant.id).await.unwrap();
+        let tx = guard.read().await.unwrap();
+        let ended = async {
+            let sql = format!("select count({end}(pid)) from pg_stat_activity where query like 'select pg_sleep(10)%'");
+            while superuser.query_one(&sql, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let (slept, ()) = futures_util::join!(execute_sql(&tx, "select pg_sleep(10)"), ended);
+        assert_eq!(slept, Err(Error::Unavailable), "{end}");
+        guard.rollback().await;
+        drop((tx, guard));
+        assert_eq!(patient_names(&app, tenant.id).await.unwrap(), from_ref(&tenant.slug));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tampered_rows_are_never_returned() {
     let site = Site::shared().await;

@@ -1,32 +1,29 @@
 -- Revokes privileges that PostgreSQL grants to PUBLIC, in one database. A superuser runs it; running it again changes
--- nothing. Without it, one tenant's statements can be read from another's session, and any session can create objects
--- that shadow others.
+-- nothing. Without it, one tenant's SQL can read the statements of another's session and end that session, and any
+-- session can create objects that shadow others. The temporary view `reaching` is src/isolation/reaching_functions.sql.
 revoke all on schema public from public;
 alter default privileges revoke execute on functions from public;
 revoke select on pg_stat_activity, pg_stat_replication, pg_stat_ssl, pg_stat_gssapi, pg_prepared_statements, pg_cursors,
   pg_stats, pg_stats_ext, pg_stats_ext_exprs from public;
-revoke execute on function pg_stat_get_activity(int), pg_stat_get_backend_activity(int),
-  pg_stat_get_backend_client_addr(int), pg_stat_get_backend_client_port(int), pg_prepared_statement(),
-  pg_cursor() from public;
--- bind() refuses a session on which a prepared statement or a cursor was left.
-grant execute on function pg_prepared_statement(), pg_cursor() to cordon_guard;
-grant select on pg_stat_activity, pg_stat_replication to pg_monitor;
-grant execute on function pg_stat_get_activity(int), pg_stat_get_backend_activity(int) to pg_monitor;
 do $$
 declare
-  f regprocedure;
+  f record;
 begin
-  for f in select oid::regprocedure from pg_proc
-    where pronamespace = 'pg_catalog'::regnamespace and (proname like 'lo\_%'
-      or proname in ('loread', 'lowrite', 'pg_notify') or proname ~ '^pg_(try_)?advisory_')
-  loop
-    execute format('revoke execute on function %s from public', f);
+  for f in select function::regprocedure as name, kept_by from reaching loop
+    execute format('revoke execute on function %s from public', f.name);
+    if f.kept_by is not null then
+      execute format('grant execute on function %s to %I', f.name, f.kept_by);
+    end if;
     -- Advisory locks are the fence's: with them, one tenant's SQL could block another tenant's writers.
-    if f::text ~ '^pg_(try_)?advisory_' then
-      execute format('grant execute on function %s to cordon_guard, cordon_operator', f);
+    if f.name::text ~ '^pg_(try_)?advisory_' then
+      execute format('grant execute on function %s to cordon_guard, cordon_operator', f.name);
     end if;
   end loop;
 end $$;
+drop view reaching;
+-- bind() refuses a session on which a prepared statement or a cursor was left.
+grant execute on function pg_prepared_statement(), pg_cursor() to cordon_guard;
+grant select on pg_stat_activity, pg_stat_replication to pg_monitor;
 revoke usage on language plpgsql, sql from public;
 grant usage on language plpgsql, sql to cordon_owner, cordon_guard, cordon_search, cordon_operator;
 -- Logins that run tenant SQL cannot change structure, not even of objects that they own by mistake: an owner could
