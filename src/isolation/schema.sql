@@ -18,10 +18,11 @@ unaudited(tbl, reason) as (values
   ('idempotency_keys', 'Hashes and the id of a record whose row is audited.')),
 -- The trigger, its function, and when it fires (pg_trigger.tgtype).
 expected(tbl, trg, fn, fires) as (
-  values ('clinical_notes', 'b_lock', 'note_lock', 27), ('note_versions', 'b_lock', 'refuse', 27),
+  values ('clinical_notes', 'b_lock', 'note_lock', 31), ('staff', 'b_lock', 'staff_lock', 23),
     ('audit_log', 'b_lock', 'refuse', 27), ('audit_log', 'z_truncate', 'refuse', 34),
-    ('note_signatures', 'b_lock', 'refuse', 27), ('note_signers', 'b_lock', 'signers_lock', 7),
     ('staff', 'audit_roles', 'audit_roles', 16)
+  union all select tbl, trg, fn, fires from unnest('{note_versions,note_signers,note_signatures}'::name[]) tbl,
+    (values ('b_lock', 'draft_lock', 7), ('c_lock', 'refuse', 27)) t(trg, fn, fires)
   union all select relname, trg, 'audit_write', fires from tables,
     (values ('audit_insert', 4), ('audit_delete', 8), ('audit_update', 16)) t(trg, fires)
     where not is_audit and relname not in (select tbl from unaudited)
@@ -32,11 +33,26 @@ expected(tbl, trg, fn, fires) as (
 ),
 audit_policy(name, command, role) as (
   values ('reader', 'r', session_user), ('keeper', 'r', 'cordon_keeper'), ('guard', 'a', 'cordon_guard')),
+-- Columns of keys that may change.
+movable(tbl, col) as (
+  select 'clinical_notes', unnest('{encounter_id,author_id,type_code,current_version}'::name[])),
+-- The columns that the server may update.
+updated(tbl, cols) as (
+  values ('staff', '{name,roles,updated_at,version}'::name[]),
+    ('patients', '{sex,deceased_at,name_sealed,birth_date_sealed,contact_sealed,source_sealed,source_hash,
+      source_version,updated_at,version}'),
+    ('patient_identifiers', '{position,retired_at}'),
+    ('patient_terms', '{terms}'),
+    ('encounters', '{status,class,reason_sealed,cancel_reason_sealed,started_at,ended_at,ordered_at,identifier_key,
+      source_sealed,source_hash,source_version,updated_at,version}'),
+    ('clinical_notes', '{encounter_id,author_id,status,type_code,current_version,authored_at,signed_at,source_status,
+      source_sealed,source_hash,source_version,updated_at,version}'),
+    ('idempotency_keys', '{record_id}')),
 -- The only privileges on single columns.
 column_grant(tbl, col, what, role) as (
-  values ('patient_terms', 'tenant_id', 'SELECT', session_user),
-    ('patient_terms', 'patient_id', 'SELECT', session_user),
-    ('patient_terms', 'terms', 'UPDATE', session_user)
+  select tbl, unnest(cols), 'UPDATE', session_user from updated
+  union all values ('patient_terms', 'tenant_id', 'SELECT', session_user),
+    ('patient_terms', 'patient_id', 'SELECT', session_user)
   union all select 'patient_terms', col, 'SELECT', 'cordon_search'
     from unnest('{tenant_id,patient_id,terms,created_at}'::text[]) col),
 -- The functions of the schema, their owners, and their bodies in the migrations.
@@ -83,6 +99,19 @@ union all select format('policy %s of audit_log is missing, altered or for other
 union all select format('login %s may %s %s', session_user, p, t.oid::regclass)
   from tables t, unnest('{DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) p
   where has_table_privilege(session_user, t.oid, p) and not (t.relname = 'idempotency_keys' and p = 'DELETE')
+union all select format('login %s may update all columns of %s', session_user, t.oid::regclass) from tables t
+  where has_table_privilege(session_user, t.oid, 'UPDATE')
+union all select format('table %s: trigger a_keys is missing, altered or not always on', t.oid::regclass) from tables t
+  where not t.is_audit and not exists (
+  select from pg_trigger g where g.tgrelid = t.oid and g.tgname = 'a_keys' and g.tgenabled = 'A' and g.tgtype = 19
+    and g.tgfoid = 'cordon.refuse()'::regprocedure and g.tgattr::text = ''
+    and pg_get_triggerdef(g.oid) like '%WHEN ((' || (
+      select string_agg(format('(old.%1$I IS DISTINCT FROM new.%1$I)', a.attname), ' OR ' order by a.attname)
+      from pg_attribute a where a.attrelid = t.oid and a.attnum > 0
+        and not exists (select from movable m where m.tbl = t.relname and m.col = a.attname)
+        and (a.attname = 'created_at' or exists (select from pg_constraint k
+          where k.conrelid = t.oid and k.contype in ('p', 'u', 'f') and a.attnum = any (k.conkey)))
+    ) || '))%')
 union all select format('login %s may write %s', session_user, t.oid::regclass) from tables t
   where t.is_audit and has_any_column_privilege(session_user, t.oid, 'INSERT, UPDATE')
 union all select format('login %s reaches partition %s', session_user, t.oid::regclass) from tables t

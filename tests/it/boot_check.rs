@@ -25,7 +25,9 @@ const COMMON_WALLS: [(&str, &str, &str); 43] = [
     ("grant cordon_owner to cordon_app", "revoke cordon_owner from cordon_app", "is a member of cordon_owner"),
     (
         "alter table shared.staff owner to cordon_app",
-        "alter table shared.staff owner to cordon_owner; grant select, insert, update on shared.staff to cordon_app",
+        "alter table shared.staff owner to cordon_owner; revoke all on shared.staff from cordon_owner; grant all on \
+         shared.staff to cordon_owner; grant select, insert, update (name, roles, updated_at, version) on \
+         shared.staff to cordon_app",
         "owns shared.staff",
     ),
     (

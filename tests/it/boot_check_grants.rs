@@ -123,7 +123,7 @@ const COMMON_BREACHES: [(&str, &str, &str); 25] = [
 ];
 
 /// Breaches of one schema. `{s}` is the schema.
-const SCHEMA_BREACHES: [(&str, &str, &str); 14] = [
+const SCHEMA_BREACHES: [(&str, &str, &str); 17] = [
     (
         "grant select (terms) on {s}.patient_terms to {app}",
         "revoke select (terms) on {s}.patient_terms from {app}",
@@ -162,15 +162,37 @@ const SCHEMA_BREACHES: [(&str, &str, &str); 14] = [
         "has rule planted",
     ),
     (
-        "drop trigger b_lock on {s}.note_versions;
-         create trigger b_lock before update or delete on {s}.note_versions for each row execute function \
+        "drop trigger c_lock on {s}.note_versions;
+         create trigger c_lock before update or delete on {s}.note_versions for each row execute function \
          cordon.note_lock();
-         alter table {s}.note_versions enable always trigger b_lock",
-        "drop trigger b_lock on {s}.note_versions;
-         create trigger b_lock before update or delete on {s}.note_versions for each row execute function \
+         alter table {s}.note_versions enable always trigger c_lock",
+        "drop trigger c_lock on {s}.note_versions;
+         create trigger c_lock before update or delete on {s}.note_versions for each row execute function \
          cordon.refuse();
-         alter table {s}.note_versions enable always trigger b_lock",
-        "trigger b_lock of note_versions",
+         alter table {s}.note_versions enable always trigger c_lock",
+        "trigger c_lock of note_versions",
+    ),
+    (
+        "grant update on {s}.patients to {app}",
+        "revoke update on {s}.patients from {app}; grant update (sex, deceased_at, name_sealed, birth_date_sealed, \
+         contact_sealed, source_sealed, source_hash, source_version, updated_at, version) on {s}.patients to {app}",
+        "may update all columns of",
+    ),
+    (
+        "grant update (patient_id) on {s}.encounters to {app}",
+        "revoke update (patient_id) on {s}.encounters from {app}",
+        "UPDATE (patient_id)",
+    ),
+    (
+        "drop trigger a_keys on {s}.encounters;
+         create trigger a_keys before update on {s}.encounters for each row when (old.id is distinct from new.id) \
+         execute function cordon.refuse(); alter table {s}.encounters enable always trigger a_keys",
+        "drop trigger a_keys on {s}.encounters;
+         create trigger a_keys before update on {s}.encounters for each row when (old.created_at is distinct from \
+         new.created_at or old.id is distinct from new.id or old.patient_id is distinct from new.patient_id or \
+         old.source_key is distinct from new.source_key or old.tenant_id is distinct from new.tenant_id) \
+         execute function cordon.refuse(); alter table {s}.encounters enable always trigger a_keys",
+        "trigger a_keys is missing, altered",
     ),
     (
         "drop trigger a_stamp on {s}.staff;

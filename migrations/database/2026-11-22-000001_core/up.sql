@@ -186,16 +186,24 @@ begin
   raise exception '% on % is refused', tg_op, tg_table_name using errcode = '42501';
 end $$;
 
--- Row trigger b_lock of clinical_notes. A draft may be changed. After that, a note that waits for its cosigner may
--- become a signed one, and nothing else may change: another text needs a signature of its own, which no SQL can make.
--- An import may correct the notes that an import created, except for their tenant, id, patient and source key. No note
--- is deleted.
+-- Row trigger b_lock of clinical_notes. A write creates drafts that the bound principal writes. It may change a draft's status and current version. After that, a note that
+-- waits for its cosigner may become a signed one, and nothing else may change: another text needs a signature of its
+-- own, which no SQL can make. An import may correct the notes that an import created, except for their tenant, id,
+-- patient and source key. No note is deleted.
 create function cordon.note_lock() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   may_change text[] := '{status,version,updated_at,changed_in}';
+  me uuid;
 begin
-  if tg_op = 'UPDATE' and new.tenant_id = old.tenant_id and new.id = old.id and new.patient_id = old.patient_id then
-    if old.status = 'DRAFT' then
+  if tg_op = 'INSERT' then
+    me := (cordon.claims())[2]::uuid;
+    if cordon.purpose() <> 'write' or new.status = 'DRAFT' and (new.author_id = me or new.entered_by = me) then
+      return new;
+    end if;
+  elsif tg_op = 'UPDATE' then
+    if old.status = 'DRAFT' and (cordon.purpose() <> 'write'
+      or (to_jsonb(new) - (may_change || '{current_version,signed_at}')) =
+        (to_jsonb(old) - (may_change || '{current_version,signed_at}'))) then
       return new;
     end if;
     -- Only notes that an import created have a source key.
@@ -210,19 +218,34 @@ begin
   raise exception '% on % is refused', tg_op, tg_table_name using errcode = '42501';
 end $$;
 
--- Row trigger b_lock of note_signers: a write may name signers only while the note is a draft. The row lock makes a
--- concurrent signing of the note wait.
-create function cordon.signers_lock() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
+-- Row trigger b_lock of note_versions, note_signers and note_signatures: a write adds rows only to a draft that the bound
+-- principal works on, and signs only for itself. The author and the typist may name signers; they and the named signers
+-- may add a version or a signature. The row lock makes a concurrent signing of the note wait.
+create function cordon.draft_lock() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  draft boolean;
+  me uuid;
+  works_on_it boolean;
 begin
   if cordon.purpose() = 'write' then
-    execute format('select true from %I.clinical_notes
-        where tenant_id = $1 and id = $2 and status = ''DRAFT'' for share', tg_table_schema)
-      into draft using new.tenant_id, new.note_id;
-    if draft is not true then
+    me := (cordon.claims())[2]::uuid;
+    execute format('select coalesce(n.author_id = $3 or n.entered_by = $3, false)
+          or $4 and exists (select from %1$I.note_signers s
+            where s.tenant_id = $1 and s.note_id = $2 and s.staff_id = $3)
+        from %1$I.clinical_notes n where n.tenant_id = $1 and n.id = $2 and n.status = ''DRAFT'' for share of n',
+        tg_table_schema)
+      into works_on_it using new.tenant_id, new.note_id, me, tg_table_name <> 'note_signers';
+    if works_on_it is not true or tg_table_name = 'note_signatures' and (to_jsonb(new)->>'signer_id')::uuid <> me then
       raise exception '% on % is refused', tg_op, tg_table_name using errcode = '42501';
     end if;
+  end if;
+  return new;
+end $$;
+
+-- Row trigger b_lock of staff: a write changes the row of the bound principal only.
+create function cordon.staff_lock() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  if cordon.purpose() = 'write' and new.id <> (cordon.claims())[2]::uuid then
+    raise exception '% on % is refused', tg_op, tg_table_name using errcode = '42501';
   end if;
   return new;
 end $$;
@@ -285,16 +308,28 @@ begin
 end $$;
 
 -- ------------------------------------------------------------------ enclosing a table
+-- Returns the columns of a table's primary, unique and foreign keys, and created_at.
+create function cordon.pinned_columns(tbl regclass) returns setof name
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select distinct a.attname from pg_attribute a
+    where a.attrelid = tbl and a.attnum > 0 and (a.attname = 'created_at' or exists (
+      select from pg_constraint k where k.conrelid = tbl and k.contype in ('p', 'u', 'f') and a.attnum = any (k.conkey)))
+$$;
+
 -- Puts a table of the schema home() behind the walls: owner, forced row security with its policy, the tenant pin,
--- triggers and grants. The migration that creates a table calls it. `app` lists the privileges of the server's login;
--- keepers get SELECT, INSERT and UPDATE. DELETE is granted only where `app` names it. A table is audited unless the
--- caller says otherwise; the isolation check lists the tables that are not (src/isolation/schema.sql).
-create procedure cordon.enclose(tbl name, app text default 'select, insert, update', audited boolean default true)
+-- triggers and grants. The migration that creates a table calls it, after its keys. `app` lists the privileges of the
+-- server's login: UPDATE only for the columns that change, because UPDATE of a whole table also allows LOCK TABLE.
+-- Keepers get SELECT, INSERT and UPDATE. DELETE is granted only where `app` names it. A table is audited unless the
+-- caller says otherwise; the isolation check lists the tables that are not (src/isolation/schema.sql). `movable` names
+-- the columns of foreign keys that may change; all other columns of keys, and created_at, never change.
+create procedure cordon.enclose(tbl name, app text default 'select, insert', audited boolean default true,
+  movable name[] default '{}')
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   home name := cordon.home();
   pin uuid := cordon.pin(home);
   verb text;
+  changed text;
 begin
   execute format('alter table %I.%I owner to cordon_owner', home, tbl);
   execute format('alter table %I.%I enable row level security', home, tbl);
@@ -306,6 +341,11 @@ begin
   end if;
   execute format('create trigger a_stamp before insert or update on %I.%I
     for each row execute function cordon.stamp()', home, tbl);
+  select string_agg(format('old.%1$I is distinct from new.%1$I', k.col), ' or ' order by k.col) into changed
+    from cordon.pinned_columns(format('%I.%I', home, tbl)::regclass) k(col) where k.col <> all (movable);
+  execute format('create trigger a_keys before update on %I.%I
+    for each row when (%s) execute function cordon.refuse()', home, tbl, changed);
+  execute format('alter table %I.%I enable always trigger a_keys', home, tbl);
   execute format('create trigger z_truncate before truncate on %I.%I execute function cordon.refuse()', home, tbl);
   execute format('alter table %I.%I enable always trigger a_stamp', home, tbl);
   execute format('alter table %I.%I enable always trigger z_truncate', home, tbl);
@@ -414,7 +454,9 @@ alter function cordon.stamp() owner to cordon_owner;
 alter function cordon.own_rows() owner to cordon_owner;
 alter function cordon.refuse() owner to cordon_owner;
 alter function cordon.note_lock() owner to cordon_owner;
-alter function cordon.signers_lock() owner to cordon_owner;
+alter function cordon.draft_lock() owner to cordon_owner;
+alter function cordon.staff_lock() owner to cordon_owner;
+alter function cordon.pinned_columns(regclass) owner to cordon_owner;
 alter function cordon.audit_days_left() owner to cordon_owner;
 revoke all on all functions in schema cordon from public;
 revoke all on all procedures in schema cordon from public;

@@ -245,31 +245,44 @@ create index on idempotency_keys (tenant_id, created_at);
 
 -- Tables are audited by default. The others are exceptions of the isolation check, with their reasons
 -- (src/isolation/schema.sql).
-call cordon.enclose('staff', audited => false);
-call cordon.enclose('patients');
-call cordon.enclose('patient_identifiers', audited => false);
+call cordon.enclose('staff', 'select, insert, update (name, roles, updated_at, version)', audited => false);
+call cordon.enclose('patients', 'select, insert, update (sex, deceased_at, name_sealed, birth_date_sealed,
+  contact_sealed, source_sealed, source_hash, source_version, updated_at, version)');
+call cordon.enclose('patient_identifiers', 'select, insert, update (position, retired_at)', audited => false);
 -- The server writes the blind terms and never reads them.
 call cordon.enclose('patient_terms', 'insert, select (tenant_id, patient_id), update (terms)', audited => false);
-call cordon.enclose('encounters');
+call cordon.enclose('encounters', 'select, insert, update (status, class, reason_sealed, cancel_reason_sealed,
+  started_at, ended_at, ordered_at, identifier_key, source_sealed, source_hash, source_version, updated_at, version)');
 call cordon.enclose('note_types', audited => false);
-call cordon.enclose('clinical_notes');
-call cordon.enclose('note_versions', 'select, insert', audited => false);
-call cordon.enclose('note_signers', 'select, insert', audited => false);
-call cordon.enclose('note_signatures', 'select, insert', audited => false);
-call cordon.enclose('idempotency_keys', 'select, insert, update, delete', audited => false);
+-- An import corrects the encounter, the author and the type of a note that an import created (note_lock()).
+call cordon.enclose('clinical_notes', 'select, insert, update (encounter_id, author_id, status, type_code,
+  current_version, authored_at, signed_at, source_status, source_sealed, source_hash, source_version, updated_at,
+  version)', movable => '{encounter_id,author_id,type_code,current_version}');
+call cordon.enclose('note_versions', audited => false);
+call cordon.enclose('note_signers', audited => false);
+call cordon.enclose('note_signatures', audited => false);
+call cordon.enclose('idempotency_keys', 'select, insert, update (record_id), delete', audited => false);
 
 create trigger audit_roles after update on staff referencing old table as old_rows new table as new_rows
   for each statement execute function cordon.audit_roles();
 alter table staff enable always trigger audit_roles;
-create trigger b_lock before update or delete on clinical_notes for each row execute function cordon.note_lock();
+create trigger b_lock before insert or update or delete on clinical_notes for each row execute function cordon.note_lock();
 alter table clinical_notes enable always trigger b_lock;
--- Versions and signatures are never changed.
-create trigger b_lock before update or delete on note_versions for each row execute function cordon.refuse();
-alter table note_versions enable always trigger b_lock;
-create trigger b_lock before update or delete on note_signatures for each row execute function cordon.refuse();
-alter table note_signatures enable always trigger b_lock;
-create trigger b_lock before insert on note_signers for each row execute function cordon.signers_lock();
-alter table note_signers enable always trigger b_lock;
+create trigger b_lock before insert or update on staff for each row execute function cordon.staff_lock();
+alter table staff enable always trigger b_lock;
+-- Versions, signers and signatures are added to drafts and never changed.
+do $$
+declare
+  tbl name;
+begin
+  foreach tbl in array '{note_versions,note_signers,note_signatures}'::name[] loop
+    execute format('create trigger b_lock before insert on %I for each row execute function cordon.draft_lock()', tbl);
+    execute format('create trigger c_lock before update or delete on %I
+      for each row execute function cordon.refuse()', tbl);
+    execute format('alter table %I enable always trigger b_lock', tbl);
+    execute format('alter table %I enable always trigger c_lock', tbl);
+  end loop;
+end $$;
 
 -- search_patients() returns the ids of one page of patients whose blind terms contain all of `query_terms`, newest or
 -- oldest first, strictly between the positions `older` and `newer`, and at most `max_rows` of them. Array operators are

@@ -3,6 +3,7 @@
 //! does to the next request is tested in `session_residue`, and what the role can see at all in `catalog_visibility`.
 
 mod bindings;
+mod chart_changes;
 mod error_text;
 mod plans;
 mod writes;

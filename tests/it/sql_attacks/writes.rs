@@ -182,8 +182,8 @@ async fn signed_notes_cannot_be_rewritten() {
         };
         let signer = |note: Uuid| format!("insert into note_signers (note_id, staff_id) values ('{note}', '{staff}')");
         let drafted = format!(
-            "insert into clinical_notes (id, patient_id, type_code, authored_at) values ('{waiting}', '{patient}', \
-             '11506-3', now()); {}; {}",
+            "insert into clinical_notes (id, patient_id, author_id, type_code, authored_at) values ('{waiting}', \
+             '{patient}', '{staff}', '11506-3', now()); {}; {}",
             version(waiting, 1),
             signer(waiting)
         );

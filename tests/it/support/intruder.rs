@@ -39,11 +39,13 @@ pub struct TicketFields {
     pub tenant: TenantId,
     pub roles: &'static str,
     pub purpose: &'static str,
+    pub principal: Uuid,
 }
 
 impl TicketFields {
     pub fn of(tenant: TenantId, purpose: &'static str) -> Self {
-        Self { kid: 1, good_for_ms: 8_000, generation: 1, tenant, roles: "clinician", purpose }
+        let principal = Uuid::now_v7();
+        Self { kid: 1, good_for_ms: 8_000, generation: 1, tenant, roles: "clinician", purpose, principal }
     }
 }
 
@@ -100,9 +102,9 @@ impl Intruder {
 
     fn arguments_with(ticket: &TicketFields, number: i64) -> BindArguments {
         let (id, caller) = (Uuid::now_v7().simple(), hex(br#"["test","intruder",null,null]"#));
-        let TicketFields { kid, good_for_ms, generation, tenant, roles, purpose } = ticket;
+        let TicketFields { kid, good_for_ms, generation, tenant, roles, purpose, principal } = ticket;
         let expiry_ms = chrono::Utc::now().timestamp_millis() + good_for_ms;
-        let claims = format!("{},{id},{roles},{purpose},{id},{caller},", tenant.0.simple());
+        let claims = format!("{},{},{roles},{purpose},{id},{caller},", tenant.0.simple(), principal.simple());
         BindArguments { kid: *kid, number, expiry_ms, generation: *generation, claims }
     }
 
@@ -136,9 +138,10 @@ impl Intruder {
         self.query(&format!("begin; set local search_path = {path}, pg_temp; {bind}; {sql}; commit")).await
     }
 
-    /// Runs `sql` bound to the tenant of `chart` for `purpose`.
+    /// Runs `sql` bound to the tenant of `chart`, as the person who wrote it, for `purpose`.
     pub async fn run_as(&self, chart: &MarkedChart, purpose: &'static str, sql: &str) -> Result<String, SqlError> {
-        let bind = self.bind(&TicketFields::of(chart.tenant.id, purpose)).await;
+        let ticket = TicketFields { principal: chart.staff, ..TicketFields::of(chart.tenant.id, purpose) };
+        let bind = self.bind(&ticket).await;
         self.run(chart.schema(), &bind, sql).await
     }
 
