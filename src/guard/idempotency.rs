@@ -6,13 +6,18 @@ use super::TenantTx;
 use crate::db::schema::tenant::idempotency_keys as keys;
 use crate::error::{Error, Result};
 use crate::ids::StaffId;
-use chrono::{Duration, Utc};
 use diesel::prelude::*;
+use diesel::sql_types::{Binary, Integer, Uuid as SqlUuid};
 use uuid::Uuid;
 
-const KEY_LIFETIME_HOURS: i64 = 24;
 /// The number of expired keys of all principals that one claim deletes at most.
-const MAX_EXPIRED_DELETED: i64 = 50;
+const MAX_EXPIRED_DELETED: i32 = 50;
+
+diesel::define_sql_function! {
+    /// Deletes keys that are older than a day: this one of the principal, and up to `max_rows` others.
+    #[sql_name = "cordon.delete_expired_keys"]
+    fn delete_expired_keys(principal: SqlUuid, key: Binary, max_rows: Integer) -> Integer;
+}
 
 /// The key of one mutation field of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,12 +50,9 @@ pub(super) enum Claim {
 pub(super) async fn claim(tx: &TenantTx, principal: StaffId, idempotency: &IdempotencyKey) -> Result<Claim> {
     let key_hash = tx.keys().blind_index("idempotency-key", &[&idempotency.key]).to_vec();
     let body_hash = tx.keys().digest("idempotency-body", &idempotency.body).to_vec();
-    let expired = keys::created_at.lt(Utc::now() - Duration::hours(KEY_LIFETIME_HOURS));
     let own = keys::principal_id.eq(principal).and(keys::key_hash.eq(key_hash.as_slice()));
-    let oldest = keys::table.select(keys::id).filter(expired).order(keys::created_at).limit(MAX_EXPIRED_DELETED);
-    let oldest: Vec<Uuid> = tx.load(oldest.for_update().skip_locked()).await?;
-    tx.execute(diesel::delete(keys::table).filter(keys::id.eq_any(oldest))).await?;
-    tx.execute(diesel::delete(keys::table).filter(expired).filter(own)).await?;
+    let expired = delete_expired_keys(principal, key_hash.as_slice(), MAX_EXPIRED_DELETED);
+    tx.execute(diesel::select(expired)).await?;
 
     let id = Uuid::now_v7();
     let row = (

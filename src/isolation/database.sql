@@ -6,7 +6,8 @@ me as (select r.* from pg_roles r where r.rolname = session_user),
 public_view(name) as (values ('pg_stat_activity'), ('pg_stat_replication'), ('pg_stat_ssl'), ('pg_stat_gssapi'),
   ('pg_prepared_statements'), ('pg_cursors'), ('pg_stats'), ('pg_stats_ext'), ('pg_stats_ext_exprs')),
 guarded(name, definer, volatility) as (values ('bind', true, 'v'), ('open_session', true, 'v'),
-  ('refuse_unbound', false, 's'), ('audit_write', true, 'v'), ('audit_roles', true, 'v')),
+  ('refuse_unbound', false, 's'), ('audit_write', true, 'v'), ('audit_roles', true, 'v'),
+  ('delete_expired_keys', true, 'v')),
 -- The functions that policies call, as PostgreSQL prints their standard bodies.
 inlined(name, body) as (values
   ('claims', $$string_to_array(COALESCE(NULLIF(current_setting('backtrace_functions'::text), ''::text), $$
@@ -93,7 +94,7 @@ union all select format('login %s may call %s', session_user, p.oid::regprocedur
   where p.pronamespace = 'cordon'::regnamespace and has_function_privilege(session_user, p.oid, 'EXECUTE')
     and p.proname not in (
       'bind', 'open_session', 'refuse_unbound', 'claims', 'current_tenant', 'writing_tenant', 'purpose', 'has_role',
-      'audit_days_left')
+      'delete_expired_keys', 'audit_days_left')
 union all select format('PUBLIC may call %s', p.oid::regprocedure) from pg_proc p
   where p.pronamespace = 'cordon'::regnamespace and has_function_privilege('public', p.oid, 'EXECUTE')
 union all select format('login %s may read or write %s', session_user, c.oid::regclass) from pg_class c

@@ -98,7 +98,7 @@ union all select format('policy %s of audit_log is missing, altered or for other
     and p.polpermissive and p.polroles = array(select r.oid from pg_roles r where r.rolname = e.role))
 union all select format('login %s may %s %s', session_user, p, t.oid::regclass)
   from tables t, unnest('{DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) p
-  where has_table_privilege(session_user, t.oid, p) and not (t.relname = 'idempotency_keys' and p = 'DELETE')
+  where has_table_privilege(session_user, t.oid, p)
 union all select format('login %s may update all columns of %s', session_user, t.oid::regclass) from tables t
   where has_table_privilege(session_user, t.oid, 'UPDATE')
 union all select format('table %s: trigger a_keys is missing, altered or not always on', t.oid::regclass) from tables t

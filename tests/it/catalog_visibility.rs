@@ -43,7 +43,15 @@ async fn l09_functions_are_not_immutable_and_pin_their_search_path() {
         assert!(!leakproof, "{name} is leakproof");
         if definer {
             let plain = name.rsplit('.').next().unwrap().split('(').next().unwrap();
-            let known = ["bind", "open_session", "audit_write", "audit_roles", "audit", "search_patients"];
+            let known = [
+                "bind",
+                "open_session",
+                "audit_write",
+                "audit_roles",
+                "delete_expired_keys",
+                "audit",
+                "search_patients",
+            ];
             assert!(known.contains(&plain), "{name} runs with its owner's rights and is on no list");
             assert_eq!(owner, if plain == "search_patients" { "cordon_search" } else { "cordon_guard" }, "{name}");
         }
@@ -197,6 +205,22 @@ async fn l16_every_key_starts_with_the_tenant() {
         where i.indisunique and c.relnamespace::regnamespace::text ~ '^(shared|t_)' and a.attname <> 'tenant_id' and \
         c.relname !~ '^__diesel'";
     assert_eq!(names(&superuser, wrong).await, BTreeSet::new());
+}
+
+/// A foreign key without an index that begins with its columns would make PostgreSQL read the whole table when the row
+/// that it names is deleted. These name rows that are never deleted.
+#[tokio::test]
+async fn foreign_keys_without_an_index_are_known() {
+    let superuser = Site::shared().await.superuser("cordon_data").await;
+    let unindexed = "select k.conrelid::regclass || ': ' || string_agg(a.attname, ', ' order by u.nth)
+        from pg_constraint k cross join unnest(k.conkey) with ordinality u(col, nth)
+        join pg_attribute a on a.attrelid = k.conrelid and a.attnum = u.col
+        where k.contype = 'f' and k.connamespace = 'shared'::regnamespace and not exists (
+          select from pg_index i where i.indrelid = k.conrelid and i.indkey[0] = k.conkey[1]
+            and i.indkey[1] = any (k.conkey[2:]))
+        group by k.oid, k.conrelid";
+    let known = ["shared.note_signatures: tenant_id, signer_id", "shared.note_versions: tenant_id, author_id"];
+    assert_eq!(names(&superuser, unindexed).await, known.map(str::to_owned).into());
 }
 
 #[tokio::test]

@@ -307,6 +307,25 @@ begin
   return null;
 end $$;
 
+-- Deletes idempotency keys of the bound tenant that are older than a day: the given key of the given principal, and up to
+-- `max_rows` others that no other transaction is deleting. Returns how many it deleted. The server has no DELETE, because whoever may delete from a
+-- table may also lock it.
+create function cordon.delete_expired_keys(principal uuid, key bytea, max_rows int) returns int
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  tenant uuid := cordon.writing_tenant();
+  home name := (select t.schema_name from cordon.tenants t where t.tenant_id = tenant);
+  deleted int;
+begin
+  execute format('delete from %1$I.idempotency_keys k where k.tenant_id = $1 and k.created_at < now() - interval ''1 day''
+      and (k.principal_id = $2 and k.key_hash = $3 or k.id in (select o.id from %1$I.idempotency_keys o
+        where o.tenant_id = $1 and o.created_at < now() - interval ''1 day'' order by o.created_at limit $4
+        for update skip locked))', home)
+    using tenant, principal, key, max_rows;
+  get diagnostics deleted = row_count;
+  return deleted;
+end $$;
+
 -- ------------------------------------------------------------------ enclosing a table
 -- Returns the columns of a table's primary, unique and foreign keys, and created_at.
 create function cordon.pinned_columns(tbl regclass) returns setof name
@@ -436,7 +455,7 @@ begin
   execute format('grant execute on function cordon.open_session(),
     cordon.bind(int, bigint, bigint, int, text, text), cordon.refuse_unbound(), cordon.claims(),
     cordon.current_tenant(), cordon.writing_tenant(), cordon.purpose(), cordon.has_role(text),
-    cordon.audit_days_left() to %I', login);
+    cordon.delete_expired_keys(uuid, bytea, int), cordon.audit_days_left() to %I', login);
 end $$;
 
 -- ------------------------------------------------------------------ owners and rights
@@ -449,6 +468,7 @@ alter function cordon.writing_tenant() owner to cordon_guard;
 alter function cordon.purpose() owner to cordon_guard;
 alter function cordon.has_role(text) owner to cordon_guard;
 alter function cordon.audit_write() owner to cordon_guard;
+alter function cordon.delete_expired_keys(uuid, bytea, int) owner to cordon_guard;
 alter function cordon.audit_roles() owner to cordon_guard;
 alter function cordon.stamp() owner to cordon_owner;
 alter function cordon.own_rows() owner to cordon_owner;

@@ -83,14 +83,13 @@ async fn l40_keys_parents_and_other_peoples_records_do_not_change() {
     }
 }
 
-/// LOCK TABLE in a strong mode needs UPDATE or DELETE of the whole table. `idempotency_keys`, of which expired rows are
-/// deleted, is the exception: its lock delays requests that send an Idempotency-Key until the statement's time-out.
+/// LOCK TABLE in a strong mode needs UPDATE or DELETE of the whole table.
 #[tokio::test]
 async fn l43_tables_cannot_be_locked() {
     let site = Site::shared().await;
     for model in MODELS {
         let tenants = TwoTenants::create(site, model).await;
-        for (table, _) in TABLES.into_iter().filter(|(table, _)| *table != "idempotency_keys") {
+        for (table, _) in TABLES {
             for mode in ["access exclusive", "exclusive", "share row exclusive", "share", "share update exclusive"] {
                 tenants.assert_rejected("write", &format!("lock table {table} in {mode} mode nowait"), "42501").await;
             }
