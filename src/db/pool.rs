@@ -300,9 +300,9 @@ impl Session {
     }
 
     /// Records that a transaction is about to begin; sends nothing. From here on, only `transaction_ended` makes this
-    /// session reusable.
+    /// session reusable. A discarded session stays discarded.
     pub fn transaction_started(&self) {
-        self.state.store(IN_TRANSACTION, Ordering::Relaxed);
+        let _ = self.state.compare_exchange(CLEAN, IN_TRANSACTION, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Records that PostgreSQL has acknowledged COMMIT or ROLLBACK; sends nothing. A discarded session stays discarded.
