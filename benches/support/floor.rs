@@ -271,7 +271,7 @@ impl RecordedRequest {
             let after = |mark: &str| record.split_once(mark).map(|(_, rest)| rest);
             if let Some(statement) = after("LOG:  statement: ") {
                 if statement.starts_with("BEGIN") {
-                    transactions.push(Transaction { write: statement.contains(".write."), ..Transaction::default() });
+                    transactions.push(Transaction { write: statement.contains(",write,"), ..Transaction::default() });
                 } else if let Some((audit, _)) = statement.split_once(";COMMIT") {
                     transactions.iter_mut().last().map(|last| last.audit = Some(audit.to_owned())).unwrap_or_default();
                 }
