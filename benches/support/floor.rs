@@ -180,7 +180,9 @@ impl Floor {
         let mut fresh = BTreeMap::new();
         let mut body = String::new();
         for Transaction { write, statements, audit } in &request.0 {
-            let (purpose, event) = if *write { ("write", "note drafted") } else { ("read", "") };
+            // A write is bound as an import, because it is not in the name of the person who was recorded. Imports into one
+            // tenant run one after the other, so the floor of drafts holds for one connection.
+            let (purpose, event) = if *write { ("import", "note drafted") } else { ("read", "") };
             let isolation = if *write { "READ COMMITTED" } else { "REPEATABLE READ" };
             let path = format!("set_config('search_path','{}, pg_temp',true)", self.schema);
             let _ = writeln!(body, "\\startpipeline\nBEGIN ISOLATION LEVEL {isolation} READ WRITE;");
