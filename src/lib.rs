@@ -15,9 +15,9 @@
 //! | 6 | ops, import, sample | operations on servers and tenants; charts from FHIR; synthetic charts |
 //! | 5 | model, fhir, app | rows, queries and clinical rules; the mapping of FHIR; what is built once at start |
 //! | 4 | guard | the tenant guard, the tenant transaction, the table of roles |
-//! | 3 | auth, audit, isolation, admission, readiness | tokens; audit records; the check of the walls; limits; readiness |
+//! | 3 | auth, audit, isolation, admission, readiness | tokens, audit records, check of the walls, limits, readiness |
 //! | 2 | tenant | the catalog, placements, keys, routing to pool and schema |
-//! | 1 | db, cluster, crypto, flags, telemetry | one external system each: PostgreSQL and a private one, the KMS, Unleash, OpenTelemetry |
+//! | 1 | db, cluster, crypto, flags, telemetry | PostgreSQL, a private PostgreSQL, the KMS, Unleash, OpenTelemetry |
 //! | 0 | ids, error, config | types that every module uses |
 //!
 //! Isolation stands on five walls. If one of them falls, no tenant sees another's plain text or changes another's rows:

@@ -29,6 +29,8 @@ pub enum GuardLevel {
 #[derive(Debug, Clone, Default)]
 struct Transaction {
     write: bool,
+    /// The principal of its claims, whose drafts a write changes.
+    principal: String,
     statements: Vec<String>,
     audit: Option<String>,
 }
@@ -59,7 +61,8 @@ pub struct Run {
 
 /// A function that creates and signs a ticket in the database and binds with it, in place of the guard.
 const BIND: &str = "create schema bench;
-    create function bench.bind(tenant uuid, purpose text, event text) returns void language plpgsql security definer
+    create function bench.bind(tenant text, principal text, purpose text, event text) returns void language plpgsql \
+    security definer
       set search_path = pg_catalog, pg_temp as $$
     declare
       k record; number bigint; expiry bigint; claims text; mac text;
@@ -69,8 +72,7 @@ const BIND: &str = "create schema bench;
       select * into k from cordon.binding_keys order by kid desc limit 1;
       number := nextval('cordon.bindings') + 1;
       expiry := extract(epoch from clock_timestamp()) * 1000 + 5000;
-      claims := concat_ws(',', replace(tenant::text, '-', ''), replace(tenant::text, '-', ''), 'clinician', purpose,
-        replace(tenant::text, '-', ''), who, event);
+      claims := concat_ws(',', replace(tenant, '-', ''), principal, 'clinician', purpose, principal, who, event);
       mac := encode(sha256(k.opad || sha256(k.ipad || convert_to(concat_ws('.', 'bind.v2', pg_backend_pid(), number,
         expiry, 1, claims), 'utf8'))), 'hex');
       perform cordon.bind(k.kid, number, expiry, 1, claims, mac);
@@ -179,10 +181,8 @@ impl Floor {
     fn script(&self, request: &RecordedRequest, level: GuardLevel) -> String {
         let mut fresh = BTreeMap::new();
         let mut body = String::new();
-        for Transaction { write, statements, audit } in &request.0 {
-            // A write is bound as an import, because it is not in the name of the person who was recorded. Imports into one
-            // tenant run one after the other, so the floor of drafts holds for one connection.
-            let (purpose, event) = if *write { ("import", "note drafted") } else { ("read", "") };
+        for Transaction { write, principal, statements, audit } in &request.0 {
+            let (purpose, event) = if *write { ("write", "note drafted") } else { ("read", "") };
             let isolation = if *write { "READ COMMITTED" } else { "REPEATABLE READ" };
             let path = format!("set_config('search_path','{}, pg_temp',true)", self.schema);
             let _ = writeln!(body, "\\startpipeline\nBEGIN ISOLATION LEVEL {isolation} READ WRITE;");
@@ -196,7 +196,7 @@ impl Floor {
                      set_config('row_security','on',true),set_config('enable_seqscan','off',true),\
                      set_config('jit','off',true),set_config('standard_conforming_strings','on',true),\
                      set_config('client_encoding','UTF8',true),set_config('TimeZone','UTC',true);\n\
-                     SELECT bench.bind('{}'::uuid, '{purpose}', '{event}');",
+                     SELECT bench.bind('{}', '{principal}', '{purpose}', '{event}');",
                     self.tenant
                 ),
             };
@@ -273,7 +273,16 @@ impl RecordedRequest {
             let after = |mark: &str| record.split_once(mark).map(|(_, rest)| rest);
             if let Some(statement) = after("LOG:  statement: ") {
                 if statement.starts_with("BEGIN") {
-                    transactions.push(Transaction { write: statement.contains(",write,"), ..Transaction::default() });
+                    // The claims are tenant, principal, roles, purpose, …
+                    let claims: Vec<_> = statement
+                        .split('\'')
+                        .find(|text| text.matches(',').count() == 6)
+                        .into_iter()
+                        .flat_map(|claims| claims.split(','))
+                        .collect();
+                    let part = |at: usize| claims.get(at).copied().unwrap_or_default();
+                    let (write, principal) = (part(3) == "write", part(1).to_owned());
+                    transactions.push(Transaction { write, principal, ..Transaction::default() });
                 } else if let Some((audit, _)) = statement.split_once(";COMMIT") {
                     transactions.iter_mut().last().map(|last| last.audit = Some(audit.to_owned())).unwrap_or_default();
                 }

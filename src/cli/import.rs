@@ -17,8 +17,8 @@ use std::sync::Arc;
 pub enum Args {
     /// Import FHIR R4 resources: patients, encounters, documents, reports and practitioners, in Bundles or NDJSON.
     ///
-    /// A resource that was imported before is updated if it has changed in its source, also a signed note. A record that
-    /// was changed in Cordon since then is rejected instead (`changed_here`).
+    /// A resource that was imported before is updated if it has changed in its source, also a signed note. A record
+    /// that was changed in Cordon since then is rejected instead (`changed_here`).
     #[command(after_help = examples!(
         "import fhir --tenant lakeside charts.ndjson": "Import the charts of a file",
         "import fhir --tenant lakeside bundles/ --rejects rejects.ndjson":

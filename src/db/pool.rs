@@ -239,8 +239,8 @@ struct BackendInfo {
 }
 
 impl BackendInfo {
-    /// Reads the backend's process id, its clock, and the number from which it counts its bindings. It is one statement,
-    /// because a pooler could give each statement another backend.
+    /// Reads the backend's process id, its clock, and the number from which it counts its bindings. It is one
+    /// statement, because a pooler could give each statement another backend.
     async fn read(mut pg: &AsyncPgConnection) -> Result<Self, ConnectError> {
         // Imported here only: at the top of the file, its `load` would shadow that of the atomics.
         use diesel_async::RunQueryDsl as _;

@@ -1,7 +1,7 @@
--- Checks the walls that all tenants of a database share. It follows the beginning of a WITH clause that defines
--- `reaching` (reaching_functions.sql). It runs with the privileges of the server's own login. $1 is the text
--- of the database's migrations. Each row of the result names a wall that is down. Privileges are checked for the login,
--- which includes those of PUBLIC.
+-- Checks the walls that all tenants of a database share, with the privileges of the server's own login. The text
+-- continues a WITH clause that defines `reaching` (reaching_functions.sql). $1 is the text of the database's
+-- migrations. Each row of the result names a wall that is down. Privileges are checked for the login, which includes
+-- those of PUBLIC.
 me as (select r.* from pg_roles r where r.rolname = session_user),
 public_view(name) as (values ('pg_stat_activity'), ('pg_stat_replication'), ('pg_stat_ssl'), ('pg_stat_gssapi'),
   ('pg_prepared_statements'), ('pg_cursors'), ('pg_stats'), ('pg_stats_ext'), ('pg_stats_ext_exprs')),
@@ -84,7 +84,8 @@ union all select format('function %s differs from its migration', p.oid::regproc
 union all select format('function %s runs with its owner''s rights or an open search_path', p.oid::regprocedure)
   from pg_proc p
   where p.pronamespace = 'cordon'::regnamespace
-    and p.proname not in (select name from guarded union all select name from inlined) and (p.prosecdef or p.proconfig is null or not 'search_path=pg_catalog, pg_temp' = any (p.proconfig))
+    and p.proname not in (select name from guarded union all select name from inlined)
+    and (p.prosecdef or p.proconfig is null or not 'search_path=pg_catalog, pg_temp' = any (p.proconfig))
 union all select format('function %s has another body than its migration', p.oid::regprocedure) from pg_proc p
   where p.pronamespace = 'cordon'::regnamespace and p.proname not in (select name from inlined) and not exists (
     select from defined d where starts_with(d.text, p.proname || '(') and split_part(d.text, '$$', 2) = p.prosrc)

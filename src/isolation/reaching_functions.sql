@@ -1,6 +1,6 @@
 -- The functions of pg_catalog that reach beyond the session of their caller, with the role that keeps them (NULL: only
--- superusers). PostgreSQL grants them to PUBLIC. The list is derived: every volatile function belongs to it unless it is
--- named below, so that a new major version adds none unseen, and so does every function that shows the statistics of
+-- superusers). PostgreSQL grants them to PUBLIC. The list is derived: every volatile function belongs to it unless it
+-- is named below, so that a new major version adds none unseen, and so does every function that shows the statistics of
 -- sessions and tables. `init` revokes them (src/ops/init/public.sql), and the isolation check looks for them.
 select p.oid as function, case
     when p.proname in ('pg_cancel_backend', 'pg_terminate_backend') then 'pg_signal_backend'

@@ -146,7 +146,8 @@ union all select format('table %s is not pinned to its tenant', t.oid::regclass)
   select from pg_constraint k
   where k.conrelid = t.oid and k.contype = 'c' and k.convalidated and k.conname = t.relname || '_pin'
     and pg_get_constraintdef(k.oid) ~ '^CHECK \(\(tenant_id = ''[0-9a-f-]{36}''::uuid\)\)$')
-union all select format('function %s differs from its migration: owner, body, rights, SECURITY DEFINER or search_path', p.oid::regprocedure)
+union all select format('function %s differs from its migration: owner, body, rights, SECURITY DEFINER or search_path',
+    p.oid::regprocedure)
   from pg_proc p join pg_namespace n on n.oid = p.pronamespace
   where n.nspname = $1 and (not p.prosecdef or p.proconfig is null
     or not 'search_path=pg_catalog, pg_temp' = any (p.proconfig)

@@ -1,11 +1,11 @@
 //! Signatures under notes: what is hashed, what is signed, and their rows. Touches `note_signatures`; reads `staff`.
 //!
 //! The hash is SHA-256 over these parts, each preceded by its length (u32, big endian): `cordon.note.v1`, the salt (32
-//! bytes), tenant, note, number of the version, patient, encounter, type, when it was authored, author, title, body.
-//! An id is written as its 16 bytes, an absent value as no bytes, numbers are decimal, times RFC 3339 in UTC with microseconds, texts
-//! UTF-8 as stored. The salt is sealed, so the hash confirms no guess about a text, and is gone with the tenant's keys.
-//! Signed with the tenant's Ed25519 key, in the same framing: `cordon.signature.v1`, tenant, note, number of the
-//! version, the hash, signer, meaning, when it was signed.
+//! bytes), tenant, note, number of the version, patient, encounter, type, when it was authored, author, title, body. An
+//! id is written as its 16 bytes, an absent value as no bytes, numbers are decimal, times RFC 3339 in UTC with
+//! microseconds, texts UTF-8 as stored. The salt is sealed, so the hash confirms no guess about a text, and is gone
+//! with the tenant's keys. Signed with the tenant's Ed25519 key, in the same framing: `cordon.signature.v1`, tenant,
+//! note, number of the version, the hash, signer, meaning, when it was signed.
 
 use super::sql::{is_any_of, text_enum};
 use crate::audit::hex;

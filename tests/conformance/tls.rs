@@ -55,7 +55,8 @@ async fn remote_databases_are_verified() {
     let authority = certificate("authority.pem");
     let url = |host: &str, authority: &Path| -> SecretString {
         let (address, authority) = (&address, authority.display());
-        format!("postgres://postgres:{password}@{host}/postgres?hostaddr={address}&sslmode=verify-full&sslrootcert={authority}").into()
+        let options = format!("hostaddr={address}&sslmode=verify-full&sslrootcert={authority}");
+        format!("postgres://postgres:{password}@{host}/postgres?{options}").into()
     };
     let opens = async |url: SecretString| connect::open(&connect::parse(&url).unwrap()).await.map(|_| ());
     opens(url("db.test", &authority)).await.unwrap();

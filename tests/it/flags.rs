@@ -178,7 +178,8 @@ async fn operations_are_disabled_for_one_tenant_only() {
     let file =
         FlagFile::new("off", &format!("{}\n{}", off_for("chartWrites", one.id), off_for("patientSearch", one.id)));
     let server = TestServer::start(site, settings(site, Some(&file), None), BootCheck::Dev);
-    let register = r#"mutation { registerPatient(input: { identifiers: [], sex: FEMALE, name: { text: "Ada Off" } }) { patient { id } } }"#;
+    let register = r#"mutation { registerPatient(input: { identifiers: [], sex: FEMALE, name: { text: "Ada Off" } }) {
+        patient { id } } }"#;
     let search = "{ patients(search: \"ada\") { nodes { id } } }";
     let everyone = "{ patients { nodes { id } } }";
     let count = async |tenant: &Tenant, query: &str| {

@@ -114,7 +114,8 @@ async fn the_importer_rejects_invalid_text() {
     let tenant = site.tenant(TenancyModel::Schema).await;
     let patient = |text: &str| {
         format!(
-            "{{\"resourceType\":\"Patient\",\"id\":\"x\",\"name\":[{{\"family\":\"{text}\"}}],\"identifier\":[{{\"system\":\"s\",\"value\":\"{text}\"}}]}}\n"
+            "{{\"resourceType\":\"Patient\",\"id\":\"x\",\"name\":[{{\"family\":\"{text}\"}}],\
+            \"identifier\":[{{\"system\":\"s\",\"value\":\"{text}\"}}]}}\n"
         )
     };
     for bad in ["a\\u0000b", "\\ud800", "\\udc00x", "\\ud83dx"] {

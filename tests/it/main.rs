@@ -34,6 +34,7 @@ mod isolation;
 mod migrate;
 mod mutations;
 mod note;
+mod other_sessions;
 mod patient;
 mod pool;
 mod read_audit;

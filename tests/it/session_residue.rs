@@ -106,6 +106,8 @@ async fn l36_residual_session_state_does_not_affect_the_next_tenant() {
             "discard all",
             "prepare transaction 'planted'",
             "begin; commit; begin",
+            "set backtrace_functions = 'planted'",
+            "select set_config('backtrace_functions', current_setting('backtrace_functions'), false)",
         ] {
             let _ = run_on_pooled_session(site, &app, &b, refused).await;
             let _ = patient_names(&app, &a).await;

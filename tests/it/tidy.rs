@@ -36,9 +36,8 @@ const HOMES: [(&str, &[&str]); 9] = [
 /// Modules that must not name Diesel.
 const WITHOUT_DIESEL: [&str; 3] = ["src/http", "src/graphql", "src/fhir"];
 
-/// Files that may name a raw connection: those of the database, the tenant transaction, the isolation check, the catalog
-/// and the operations.
-/// All others use the guard.
+/// Files that may name a raw connection: those of the database, the tenant transaction, the isolation check, the
+/// catalog and the operations. All others use the guard.
 const RAW_CONNECTIONS: [&str; 15] = [
     "src/cluster/supervisor.rs",
     "src/db/connect.rs",
@@ -150,7 +149,8 @@ fn raw_connections_are_counted() {
     );
 }
 
-/// The doc tests of `TenantTx` are compiled as another crate, so they would not notice a field that this crate can reach.
+/// The doc tests of `TenantTx` are compiled as another crate, so they would not notice a field that this crate can
+/// reach.
 #[test]
 fn the_fields_of_a_tenant_transaction_are_private() {
     let sources: std::collections::HashMap<_, _> = sources().into_iter().collect();
@@ -194,6 +194,20 @@ fn files_start_with_a_comment_and_are_short() {
     );
 }
 
+/// rustfmt breaks code at this width, but neither comments, strings nor SQL.
+#[test]
+fn lines_have_at_most_120_columns() {
+    let code = ["src", "tests", "benches"].into_iter().flat_map(|folder| files(folder, ".rs"));
+    let sql = ["src", "migrations"].into_iter().flat_map(|folder| files(folder, ".sql"));
+    let written = code.chain(sql).filter(|file| !file.starts_with("src/db/schema/"));
+    let long = written.flat_map(|file| {
+        let text = std::fs::read_to_string(root().join(&file)).unwrap();
+        let long: Vec<_> = (1..).zip(text.lines()).filter(|(_, line)| line.chars().count() > 120).collect();
+        long.iter().map(|(number, _)| format!("{file}:{number}")).collect::<Vec<_>>()
+    });
+    assert_eq!(long.collect::<Vec<_>>(), Vec::<String>::new());
+}
+
 #[test]
 fn names_are_specific() {
     assert_no_violations(names);
@@ -201,7 +215,7 @@ fn names_are_specific() {
         assert_eq!(names(file, "").len(), 1, "{file}");
     }
     assert_eq!(names("src/lib.rs", "pub mod manager;\nmod tests {}").len(), 1);
-    let tests = files("tests").into_iter().flat_map(|file| names(&file, "")).collect::<Vec<_>>();
+    let tests = files("tests", ".rs").into_iter().flat_map(|file| names(&file, "")).collect::<Vec<_>>();
     assert_eq!(tests, Vec::<String>::new());
 }
 
@@ -316,19 +330,19 @@ fn assert_no_violations(check: fn(&str, &str) -> Vec<String>) {
 
 fn sources() -> Vec<(String, String)> {
     let read = |file: String| (std::fs::read_to_string(root().join(&file)).unwrap(), file);
-    let found: Vec<_> = files("src").into_iter().map(read).map(|(text, file)| (file, text)).collect();
+    let found: Vec<_> = files("src", ".rs").into_iter().map(read).map(|(text, file)| (file, text)).collect();
     assert!(found.len() > 3, "src was not found");
     found
 }
 
-fn files(under: &str) -> Vec<String> {
+fn files(under: &str, extension: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(root().join(under)).unwrap() {
         let entry = entry.unwrap();
         let path = format!("{under}/{}", entry.file_name().into_string().unwrap());
         if entry.file_type().unwrap().is_dir() {
-            found.extend(files(&path));
-        } else if path.ends_with(".rs") {
+            found.extend(files(&path, extension));
+        } else if path.ends_with(extension) {
             found.push(path);
         }
     }

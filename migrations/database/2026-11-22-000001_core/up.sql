@@ -159,19 +159,16 @@ create function cordon.has_role(role text) returns boolean language sql stable p
   return role = any (string_to_array((cordon.claims())[3], ' '));
 
 -- ------------------------------------------------------------------ triggers
--- Row trigger a_stamp: records the writing transaction in every row and refuses to move a row to another tenant.
+-- Row trigger a_stamp: records the writing transaction in every row.
 create function cordon.stamp() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
-  if tg_op = 'UPDATE' and new.tenant_id <> old.tenant_id then
-    raise exception '% on % is refused', tg_op, tg_table_name using errcode = '42501';
-  end if;
   new.changed_in := pg_current_xact_id();
   return new;
 end $$;
 
 -- Statement triggers own_insert, own_update and own_delete: refuse rows of any tenant but the bound one. They repeat
 -- row security, for the case that it is off or bypassed, once per statement and not once per row. An update passes its
--- old rows; stamp() ensures that its new rows have the same tenant.
+-- old rows; trigger a_keys ensures that its new rows have the same tenant.
 create function cordon.own_rows() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   if exists (select from touched where tenant_id <> (select cordon.writing_tenant())) then
@@ -186,10 +183,10 @@ begin
   raise exception '% on % is refused', tg_op, tg_table_name using errcode = '42501';
 end $$;
 
--- Row trigger b_lock of clinical_notes. A write creates drafts that the bound principal writes. It may change a draft's status and current version. After that, a note that
--- waits for its cosigner may become a signed one, and nothing else may change: another text needs a signature of its
--- own, which no SQL can make. An import may correct the notes that an import created, except for their tenant, id,
--- patient and source key. No note is deleted.
+-- Row trigger b_lock of clinical_notes. A write creates only drafts of the bound principal, and changes only the status
+-- and the current version of drafts. After that, a note that waits for its cosigner may become a signed one, and
+-- nothing else may change: another text needs a signature of its own, which no SQL can make. An import may correct the
+-- notes that an import created, except for their tenant, id, patient and source key. No note is deleted.
 create function cordon.note_lock() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   may_change text[] := '{status,version,updated_at,changed_in}';
@@ -218,9 +215,10 @@ begin
   raise exception '% on % is refused', tg_op, tg_table_name using errcode = '42501';
 end $$;
 
--- Row trigger b_lock of note_versions, note_signers and note_signatures: a write adds rows only to a draft that the bound
--- principal works on, and signs only for itself. The author and the typist may name signers; they and the named signers
--- may add a version or a signature. The row lock makes a concurrent signing of the note wait.
+-- Row trigger b_lock of note_versions, note_signers and note_signatures: a write adds rows only to a draft that the
+-- bound principal works on, and signatures only of the bound principal. The author and the typist may name signers;
+-- they and the named signers may add a version or a signature. The row lock makes a concurrent signing of the note
+-- wait.
 create function cordon.draft_lock() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   me uuid;
@@ -307,9 +305,9 @@ begin
   return null;
 end $$;
 
--- Deletes idempotency keys of the bound tenant that are older than a day: the given key of the given principal, and up to
--- `max_rows` others that no other transaction is deleting. Returns how many it deleted. The server has no DELETE, because whoever may delete from a
--- table may also lock it.
+-- Deletes idempotency keys of the bound tenant that are older than a day: the given key of the given principal, and up
+-- to `max_rows` others that no other transaction is deleting. Returns how many it deleted. The server has no DELETE,
+-- because whoever may delete from a table may also lock it.
 create function cordon.delete_expired_keys(principal uuid, key bytea, max_rows int) returns int
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -317,10 +315,12 @@ declare
   home name := (select t.schema_name from cordon.tenants t where t.tenant_id = tenant);
   deleted int;
 begin
-  execute format('delete from %1$I.idempotency_keys k where k.tenant_id = $1 and k.created_at < now() - interval ''1 day''
-      and (k.principal_id = $2 and k.key_hash = $3 or k.id in (select o.id from %1$I.idempotency_keys o
-        where o.tenant_id = $1 and o.created_at < now() - interval ''1 day'' order by o.created_at limit $4
-        for update skip locked))', home)
+  execute format('delete from %1$I.idempotency_keys k
+      where k.tenant_id = $1 and k.created_at < now() - interval ''1 day''
+        and (k.principal_id = $2 and k.key_hash = $3 or k.id in (
+          select o.id from %1$I.idempotency_keys o
+            where o.tenant_id = $1 and o.created_at < now() - interval ''1 day''
+            order by o.created_at limit $4 for update skip locked))', home)
     using tenant, principal, key, max_rows;
   get diagnostics deleted = row_count;
   return deleted;
@@ -332,7 +332,8 @@ create function cordon.pinned_columns(tbl regclass) returns setof name
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select distinct a.attname from pg_attribute a
     where a.attrelid = tbl and a.attnum > 0 and (a.attname = 'created_at' or exists (
-      select from pg_constraint k where k.conrelid = tbl and k.contype in ('p', 'u', 'f') and a.attnum = any (k.conkey)))
+      select from pg_constraint k
+        where k.conrelid = tbl and k.contype in ('p', 'u', 'f') and a.attnum = any (k.conkey)))
 $$;
 
 -- Puts a table of the schema home() behind the walls: owner, forced row security with its policy, the tenant pin,
@@ -358,14 +359,14 @@ begin
   if pin is not null then
     execute format('alter table %I.%I add constraint %I check (tenant_id = %L)', home, tbl, tbl || '_pin', pin);
   end if;
-  execute format('create trigger a_stamp before insert or update on %I.%I
-    for each row execute function cordon.stamp()', home, tbl);
   select string_agg(format('old.%1$I is distinct from new.%1$I', k.col), ' or ' order by k.col) into changed
     from cordon.pinned_columns(format('%I.%I', home, tbl)::regclass) k(col) where k.col <> all (movable);
   execute format('create trigger a_keys before update on %I.%I
     for each row when (%s) execute function cordon.refuse()', home, tbl, changed);
-  execute format('alter table %I.%I enable always trigger a_keys', home, tbl);
+  execute format('create trigger a_stamp before insert or update on %I.%I
+    for each row execute function cordon.stamp()', home, tbl);
   execute format('create trigger z_truncate before truncate on %I.%I execute function cordon.refuse()', home, tbl);
+  execute format('alter table %I.%I enable always trigger a_keys', home, tbl);
   execute format('alter table %I.%I enable always trigger a_stamp', home, tbl);
   execute format('alter table %I.%I enable always trigger z_truncate', home, tbl);
   foreach verb in array '{insert,update,delete}'::text[] loop

@@ -1,8 +1,8 @@
 -- The chart: staff, patients, encounters, notes. The tables are the same in all three tenancy models; search_path
 -- chooses the schema. Sealed columns end in _sealed. The other columns hold ids, codes, statuses, times, blind indexes
 -- and the names of staff.
--- An index on a foreign key serves the deletion of the row that it names, or a search. No row that a key names is deleted
--- or gets another key, so the keys by which nothing is searched have none: note_versions.author_id,
+-- An index on a foreign key serves the deletion of the row that it names, or a search. No row that a key names is
+-- deleted or gets another key, so the keys by which nothing is searched have none: note_versions.author_id,
 -- note_signatures.signer_id.
 
 create table staff (
@@ -271,7 +271,8 @@ grant select, update, delete on idempotency_keys to cordon_guard;
 create trigger audit_roles after update on staff referencing old table as old_rows new table as new_rows
   for each statement execute function cordon.audit_roles();
 alter table staff enable always trigger audit_roles;
-create trigger b_lock before insert or update or delete on clinical_notes for each row execute function cordon.note_lock();
+create trigger b_lock before insert or update or delete on clinical_notes
+  for each row execute function cordon.note_lock();
 alter table clinical_notes enable always trigger b_lock;
 create trigger b_lock before insert or update on staff for each row execute function cordon.staff_lock();
 alter table staff enable always trigger b_lock;

@@ -137,8 +137,8 @@ pub async fn revise(
     Ok(id)
 }
 
-/// Discards a draft. The row is kept and visible to nobody. Only the author and the typist may discard it; for the named
-/// signers it is `Forbidden`. Optimistic locking as in `revise`.
+/// Discards a draft. The row is kept and visible to nobody. Only the author and the typist may discard it; for the
+/// named signers it is `Forbidden`. Optimistic locking as in `revise`.
 pub async fn discard(tx: &mut TenantTx, id: NoteId, expected: i32, me: StaffId) -> Result<NoteId> {
     let before = lock_draft(tx, id, expected, me).await?;
     if before.author_id != Some(me) && before.entered_by != Some(me) {

@@ -75,8 +75,8 @@ impl KeysetPage {
         Limited { rows, limit: self.limit(), bound: !COMMON_PAGE_SIZES.contains(&self.size) }
     }
 
-    /// Does the same for a query that optional filters give many texts. Its limit is always bound, so that the page size
-    /// does not multiply them.
+    /// Does the same for a query that optional filters give many texts. Its limit is always bound, so that the page
+    /// size does not multiply them.
     pub(in crate::model) fn of_many_forms<'a, T, ST, A, I>(
         &self,
         rows: Rows<'a, T, ST>,

@@ -92,7 +92,8 @@ async fn l07_settings_do_not_replace_a_binding() {
         }
         // Settings that outlive the transaction do not bind the next one.
         let bind = tenants.intruder.bind(&TicketFields::of(tenants.b.tenant.id, "read")).await;
-        let keep = "select set_config(n, current_setting(n), false) from unnest('{app.current_tenant,app.current_user}'::text[]) n";
+        let keep = "select set_config(n, current_setting(n), false) from \
+            unnest('{app.current_tenant,app.current_user}'::text[]) n";
         tenants.intruder.run(tenants.b.schema(), &bind, keep).await.unwrap();
         assert_eq!(
             tenants.intruder.run(tenants.b.schema(), "", "select 1 from patients").await.unwrap_err().code,
@@ -165,7 +166,7 @@ async fn l39_a_binding_ends_with_its_transaction() {
         let bind = intruder.bind(&ticket).await;
         let refused = intruder.query(&format!("begin; savepoint s; {bind}; rollback to s; {read}")).await.unwrap_err();
         assert_eq!(refused.message, "tenant binding refused");
-        let nothing = tenants.intruder.superuser.query_one(&late, &[]).await.unwrap().get::<_, i64>(0);
-        assert_eq!(nothing, 0, "{model}: no late write was committed");
+        let written: i64 = tenants.intruder.superuser.query_one(&late, &[]).await.unwrap().get(0);
+        assert_eq!(written, 0, "{model}: no late write was committed");
     }
 }
