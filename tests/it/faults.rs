@@ -191,7 +191,10 @@ async fn a_statement_that_is_cancelled_from_outside_can_be_repeated() {
         let guard = admitted_guard(&app, tenant.id).await.unwrap();
         let tx = guard.read().await.unwrap();
         let ended = async {
-            let sql = format!("select count({end}(pid)) from pg_stat_activity where query like 'select pg_sleep(10)%'");
+            let sql = format!(
+                "select count({end}(pid)) from pg_stat_activity
+                 where datname = current_database() and query like 'select pg_sleep(10)%'"
+            );
             while superuser.query_one(&sql, &[]).await.unwrap().get::<_, i64>(0) == 0 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }

@@ -3,7 +3,7 @@
 use super::{MODELS_WITH_SHARED_DATABASE, TwoTenants};
 use crate::support::intruder::TicketFields;
 use crate::support::marked_chart::TABLES;
-use crate::support::site::Site;
+use crate::support::site::{MODELS, Site};
 
 #[tokio::test]
 async fn l01_statements_without_a_binding_fail() {
@@ -125,7 +125,7 @@ async fn l36_a_session_with_residual_state_is_not_bound() {
 #[tokio::test]
 async fn l39_a_binding_ends_with_its_transaction() {
     let site = Site::shared().await;
-    for model in MODELS_WITH_SHARED_DATABASE {
+    for model in MODELS {
         let tenants = TwoTenants::create(site, model).await;
         let (intruder, home) = (&tenants.intruder, tenants.b.schema());
         let ticket = TicketFields::of(tenants.b.tenant.id, "write");
